@@ -1,0 +1,231 @@
+"""The run file: one complete YAML per run, checked before anything starts.
+
+Unknown keys are refused with the nearest known key named; `a.b=c` overrides come from the command line; numbers that YAML
+reads as text (`1e-6`) are understood. The resolved file is kept in the run folder.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskMix(Section):
+    """A task's place in the mixture; group_size and max_new_tokens override the run's sampling for this task alone."""
+
+    weight: Positive
+    rows: Path
+    eval_rows: Path | None = None
+    group_size: Count | None = None
+    max_new_tokens: Count | None = None
+
+
+class Sampling(Section):
+    group_size: Annotated[int, Field(ge=2)] = 16
+    max_new_tokens: Count = 4096
+    temperature: Positive = 1.0
+
+
+class Algorithm(Section):
+    """SAPO (arXiv 2511.20347) by default; GRPO and GSPO are other gates of the same loss."""
+
+    gate: Literal["sapo", "grpo", "gspo"] = "sapo"
+    tau_pos: Positive = 1.0
+    tau_neg: Positive = 1.05
+    clip_low: Share = 0.2
+    clip_high: Positive = 0.27
+    minibatches: Count = 2
+    normalise_std: bool = True
+    std: Literal["sample", "population"] = "sample"
+    std_epsilon: Annotated[float, Field(ge=0)] = 1e-6
+    engine_weight_cap: Positive = 2.0
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Policy(Section):
+    """The trained model under DeepSpeed; `deepspeed` is passed through on top of what vlrl sets."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    lr: Positive = 1.0e-6
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    final_lr: Share = 1.0
+    gradient_clipping: Positive = 1.0
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    tokens_per_pass: Count = 32768
+    head_chunk: Count = 1024
+    gradient_checkpointing: bool = False
+    freeze_vision: bool = False
+    deepspeed: dict[str, Any] = {}
+
+
+class Engine(Section):
+    """The vLLM engine in the training process; `vllm` is passed through on top of what vlrl sets."""
+
+    tensor_parallel: Count = 1
+    max_model_len: Count = 8192
+    gpu_memory: Share = 0.5
+    kv_cache_gb: Count = 1
+    sleep: bool = True
+    canary_every: Annotated[int, Field(ge=0)] = 1
+    canary_tolerance: Positive = 10.0
+    vllm: dict[str, Any] = {}
+
+
+class Images(Section):
+    """Bounds on an image's area in pixels; larger ones are scaled down, smaller ones up, at most max_side a side is read."""
+
+    min_pixels: Count = 64 * 64
+    max_pixels: Count = 1024 * 1024
+    max_side: Count = 16384
+
+
+class Scoring(Section):
+    workers: Count = 2
+    timeout_s: Positive = 10.0
+    memory_mb: Count = 2048
+    max_failed_share: Share = 0.2
+
+
+class Evaluation(Section):
+    rows: Count = 256
+    samples: Count = 1
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    every: Annotated[int, Field(ge=0)] = 0
+
+
+class ColdStart(Section):
+    """Supervised steps on the rows' own responses before the run; 0 steps is none."""
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: Count = 64
+    lr: Positive = 1.0e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+
+
+class Checkpoints(Section):
+    every: Annotated[int, Field(ge=0)] = 50
+    keep: Count = 2
+    signal_grace_s: Positive = 25.0
+
+
+class Wandb(Section):
+    mode: Literal["disabled", "offline", "online"] = "offline"
+    project: str = "vlrl"
+
+
+class Config(Section):
+    name: str
+    model: str
+    steps: Count
+    prompts_per_step: Count
+    mixture: dict[str, TaskMix]
+    seed: int = 0
+    runs: Path = Path("runs")
+    task_folders: tuple[Path, ...] = (Path("tasks"),)
+    threads: Annotated[int, Field(ge=0)] = 0
+    sampling: Sampling = Sampling()
+    algorithm: Algorithm = Algorithm()
+    policy: Policy = Policy()
+    engine: Engine = Engine()
+    images: Images = Images()
+    scoring: Scoring = Scoring()
+    coldstart: ColdStart = ColdStart()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    wandb: Wandb = Wandb()
+
+    @model_validator(mode="after")
+    def _splits_evenly(self) -> "Config":
+        if not self.mixture:
+            raise ValueError("mixture: names no task; give at least one, as NAME: {weight: 1, rows: FOLDER}")
+        if self.prompts_per_step % self.algorithm.minibatches:
+            raise ValueError(
+                f"prompts_per_step: {self.prompts_per_step} prompts do not split into {self.algorithm.minibatches} equal "
+                f"mini-batches; use a multiple of {self.algorithm.minibatches}"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: everything that the run leaves is under it."""
+        return self.runs / self.name
+
+    def group_size(self, task: str) -> int:
+        return self.mixture[task].group_size or self.sampling.group_size
+
+    def max_new_tokens(self, task: str) -> int:
+        return self.mixture[task].max_new_tokens or self.sampling.max_new_tokens
+
+
+def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Reads a run file and applies `a.b=c` overrides. ValueError, one sentence a fault, where the file cannot be used."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no run file {path}; `configs/` holds complete ones to start from") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: a run file is a mapping of settings; this one holds {type(raw).__name__}")
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], where: str) -> Config:
+    """The settings as a Config. ValueError names each fault's place and, for an unknown key, the nearest known one."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError("\n".join(_sentence(fault, where) for fault in error.errors())) from None
+
+
+def dump_config(config: Config) -> str:
+    """The complete resolved run file as YAML; `parse_config` of it gives an equal Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise ValueError(f"override {override!r}: write it as key.subkey=value")
+    *parents, last = path.split(".")
+    node = raw
+    for name in parents:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ValueError(f"override {override!r}: {name!r} is a single value, it has no settings below it")
+    node[last] = yaml.safe_load(value)
+
+
+def _sentence(fault: Any, where: str) -> str:
+    place = [str(part) for part in fault["loc"]]
+    if fault["type"] != "extra_forbidden":
+        message = fault["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if not place else f"{where}: {'.'.join(place)}: {message} (got {fault['input']!r})"
+    known = _known_keys(place[:-1])
+    nearest = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.0)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{where}: {'.'.join(place)}: unknown key {place[-1]!r}; {hint}Known keys: {', '.join(known)}"
+
+
+def _known_keys(place: list[str]) -> list[str]:
+    section: type[BaseModel] = Config
+    for name in place:
+        if name == "mixture":
+            section = TaskMix
+        elif name in section.model_fields:
+            section = section.model_fields[name].annotation  # type: ignore[assignment]
+    return list(section.model_fields)

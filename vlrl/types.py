@@ -1,0 +1,100 @@
+"""The nouns of vlrl, in the order in which a step meets them.
+
+A Row of a data set becomes a Prompt (its chat messages); the engine samples Rollouts for it; each gets a Score from its
+task's verifier; Prompt, rollouts, scores and advantages together are a Group, the unit of everything after sampling.
+
+Nothing here needs torch: verifiers and their worker processes import this file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Message = dict[str, Any]
+"""One chat turn: {"role": "user", "content": [{"type": "image", "image": REF}, {"type": "text", "text": "..."}]}."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One item of a data set.
+
+    images: references, never pixels: a file's path, or `SHARD.tar#OFFSET+SIZE` (bytes inside a shard).
+    response: a demonstration for the supervised cold start (reasoning and answer); empty where there is none.
+    """
+
+    key: str = ""
+    question: str = ""
+    answer: str = ""
+    images: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    response: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """One place in a step's batch: which row of which task, and the mini-batch that its group will train in."""
+
+    slot: int
+    task: str
+    index: int
+    minibatch: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """A row as chat messages, at its place (`slot`) in the step's batch."""
+
+    slot: int
+    task: str
+    row: Row
+    messages: tuple[Message, ...]
+    minibatch: int = 0
+    group_size: int = 1
+    max_new_tokens: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One sampled response.
+
+    tokens: [L] sampled ids, the end token included; they are what the trainer scores, never decoded and encoded again.
+    logprobs: [L] the engine's log-probs of those tokens, after temperature and bans.
+    """
+
+    slot: int
+    sample: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: str
+    weight_version: int
+
+
+class Status(StrEnum):
+    """What became of scoring a rollout. Only OK enters a group's baseline; every other one is masked out and counted."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    BAD_ROW = "bad_row"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A verifier's verdict. reward: meaningless unless status is OK; parts: named pieces of it, for the log."""
+
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    status: Status = Status.OK
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A prompt with its G rollouts, their scores and advantages, all in sample order."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    scores: tuple[Score, ...]
+    advantages: tuple[float, ...] = ()
