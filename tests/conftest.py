@@ -1,0 +1,42 @@
+"""Shared parts of the tests: one tiny dense and one tiny MoE checkpoint per session, and a few images on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlrl.config import Images
+
+TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", "def f(x):\n    return x + 3"] * 10
+SMALL_IMAGES = Images(min_pixels=32 * 32, max_pixels=128 * 128)
+
+
+@pytest.fixture(scope="session")
+def tiny_dense(tmp_path_factory) -> str:
+    return _tiny(tmp_path_factory.mktemp("models") / "dense", moe=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_moe(tmp_path_factory) -> str:
+    return _tiny(tmp_path_factory.mktemp("models") / "moe", moe=True)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> list[str]:
+    """Three images of different sizes, as references."""
+    folder = tmp_path_factory.mktemp("pictures")
+    numbers = np.random.default_rng(0)
+    paths = []
+    for index, size in enumerate([(64, 64), (96, 64), (64, 128)]):
+        path = folder / f"{index}.png"
+        Image.fromarray(numbers.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def _tiny(folder: Path, *, moe: bool) -> str:
+    from vlrl.model.tiny import build_tiny
+
+    build_tiny(folder, TEXTS, moe=moe)
+    return str(folder)

@@ -1,0 +1,113 @@
+"""Groups to one row of tokens: prompt and images once, then the responses, without padding.
+
+A Pack is the input of one forward pass. Ranks with and without images would run different parts of the model, which
+DeepSpeed's ZeRO can't; so a pack without an image ends in a filler, an image of zero pixels that takes no part in the loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vlrl.model.attention import GroupLayout
+from vlrl.model.encode import EncodedPrompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pack:
+    """One row of T tokens holding whole groups, and the N response tokens whose log-probs are asked for.
+
+    tokens: [T]; positions: [3, T] MRoPE; pixels: [patches, patch size]; grid: [images, 3].
+    predictors: [N] index of the hidden state that predicts each response token; targets: [N] those tokens.
+    sequence: [N] which of the num_sequences responses a token belongs to, in the order of the groups.
+    filler: the last `filler` of the N tokens are not responses and take no part in any loss.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    pixels: Tensor
+    grid: Tensor
+    groups: tuple[GroupLayout, ...]
+    predictors: Tensor
+    targets: Tensor
+    sequence: Tensor
+    num_sequences: int
+    filler: int = 0
+
+    def to(self, device: torch.device) -> "Pack":
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return replace(self, **moved, groups=tuple(group.to(device) for group in self.groups))
+
+
+_TENSORS = ("tokens", "positions", "pixels", "grid", "predictors", "targets", "sequence")
+
+PackedGroup = tuple[EncodedPrompt, Sequence[Sequence[int]]]
+"""A prompt and the tokens of each of its responses."""
+
+
+def pack_groups(items: Sequence[PackedGroup], filler: EncodedPrompt) -> Pack:
+    """One pack of the given groups; an empty list gives the filler alone, a pass that costs nothing and changes nothing."""
+    has_image = any(len(prompt.grid) for prompt, _ in items)
+    row = list(items) if has_image else [*items, (filler, [[0]])]
+    tokens, positions, groups, predictors, targets, lengths = [], [], [], [], [], []
+    start = 0
+    for prompt, responses in row:
+        sizes = [len(response) for response in responses]
+        assert all(sizes), "a response has at least its end token"
+        groups.append(GroupLayout.of(start, len(prompt.tokens), sizes))
+        tokens.append(prompt.tokens)
+        positions.append(prompt.positions)
+        last_of_prompt = start + len(prompt.tokens) - 1
+        start = last_of_prompt + 1
+        for response in responses:
+            size = len(response)
+            tokens.append(torch.tensor(response))
+            positions.append((prompt.next_position + torch.arange(size)).expand(3, size))
+            predictors.append(torch.cat([torch.tensor([last_of_prompt]), torch.arange(start, start + size - 1)]))
+            targets.append(tokens[-1])
+            lengths.append(size)
+            start += size
+    return Pack(
+        tokens=torch.cat(tokens),
+        positions=torch.cat(positions, dim=1),
+        pixels=torch.cat([prompt.pixels for prompt, _ in row]),
+        grid=torch.cat([prompt.grid for prompt, _ in row]),
+        groups=tuple(groups),
+        predictors=torch.cat(predictors),
+        targets=torch.cat(targets),
+        sequence=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+        num_sequences=len(lengths) - (not has_image),
+        filler=0 if has_image else 1,
+    )
+
+
+def split_to_budget(items: Sequence[PackedGroup], budget: int) -> list[list[PackedGroup]]:
+    """The groups in passes of at most `budget` tokens, in order; a group too large for one is split by responses.
+
+    A split group's prompt is repeated, which leaves the gradient as it is. A single response that exceeds the budget
+    with its prompt still gets a pass of its own.
+    """
+    passes: list[list[PackedGroup]] = [[]]
+    room = budget
+    for prompt, responses in items:
+        for piece in _split_group(prompt, responses, budget):
+            cost = len(prompt.tokens) + sum(map(len, piece))
+            if passes[-1] and cost > room:
+                passes.append([])
+                room = budget
+            passes[-1].append((prompt, piece))
+            room -= cost
+    return passes if passes[-1] else []
+
+
+def _split_group(prompt: EncodedPrompt, responses: Sequence[Sequence[int]], budget: int) -> list[list[Sequence[int]]]:
+    pieces: list[list[Sequence[int]]] = []
+    room = 0
+    for response in responses:
+        if not pieces or len(response) > room:
+            pieces.append([])
+            room = budget - len(prompt.tokens)
+        pieces[-1].append(response)
+        room -= len(response)
+    return pieces
