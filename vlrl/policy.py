@@ -1,0 +1,153 @@
+"""The trained model under DeepSpeed: log-probs, backward, step, and its weights by name.
+
+The caller normalises the loss by the global count of its mini-batch. DeepSpeed averages gradients over ranks whatever
+`scale_wrt_gas` says, so the loss is multiplied by the number of ranks here, and only here.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlrl import config as cfg
+from vlrl.model.load import load_model, released
+from vlrl.model.pack import Pack
+from vlrl.model.packed import PackedModel
+from vlrl.ranks import Ranks
+
+
+class Policy:
+    """A Qwen3-VL being trained.
+
+    model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
+    banned: ids that sampling never yields. `version` counts the optimizer steps taken.
+    """
+
+    def __init__(
+        self, settings: cfg.Policy, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]
+    ):
+        import deepspeed
+
+        self.ranks = ranks
+        self.settings = settings
+        self.version = 0
+        dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+        qwen = load_model(
+            model, dtype=dtype, freeze_vision=settings.freeze_vision, gradient_checkpointing=settings.gradient_checkpointing
+        )
+        self.tied_head = bool(qwen.config.tie_word_embeddings)
+        if settings.zero_stage == 3:
+            _keep_experts_together(qwen)
+        packed = PackedModel(qwen, temperature=temperature, banned=banned, head_chunk=settings.head_chunk)
+        self.engine, *_ = deepspeed.initialize(
+            model=packed,
+            model_parameters=[parameter for parameter in packed.parameters() if parameter.requires_grad],
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, _Schedule(settings, updates)),
+            config=deepspeed_config(settings),
+        )
+
+    def logprobs(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """[N] log-probs and [N] entropies of the pack's targets, without gradient, as the update computes them."""
+        with torch.no_grad():
+            return self.engine(pack.to(self.ranks.device))
+
+    def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """[N] log-probs with gradient, and [N] entropies without."""
+        return self.engine(pack.to(self.ranks.device))
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a pass's gradients. loss: scalar, normalised by the global count of the mini-batch.
+
+        ArithmeticError, before anything is changed, where the loss is not finite.
+        """
+        if not torch.isfinite(loss):
+            raise ArithmeticError(f"the loss of this pass is {loss.item()}; its weights are left as they were before the update")
+        self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
+
+    def step(self) -> float | None:
+        """One optimizer step over the passes since the last. Returns the global gradient norm where the ZeRO stage knows it."""
+        self.engine.step()
+        self.version += 1
+        norm = self.engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    @property
+    def lr(self) -> float:
+        return self.engine.get_lr()[0]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter once, as (name, tensor) in the layout of released checkpoints; under ZeRO-3 all ranks iterate.
+
+        A tied head is not listed: it is the embedding.
+        """
+        import deepspeed
+
+        for name, parameter in self.engine.module.qwen.named_parameters():
+            if self.settings.zero_stage == 3:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    yield name, released(name, parameter.detach().clone())
+            else:
+                yield name, released(name, parameter.detach())
+
+    def save(self, folder: Path) -> None:
+        """Writes weights, optimizer and schedule; every rank calls it with the same folder."""
+        self.engine.save_checkpoint(str(folder), tag="policy", client_state={"version": self.version}, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote; every rank calls it with the same folder."""
+        path, state = self.engine.load_checkpoint(str(folder), tag="policy")
+        if path is None:
+            raise ValueError(f"no policy in {folder}")
+        self.version = state["version"]
+
+
+def deepspeed_config(settings: cfg.Policy) -> dict[str, Any]:
+    """DeepSpeed's configuration: what vlrl needs, then the run file's `deepspeed:` block on top."""
+    optimizer = {"lr": settings.lr, "betas": list(settings.betas), "weight_decay": settings.weight_decay, "torch_adam": True}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # any number of passes, then one step
+        "gradient_clipping": settings.gradient_clipping,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "bf16": {"enabled": settings.dtype == "bfloat16"},
+        "optimizer": {"type": "AdamW", "params": optimizer},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+    return _merge(config, settings.deepspeed)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        # Another optimizer takes other parameters: it replaces the whole entry.
+        merged[key] = _merge(base[key], value) if both and key != "optimizer" else value
+    return merged
+
+
+class _Schedule:
+    """Linear warm-up, then linear decay to `final_lr` of the rate; a class, for DeepSpeed pickles the scheduler."""
+
+    def __init__(self, settings: cfg.Policy, updates: int):
+        self.warmup = settings.warmup_steps
+        self.final = settings.final_lr
+        self.updates = updates
+
+    def __call__(self, update: int) -> float:
+        if update < self.warmup:
+            return (update + 1) / (self.warmup + 1)
+        progress = min(1.0, (update - self.warmup) / max(1, self.updates - self.warmup))
+        return 1.0 + (self.final - 1.0) * progress
+
+
+def _keep_experts_together(qwen: torch.nn.Module) -> None:
+    """Under ZeRO-3 a sparse block is gathered as one unit: which experts run differs between ranks."""
+    from deepspeed.utils import set_z3_leaf_modules
+    from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextSparseMoeBlock
+
+    if any(isinstance(module, Qwen3VLMoeTextSparseMoeBlock) for module in qwen.modules()):
+        set_z3_leaf_modules(qwen, [Qwen3VLMoeTextSparseMoeBlock])

@@ -1,0 +1,88 @@
+"""The processes of a run: torchrun's, the deepspeed launcher's, or this one alone.
+
+Small exchanges between them go through here, over gloo on the CPU side: counts, decisions, and hashes that must agree.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place: rank of size, and its number on its machine."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums a dict of numbers over ranks; ranks may hold different keys."""
+        total: dict[str, float] = {}
+        for part in self.gather(dict(values)):
+            for key, value in part.items():
+                total[key] = total.get(key, 0.0) + value
+        return total
+
+    def gather(self, item: Any) -> list[Any]:
+        """Every rank's item, in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] = [None] * self.size
+        dist.all_gather_object(items, item, group=_host_group())
+        return items
+
+    def any(self, flag: bool) -> bool:
+        return any(self.gather(flag))
+
+    def barrier(self) -> None:
+        self.gather(None)
+
+
+_groups: list[Any] = []
+
+
+def _host_group() -> Any:
+    """A gloo group beside the device's own, so that small Python objects never touch the accelerator."""
+    if not _groups:
+        _groups.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
+    return _groups[0]
+
+
+def join_ranks() -> Ranks:
+    """Starts the process group: of the launcher's ranks where RANK is set, of this process alone where it is not."""
+    import deepspeed
+
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        # Its shared-memory all-reduce would be compiled at first start, under a lock that a killed start leaves behind.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False)
+    ranks = Ranks(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
+    if ranks.size > 1:
+        _host_group()  # a collective: all ranks make it here, together
+    return ranks
