@@ -25,9 +25,7 @@ class Policy:
     banned: ids that sampling never yields. `version` counts the optimizer steps taken.
     """
 
-    def __init__(
-        self, settings: cfg.Policy, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]
-    ):
+    def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]):
         import deepspeed
 
         self.ranks = ranks

@@ -1,0 +1,3 @@
+from vlrl.scoring.scorer import Scorer
+
+__all__ = ["Scorer"]

@@ -1,0 +1,66 @@
+"""counting (vision): rendered scenes of red circles and blue squares; how many red circles? One row in ten has two scenes."""
+
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from vlrl.data.recipe import parse_options, write_splits
+from vlrl.data.shards import NewRow
+
+SOURCE = "rendered by this script"
+LICENCE = "Apache-2.0"
+VERSION = 1
+CELL, CELLS = 16, 4  # a scene is a grid of 4x4 cells of 16 pixels, at most one shape in each
+Scene = dict[tuple[int, int], str]
+"""Shape at each taken cell: "circle" (red) or "square" (blue)."""
+
+
+def raws(seed: int, num: int) -> Iterator[tuple[Scene, ...]]:
+    rng = random.Random(seed)
+    cells = [(column, row) for column in range(CELLS) for row in range(CELLS)]
+    for number in range(num):
+        scenes = []
+        for most in (3, 3) if number % 10 == 0 else (6,):
+            circles, squares = rng.randint(1, most), rng.randint(0, 3)
+            taken = rng.sample(cells, circles + squares)
+            scenes.append(dict(zip(taken, ["circle"] * circles + ["square"] * squares, strict=True)))
+        yield tuple(scenes)
+
+
+def to_row(raw: tuple[Scene, ...]) -> NewRow | None:
+    count = sum(shape == "circle" for scene in raw for shape in scene.values())
+    place = "in both images" if len(raw) > 1 else "are there"
+    return NewRow(
+        question=f"How many red circles {place}?",
+        answer=str(count),
+        images=tuple(render(scene) for scene in raw),
+        response=f"\\boxed{{{count}}}",
+    )
+
+
+def render(scene: Scene) -> bytes:
+    """The scene as PNG, 64x64."""
+    image = Image.new("RGB", (CELL * CELLS, CELL * CELLS), "white")
+    draw = ImageDraw.Draw(image)
+    for (column, row), shape in scene.items():
+        box = (column * CELL + 2, row * CELL + 2, column * CELL + CELL - 3, row * CELL + CELL - 3)
+        if shape == "circle":
+            draw.ellipse(box, fill="red")
+        else:
+            draw.rectangle(box, fill="blue")
+    png = io.BytesIO()
+    image.save(png, format="PNG")
+    return png.getvalue()
+
+
+def main() -> None:
+    options = parse_options(__doc__, train=2000, eval=200)
+    rows = (to_row(raw) for raw in raws(options.seed, num=options.train + options.eval + 200))
+    write_splits(options, rows, source=SOURCE, licence=LICENCE, recipe="counting", recipe_version=VERSION)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""knights (logic): two people, each a knight or a knave, and what each says; reasoning-gym's puzzles in fewer words."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import reasoning_gym
+
+from vlrl.data.recipe import parse_options, write_splits
+from vlrl.data.shards import NewRow
+
+SOURCE = "reasoning-gym 0.1.25, knights_knaves"
+LICENCE = "Apache-2.0"
+VERSION = 1
+NAMES = ("A", "B")
+ROLES = {True: "knight", False: "knave"}
+
+
+def raws(seed: int) -> Iterator[Mapping[str, Any]]:
+    ranges = {"n_people": 2, "depth_constraint": 2, "width_constraint": 2}
+    yield from reasoning_gym.create_dataset("knights_knaves", size=8000, seed=seed, **ranges)
+
+
+def to_row(raw: Mapping[str, Any]) -> NewRow | None:
+    puzzle = raw["metadata"]
+    says = [f"{name} says: {_words(claim)}." for name, claim in zip(NAMES, puzzle["statements"], strict=True)]
+    answer = ", ".join(ROLES[role] for role in puzzle["solution"])
+    return NewRow(question=" ".join(says), answer=answer, response=f"{working(puzzle['statements'])} \\boxed{{{answer}}}")
+
+
+def _words(claim: tuple) -> str:
+    match claim:
+        case ("telling-truth", person):
+            return f"{NAMES[person]} is a knight"
+        case ("lying", person):
+            return f"{NAMES[person]} is a knave"
+        case ("not", inner):
+            return f"it is false that {_words(inner)}"
+        case ("->", premise, conclusion):
+            return f"if {_words(premise)} then {_words(conclusion)}"
+        case ("<=>", left, right):
+            return f"{_words(left)} just if {_words(right)}"
+        case (("and" | "or") as word, *parts):
+            return f" {word} ".join(_words(part) for part in parts)
+    raise ValueError(f"reasoning-gym's knights_knaves has a form of claim that is not known here: {claim}")
+
+
+def working(claims: tuple) -> str:
+    """Who is what is tried in turn, up to the case in which exactly the knights' claims hold."""
+    tried = []
+    for roles in itertools.product((True, False), repeat=len(NAMES)):
+        holds = tuple(_holds(claim, roles) for claim in claims)
+        tried.append(f"{', '.join(ROLES[role] for role in roles)}: {', '.join(str(h).lower() for h in holds)}.")
+        if holds == roles:
+            break
+    return " ".join(tried)
+
+
+def _holds(claim: tuple, roles: tuple[bool, ...]) -> bool:
+    match claim:
+        case ("telling-truth", person):
+            return roles[person]
+        case ("lying", person):
+            return not roles[person]
+        case ("not", inner):
+            return not _holds(inner, roles)
+        case ("->", premise, conclusion):
+            return not _holds(premise, roles) or _holds(conclusion, roles)
+        case ("<=>", left, right):
+            return _holds(left, roles) == _holds(right, roles)
+        case ("and", *parts):
+            return all(_holds(part, roles) for part in parts)
+        case ("or", *parts):
+            return any(_holds(part, roles) for part in parts)
+    raise ValueError(claim)
+
+
+def main() -> None:
+    options = parse_options(__doc__, train=300, eval=80)
+    rows = (to_row(raw) for raw in raws(options.seed))
+    write_splits(options, rows, source=SOURCE, licence=LICENCE, recipe="knights", recipe_version=VERSION)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The scoring pool: every item gets its own verdict, whatever the verifiers of others do."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vlrl.scoring import Scorer
+from vlrl.types import Rollout, Row, Score, Status
+
+TOY = """
+import ctypes, os, signal, subprocess, sys, time
+from vlrl.tasks import BadRow
+from vlrl.types import Row, Score
+
+def prompt(row):
+    return []
+
+def verify(response, row):
+    print("a verifier may print", sys.stdin.read())
+    if response == row.answer:
+        return Score(reward=1.0, parts={"length": len(response), "meta": row.meta.get("n", 0)}, detail=repr(row.images))
+    return eval(response)
+
+EXAMPLES = [("a", Row(answer="a"), 1.0)]
+"""
+
+STUCK = ["[None for _ in iter(int, 1)]", "sum(range(10**12))", "time.sleep(60)", "os.kill(os.getpid(), signal.SIGSTOP)"]
+BROKEN = {
+    "os._exit(3)": "exit code 3",
+    "os.kill(os.getpid(), signal.SIGSEGV)": "SIGSEGV",
+    "ctypes.string_at(0)": "SIGSEGV",
+    "sys.exit(0)": "SystemExit",
+    "(_ for _ in ()).throw(KeyboardInterrupt)": "KeyboardInterrupt",
+    "bytearray(1 << 33)": "MemoryError",
+    "0.5": "it returned float",
+    "Score(reward=float('nan'))": "finite",
+    "1 / 0": "ZeroDivisionError",
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "toy.py").write_text(TOY)
+    return tmp_path
+
+
+def pool(folder: Path, workers: int = 1, timeout_s: float = 5.0) -> Scorer:
+    return Scorer([folder], workers=workers, timeout_s=timeout_s, memory_mb=1024)
+
+
+def rollout(text: str, slot: int = 0, sample: int = 0) -> Rollout:
+    return Rollout(slot=slot, sample=sample, tokens=(), logprobs=(), text=text, finish_reason="stop", weight_version=0)
+
+
+def score_all(scorer: Scorer, texts: list[str], answer: str = "right") -> list[Score]:
+    for slot, text in enumerate(texts):
+        scorer.submit(rollout(text, slot), "toy", Row(key=f"row {slot}", answer=answer))
+    return list(scorer.collect().values())
+
+
+def test_rows_and_scores_cross_whole(folder):
+    row = Row(key="k", answer="é\ud800\n", images=("a.tar#1+2",), meta={"n": 7})
+    with pool(folder) as scorer:
+        scorer.submit(rollout("é\ud800\n", slot=3, sample=1), "toy", row)
+        assert scorer.collect() == {(3, 1): Score(reward=1.0, parts={"length": 3.0, "meta": 7.0}, detail="('a.tar#1+2',)")}
+        assert scorer.collect() == {}
+
+
+def test_many_items_get_each_its_own_score_whoever_ends_first(folder):
+    texts = [f"(time.sleep({0.02 * (n % 3)}), Score(reward={n}))[1]" for n in range(60)]
+    with pool(folder, workers=2) as scorer:
+        assert [score.reward for score in score_all(scorer, texts)] == list(range(60))
+        assert len(scorer.latencies["toy"]) == 60
+        assert 0.02 < max(scorer.latencies["toy"]) < 5
+
+
+@pytest.mark.parametrize("text", STUCK)
+def test_a_hang_is_killed_at_its_deadline_and_the_next_item_still_scores(folder, text, caplog):
+    began = time.monotonic()
+    with pool(folder, timeout_s=0.3) as scorer, caplog.at_level(logging.WARNING, "vlrl.scoring"):
+        stuck, fine = score_all(scorer, [text, "right"])
+    assert (stuck.status, stuck.detail) == (Status.TIMEOUT, "no verdict in 0.3 s")
+    assert (fine.status, fine.reward) == (Status.OK, 1.0)
+    assert "task 'toy', row 'row 0'" in caplog.text
+    assert time.monotonic() - began < 10
+
+
+def test_a_crash_is_an_error_and_the_next_item_still_scores(folder):
+    texts = [text for broken in BROKEN for text in (broken, "right")]
+    with pool(folder) as scorer:
+        scores = score_all(scorer, texts)
+    assert all(fine.status == Status.OK and fine.reward == 1.0 for fine in scores[1::2])
+    for (text, detail), broken in zip(BROKEN.items(), scores[::2], strict=True):
+        assert broken.status == Status.ERROR, text
+        assert detail in broken.detail, text
+
+
+def test_a_row_that_cannot_be_scored_has_its_own_status(folder):
+    with pool(folder) as scorer:
+        (score,) = score_all(scorer, ["exec('raise BadRow(\"no gold\")')"])
+    assert (score.status, score.detail) == (Status.BAD_ROW, "no gold")
+
+
+def test_a_task_that_cannot_be_loaded_is_an_error_that_says_why(folder):
+    with pool(folder) as scorer:
+        scorer.submit(rollout("x"), "missing", Row())
+        (score,) = scorer.collect().values()
+    assert score.status == Status.ERROR
+    assert re.search(r"no task 'missing' in \[.*\]; found \['toy'\]", score.detail)
+
+
+def test_time_in_the_queue_and_in_imports_is_not_counted(folder):
+    (folder / "toy.py").write_text(f"import time\ntime.sleep(0.8)\n{TOY}")
+    with pool(folder, timeout_s=0.6) as scorer:
+        scores = score_all(scorer, ["(time.sleep(0.15), Score(reward=1.0))[1]"] * 5)
+    assert [score.status for score in scores] == [Status.OK] * 5
+
+
+def test_a_killed_worker_takes_what_it_started_with_it(folder, tmp_path):
+    note = tmp_path / "pid"
+    text = f"(open({str(note)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid)), time.sleep(60))"
+    with pool(folder, timeout_s=0.5) as scorer:
+        score_all(scorer, [text])
+    state = Path(f"/proc/{note.read_text()}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_closing_drops_what_waits(folder):
+    began = time.monotonic()
+    with pool(folder, timeout_s=0.5) as scorer:
+        for slot in range(100):
+            scorer.submit(rollout("time.sleep(60)", slot), "toy", Row())
+    assert time.monotonic() - began < 10
+
+
+def test_neither_side_of_the_pool_imports_torch():
+    modules = "vlrl.scoring, vlrl.scoring.worker, vlrl.tasks, vlrl.verifiers.answers, vlrl.verifiers.code"
+    program = f"import sys, {modules}; print([name for name in ('torch', 'numpy', 'PIL', 'yaml') if name in sys.modules])"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stdout == "[]\n"

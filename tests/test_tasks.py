@@ -1,0 +1,123 @@
+"""Loading tasks by path, and the examples of every task that ships."""
+
+from pathlib import Path
+
+import pytest
+
+from vlrl.tasks import check_examples, load_task, verdict
+from vlrl.types import Row, Status
+
+SHIPPED = Path(__file__).parents[1] / "tasks"
+
+ECHO = """
+from vlrl.types import Row, Score
+
+def prompt(row):
+    return [{"role": "user", "content": row.question}]
+
+def verify(response, row):
+    return Score(reward=float(response == row.answer))
+
+EXAMPLES = [("a", Row(answer="a"), 1.0), ("b", Row(answer="a"), 0.0)]
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def verifying(body: str) -> str:
+    return f"{ECHO}\nimport os\nfrom vlrl.tasks import BadRow\ndef verify(response, row):\n    {body}\n"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("[!_]*.py")))
+def test_every_shipped_task_reproduces_its_examples(name):
+    assert check_examples(load_task(name, [SHIPPED])) == []
+
+
+def test_a_task_is_a_file_named_for_it(tmp_path):
+    task = load_task("echo", [write(tmp_path, "echo", ECHO)])
+    assert task.name == "echo"
+    assert task.prompt(Row(question="q")) == [{"role": "user", "content": "q"}]
+    assert task.verify("a", Row(answer="a")).reward == 1.0
+    assert check_examples(task) == []
+
+
+def test_a_task_file_runs_once_in_a_process(tmp_path):
+    folder = write(tmp_path, "once", f"{ECHO}\nopen({str(tmp_path / 'runs')!r}, 'a').write('x')\n")
+    assert load_task("once", [folder]).verify is load_task("once", [folder]).verify
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_the_first_folder_that_has_the_task_wins(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        write(folder, "same", ECHO)
+    assert load_task("same", [first, second]).path.parent == first
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones(tmp_path):
+    write(tmp_path, "digits", ECHO)
+    with pytest.raises(ValueError, match=r"no task 'geo3k' in \[.*\]; found \['digits'\]"):
+        load_task("geo3k", [tmp_path])
+
+
+@pytest.mark.parametrize("part", ["prompt", "verify", "EXAMPLES"])
+def test_a_missing_part_is_named(tmp_path, part):
+    write(tmp_path, "lacking", f"{ECHO}\ndel {part}\n")
+    with pytest.raises(ValueError, match=rf"lacking.py must define {part}; see"):
+        load_task("lacking", [tmp_path])
+
+
+def test_a_syntax_error_names_file_and_line(tmp_path):
+    write(tmp_path, "broken", "x = 1\ndef verify(\n")
+    with pytest.raises(ValueError, match=r"broken.py:2: "):
+        load_task("broken", [tmp_path])
+
+
+def test_a_failed_import_names_the_file_and_the_library(tmp_path):
+    write(tmp_path, "needy", "import no_such_library\n")
+    with pytest.raises(ValueError, match=r"needy.py cannot be imported: .*no_such_library"):
+        load_task("needy", [tmp_path])
+
+
+def test_examples_that_are_not_reproduced_are_told_one_by_one(tmp_path):
+    examples = 'EXAMPLES = [("a", Row(answer="a"), 0.5), ("a", Row(answer="a"), 1.0), (None, None, 0.0)]'
+    faults = check_examples(load_task("wrong", [write(tmp_path, "wrong", f"{ECHO}\n{examples}\n")]))
+    assert len(faults) == 2
+    assert "EXAMPLES[0] is worth 0.5, but verify gives 1.0" in faults[0]
+    assert "EXAMPLES[2]" in faults[1]
+    assert "error: AttributeError" in faults[1]
+
+
+def test_a_task_without_examples_is_told(tmp_path):
+    faults = check_examples(load_task("bare", [write(tmp_path, "bare", f"{ECHO}\nEXAMPLES = []\n")]))
+    assert len(faults) == 1
+    assert "EXAMPLES is empty" in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        ("raise BadRow('no gold')", Status.BAD_ROW, "no gold"),
+        ("raise ValueError('x')", Status.ERROR, "ValueError: x"),
+        ("raise SystemExit(0)", Status.ERROR, "SystemExit: 0"),
+        ("raise KeyboardInterrupt", Status.ERROR, "KeyboardInterrupt: "),
+        ("return 1.0", Status.ERROR, "TypeError: verify must return a Score, it returned float"),
+        ("return Score(reward=float('nan'))", Status.ERROR, "finite"),
+        ("return Score(reward='high')", Status.ERROR, "ValueError"),
+        ("return Score(reward=1.0, parts={'iou': float('inf')})", Status.ERROR, "finite"),
+    ],
+)
+def test_whatever_a_verifier_does_is_a_score_with_a_status(tmp_path, body, status, detail):
+    score = verdict(load_task("odd", [write(tmp_path, "odd", verifying(body))]), "", Row())
+    assert score.status == status
+    assert detail in score.detail
+
+
+def test_numbers_of_other_types_become_floats(tmp_path):
+    body = "return Score(reward=True, parts={'boxed': 1})"
+    score = verdict(load_task("bools", [write(tmp_path, "bools", verifying(body))]), "", Row())
+    assert (type(score.reward), type(score.parts["boxed"])) == (float, float)

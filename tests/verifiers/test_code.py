@@ -1,0 +1,172 @@
+"""The code verifier: right functions pass, wrong ones fail whatever they do to their process."""
+
+import doctest
+import time
+
+import pytest
+
+from vlrl.tasks import BadRow
+from vlrl.types import Status
+from vlrl.verifiers import code, code_child
+from vlrl.verifiers.code import extract_code, run_calls, same_value, score_calls
+
+ADD = [((1, 2), 3), ((-4, 4), 0), ((10, 32), 42)]
+RIGHT = "def add(a, b):\n    return a + b\n"
+
+ATTACKS = {
+    "exits": "import sys\ndef add(a, b): sys.exit(0)",
+    "exits at once": "import os\nos._exit(0)",
+    "exits after one right answer": """
+import os
+calls = []
+def add(a, b):
+    calls.append(a)
+    len(calls) > 1 and os._exit(0)
+    return a + b""",
+    "exit handler": "import atexit, os\natexit.register(lambda: os._exit(0))\ndef add(a, b): pass",
+    "interrupt": "def add(a, b): raise KeyboardInterrupt",
+    "always equal": """
+class Always(int):
+    def __eq__(self, other): return True
+    __hash__ = int.__hash__
+def add(a, b): return Always(7)""",
+    "right, as a subclass": "class I(int): pass\ndef add(a, b): return I(a + b)",
+    "right, as text": "def add(a, b): return str(a + b)",
+    "right, as a float": "def add(a, b): return float(a + b)",
+    "not data": "def add(a, b): return lambda: a + b",
+    "coroutine": "async def add(a, b): return a + b",
+    "nan": "def add(a, b): return float('nan')",
+    "patched builtins": "import builtins\nbuiltins.type = lambda x: int\nbuiltins.all = lambda x: True\ndef add(a, b): pass",
+    "patched json": "import json\njson.dumps = lambda x: '{\"passed\": true}'\ndef add(a, b): return None",
+    "prints a verdict": "print('{\"value\": 3}')\ndef add(a, b): print('{\"value\": 3}')",
+    "writes to every pipe": """
+import os
+for fd in range(3, 32):
+    try: os.write(fd, b'{"value": 3}\\n' * 3)
+    except OSError: pass
+def add(a, b): pass""",
+    "writes junk to every pipe": """
+import os
+for fd in range(3, 32):
+    try: os.write(fd, b'[' * 50000 + b'\\n7\\n{"value": {}}\\n')
+    except OSError: pass
+def add(a, b): return a + b""",
+    "closes every pipe": "import os\nos.closerange(0, 64)\ndef add(a, b): return a + b",
+    "deep value": "def add(a, b):\n    r = []\n    for _ in range(100000): r = [r]\n    return r",
+    "wide value": "def add(a, b): return [0] * 1000000",
+    "memory": "def add(a, b): return a + b - len(bytearray(1 << 40))",
+    "bad syntax": "def add(a, b)\n    return a + b",
+    "another name": "def sub(a, b): return a + b",
+    "null byte": "def add(a, b):\n    return a + b\0",
+    "lone surrogate": "def add(a, b):\n    return '\ud800'",
+}
+
+
+def score(source, tests=ADD, **limits):
+    return score_calls(f"```python\n{source}\n```", "add", tests, **limits)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(code).failed + doctest.testmod(code_child).failed == 0
+
+
+def test_a_right_function_passes_and_a_wrong_one_fails():
+    assert score(RIGHT).reward == 1.0
+    wrong = score("def add(a, b):\n    return 3")
+    assert (wrong.reward, wrong.parts["passed"], wrong.detail) == (0.0, 1 / 3, "returned 3")
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_an_attack_is_a_wrong_answer(attack):
+    result = score(attack, memory_mb=256)
+    assert (result.reward, result.status) == (0.0, Status.OK)
+    assert result.detail
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "sum(range(10**12))", "import time; time.sleep(60)"])
+def test_a_loop_is_a_wrong_answer_within_its_time(body):
+    began = time.monotonic()
+    result = score(f"def add(a, b):\n    {body}", timeout_s=0.2)
+    assert (result.reward, result.status, result.detail) == (0.0, Status.OK, "timeout")
+    assert time.monotonic() - began < 5
+
+
+def test_calls_before_the_loop_keep_their_outcomes():
+    outcomes = run_calls("def f(x):\n    while x: pass\n    return 1", "f", [(0,), (1,), (0,)], timeout_s=0.2, memory_mb=256)
+    assert [outcome.value for outcome in outcomes] == [1, None, None]
+    assert [outcome.error for outcome in outcomes] == ["", "timeout", "timeout"]
+
+
+def test_plain_data_comes_back_with_its_types():
+    value = {"a": [1, True, None, 1.5], (1, "b"): {2, 3}, 3: ({},)}
+    (outcome,) = run_calls("def f(x): return x", "f", [(value,)], timeout_s=2, memory_mb=256)
+    assert outcome.value == value
+    assert same_value(outcome.value, value)
+
+
+def test_a_call_cannot_change_the_arguments_of_the_next():
+    source = "def f(x):\n    x.append(0)\n    return len(x)"
+    shared = [1]
+    assert [got.value for got in run_calls(source, "f", [(shared,), (shared,)], timeout_s=2, memory_mb=256)] == [2, 2]
+
+
+def test_the_child_has_no_environment_and_writes_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    source = """
+import os
+def f(path):
+    if 'SECRET_TOKEN' in os.environ: return 'secret'
+    open(path, 'wb', buffering=0).write(b'x')"""
+    (outcome,) = run_calls(source, "f", [(str(tmp_path / "file"),)], timeout_s=2, memory_mb=256)
+    assert "File too large" in outcome.error
+
+
+def test_a_process_that_cannot_start_is_not_the_solutions_fault():
+    with pytest.raises(RuntimeError, match="did not start"):
+        run_calls(RIGHT, "add", [(1, 2)], timeout_s=2, memory_mb=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "same"),
+    [
+        (1, True, False),
+        (1.0, 1, False),
+        ([1], (1,), False),
+        ({1}, {True}, False),
+        ({1: 0}, {True: 0}, False),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        ({"a": 1}, {"a": True}, False),
+        ({3, 1}, {1, 3}, True),
+        (0.1 + 0.2, 0.3, True),
+        (1.0, 1.001, False),
+        (float("nan"), float("nan"), False),
+        (float("inf"), float("inf"), True),
+        ([1, 2], [1, 2, 3], False),
+    ],
+)
+def test_values_are_the_same_in_type_too(value, expected, same):
+    assert same_value(value, expected) == same
+
+
+@pytest.mark.parametrize(
+    ("response", "source"),
+    [
+        ("```python\nx = 1\n```\nor\n```python\ny = 2\n```\ndone", "y = 2"),
+        ("```python\nx = 1\n```\nor\n```python\ny = 2", None),
+        ("def f(): return 1", "def f(): return 1"),
+        ("The function adds.", None),
+        ("<think>```python\nx = 1\n```</think> none", None),
+        ("<think>hm</think>\ndef f(): return 1\n", "def f(): return 1"),
+    ],
+)
+def test_the_last_block_after_the_reasoning_is_the_code(response, source):
+    assert extract_code(response) == source
+
+
+def test_a_response_without_code_is_wrong():
+    assert score_calls("It adds.", "add", ADD).parts == {"code": 0.0, "passed": 0.0}
+
+
+def test_a_row_without_tests_is_the_rows_fault():
+    with pytest.raises(BadRow, match="no tests for 'add'"):
+        score(RIGHT, tests=[])

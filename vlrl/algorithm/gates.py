@@ -1,0 +1,67 @@
+"""Gates: what a token's probability ratio r counts for in the objective f(r) * advantage.
+
+SAPO (arXiv 2511.20347), GRPO and GSPO (arXiv 2507.18071) are one loss with three gates. All have slope 1 at r = 1, so on-policy
+they give the same gradient; they differ in how they close as r moves away: softly per token, hard per token, hard per sequence.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vlrl.algorithm.ratios import sequence_mean
+
+Gate = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(log_ratio [N], advantage [N] of each token's sequence, sequence [N], num_sequences) -> f [N]; log_ratio is bounded."""
+
+
+def sapo(tau_pos: float = 1.0, tau_neg: float = 1.05) -> Gate:
+    """f(r) = 4/tau * sigmoid(tau * (r - 1)), tau = tau_pos where the advantage is above 0, else tau_neg.
+
+    A higher tau closes sooner. ValueError if a tau is not positive.
+    """
+    for name, tau in (("tau_pos", tau_pos), ("tau_neg", tau_neg)):
+        if not tau > 0:
+            raise ValueError(f"{name} of the sapo gate is {tau}; it must be above 0 (the paper uses 1.0 and 1.05)")
+
+    def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
+        tau = torch.full_like(log_ratio, tau_neg).masked_fill(advantage > 0, tau_pos)
+        return 4 / tau * torch.sigmoid(tau * (log_ratio.exp() - 1))
+
+    return gate
+
+
+def grpo(clip_low: float = 0.2, clip_high: float = 0.27) -> Gate:
+    """f(r) = min(r, 1 + clip_high) where the advantage is above 0, else max(r, 1 - clip_low)."""
+
+    def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
+        return _clip(log_ratio.exp(), advantage, clip_low, clip_high)
+
+    return gate
+
+
+def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Gate:
+    """GRPO's clip on the sequence's ratio s = exp(mean of log r), with each token's gradient passed straight through."""
+
+    def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
+        log_s = sequence_mean(log_ratio.detach(), sequence, num_sequences)[sequence]
+        straight_through = log_ratio - log_ratio.detach()  # value 0, gradient 1
+        return _clip((log_s + straight_through).exp(), advantage, clip_low, clip_high)
+
+    return gate
+
+
+def _clip(ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
+    return torch.where(advantage > 0, ratio.clamp(max=1 + clip_high), ratio.clamp(min=1 - clip_low))
+
+
+def make_gate(name: str, *, tau_pos: float, tau_neg: float, clip_low: float, clip_high: float) -> Gate:
+    """The gate called `name`, built from the settings that it uses. ValueError if there is none of that name."""
+    makers = {
+        "sapo": lambda: sapo(tau_pos, tau_neg),
+        "grpo": lambda: grpo(clip_low, clip_high),
+        "gspo": lambda: gspo(clip_low, clip_high),
+    }
+    if name not in makers:
+        raise ValueError(f"no gate {name!r}; known gates: {', '.join(makers)}")
+    return makers[name]()

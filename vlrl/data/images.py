@@ -1,0 +1,50 @@
+"""Images by reference: a file's path, or `SHARD.tar#OFFSET+SIZE`, the bytes at that place inside a shard.
+
+What flows through a step is the reference; pixels exist only where a processor needs them. An image that cannot be used is
+the data's fault and says so: ValueError with the reference, before a large one is decoded.
+"""
+
+import io
+import re
+import struct
+import zlib
+from pathlib import Path
+
+from PIL import Image
+
+_IN_SHARD = re.compile(r"(?P<shard>.+\.tar)#(?P<offset>\d+)\+(?P<size>\d+)")
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)  # Pillow's own
+
+
+def read_image_bytes(ref: str) -> bytes:
+    """The encoded image. ValueError names the reference: no such file, no bytes, or a shard that ends before the image does."""
+    inside = _IN_SHARD.fullmatch(ref)
+    path = Path(inside["shard"] if inside else ref)
+    try:
+        with path.open("rb") as file:
+            file.seek(int(inside["offset"]) if inside else 0)
+            content = file.read(int(inside["size"]) if inside else -1)
+    except OSError as error:
+        raise ValueError(f"image {ref}: cannot be read ({error.strerror}); build its data set again") from None
+    if not content or (inside and len(content) < int(inside["size"])):
+        raise ValueError(f"image {ref}: only {len(content)} bytes are there; build its data set again")
+    return content
+
+
+def open_image(ref: str, *, max_side: int) -> Image.Image:
+    """The decoded image, RGB. ValueError names the reference: bytes that are no whole image, or a side above max_side.
+
+    The size comes from the header, so an image that claims 60,000 x 60,000 pixels is refused before it costs memory.
+    """
+    content = read_image_bytes(ref)
+    try:
+        image = Image.open(io.BytesIO(content))
+    except _BROKEN as error:
+        raise ValueError(f"image {ref}: not an image that can be opened ({error})") from None
+    width, height = image.size
+    if not (0 < width <= max_side and 0 < height <= max_side):
+        raise ValueError(f"image {ref}: {width} x {height} pixels; each side must be 1 to {max_side} (images.max_side)")
+    try:
+        return image.convert("RGB")
+    except _BROKEN as error:
+        raise ValueError(f"image {ref}: its pixels are broken ({error})") from None

@@ -1,0 +1,151 @@
+"""The fixed mixture: exact quotas in every step, and which row stands at which place of its batch.
+
+A task's quota in a step is the floor of its share, plus one for the tasks that are owed most so far, never above the ceiling
+of the share: every batch sums right, no quota is negative, and what a task is owed stays within about one prompt (at most
+1.13 over 6,000 random mixtures of up to ten tasks and 300 steps). All arithmetic is on integers. The state is the step number:
+a draw is a pure function of (seed, step).
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from vlrl.types import Draw
+
+T = TypeVar("T")
+
+
+def quotas(weights: Mapping[str, float], prompts_per_step: int, step: int) -> dict[str, int]:
+    """Prompts of each task in a step; they sum to prompts_per_step. Steps count from 0. ValueError: a weight that is not positive.
+
+    >>> quotas({"math": 4, "code": 2, "logic": 1, "vision": 3}, 64, 0)
+    {'math': 26, 'code': 13, 'logic': 6, 'vision': 19}
+    >>> [quotas({"often": 3, "rare": 1}, 2, step)["rare"] for step in range(4)]
+    [0, 1, 0, 1]
+    """
+    return next(islice(_quotas_of_all_steps(weights, prompts_per_step), step, None))
+
+
+class Mixture:
+    """The draws of a run of `steps` steps.
+
+    sizes: rows of each task's data set. ValueError, one sentence, where the run cannot hold the mixture: a weight that is not
+    positive, a batch that its mini-batches do not divide, a task without a place in any step, a data set smaller than a quota.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        sizes: Mapping[str, int],
+        *,
+        prompts_per_step: int,
+        minibatches: int,
+        seed: int,
+        steps: int,
+    ) -> None:
+        assert weights.keys() == sizes.keys(), f"weights name {list(weights)}, sizes {list(sizes)}"
+        if prompts_per_step % minibatches:
+            raise ValueError(
+                f"{prompts_per_step} prompts per step do not split into {minibatches} equal mini-batches; "
+                f"use a multiple of {minibatches}"
+            )
+        self.quotas = tuple(islice(_quotas_of_all_steps(weights, prompts_per_step), steps))
+        self._sizes, self._minibatches, self._seed = dict(sizes), minibatches, seed
+        counts = np.array([list(quota.values()) for quota in self.quotas])
+        self._rows_before = np.cumsum(counts, axis=0) - counts
+        for column, (task, weight) in enumerate(weights.items()):
+            _check_task(task, weight, counts[:, column], sizes[task], sum(weights.values()), prompts_per_step)
+
+    def draw(self, step: int) -> list[Draw]:
+        """The step's batch in slot order: mini-batch 0 first, tasks interleaved within each mini-batch.
+
+        Each task reads its rows in an order that is shuffled anew every epoch.
+        """
+        quota = self.quotas[step]
+        rows = [
+            (task, self._row(task, int(before) + number))
+            for task, before in zip(quota, self._rows_before[step], strict=True)
+            for number in range(quota[task])
+        ]
+        ordered = [
+            (minibatch, task, index)
+            for minibatch, hand in enumerate(deal(rows, self._minibatches, first=step))
+            for task, index in _interleaved(hand)
+        ]
+        return [Draw(slot=slot, task=t, index=i, minibatch=m) for slot, (m, t, i) in enumerate(ordered)]
+
+    def _row(self, task: str, number: int) -> int:
+        epoch, place = divmod(number, self._sizes[task])
+        return int(_epoch_order(self._seed, task, epoch, self._sizes[task])[place])
+
+
+def deal(items: Sequence[T], hands: int, *, first: int) -> list[list[T]]:
+    """The items dealt round like cards, beginning at hand `first`: any run of n neighbours leaves n/hands in each, within one.
+
+    >>> deal(["math", "math", "math", "code"], 2, first=1)
+    [['math', 'code'], ['math', 'math']]
+    """
+    return [list(items[(hand - first) % hands :: hands]) for hand in range(hands)]
+
+
+def _quotas_of_all_steps(weights: Mapping[str, float], prompts_per_step: int) -> Iterator[dict[str, int]]:
+    shares = _integers(weights)
+    total = sum(shares.values())
+    floors = {task: share * prompts_per_step // total for task, share in shares.items()}
+    rests = {task: share * prompts_per_step % total for task, share in shares.items()}
+    fractional = [task for task, rest in rests.items() if rest]
+    num_extra = prompts_per_step - sum(floors.values())
+    owed = dict.fromkeys(fractional, 0)  # in prompts times `total`
+    while True:
+        for task in fractional:
+            owed[task] += rests[task]
+        quota = dict(floors)
+        for task in sorted(fractional, key=owed.__getitem__, reverse=True)[:num_extra]:  # equals in the mixture's order
+            quota[task] += 1
+            owed[task] -= total
+        yield quota
+
+
+def _integers(weights: Mapping[str, float]) -> dict[str, int]:
+    for task, weight in weights.items():
+        if not (weight > 0 and math.isfinite(weight)):
+            raise ValueError(f"mixture: task {task!r} has weight {weight}; give a positive number, or take the task out")
+    exact = {task: Fraction(str(weight)) for task, weight in weights.items()}  # 0.1 is one tenth, as written
+    scale = math.lcm(*(weight.denominator for weight in exact.values()))
+    return {task: int(weight * scale) for task, weight in exact.items()}
+
+
+def _check_task(task: str, weight: float, counts: np.ndarray, size: int, total: float, prompts_per_step: int) -> None:
+    if not counts.any():
+        raise ValueError(
+            f"mixture: task {task!r} with weight {weight} of {total} gets no prompt in {len(counts)} steps of {prompts_per_step}; "
+            f"raise its weight, take more steps or more prompts per step, or take the task out"
+        )
+    if counts.max() > size:
+        raise ValueError(
+            f"mixture: task {task!r} needs {counts.max()} prompts in a step and its data set has {size} rows; "
+            f"lower its weight or prompts_per_step, or build more rows"
+        )
+
+
+def _interleaved(hand: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Each task's prompts spread evenly over the mini-batch, so that any stretch of it holds about the mixture."""
+    seen: dict[str, int] = {}
+    places = []
+    for task, _ in hand:
+        places.append(seen.get(task, 0))
+        seen[task] = places[-1] + 1
+    order = sorted(range(len(hand)), key=lambda n: Fraction(2 * places[n] + 1, seen[hand[n][0]]))
+    return [hand[n] for n in order]
+
+
+@lru_cache(maxsize=64)
+def _epoch_order(seed: int, task: str, epoch: int, size: int) -> np.ndarray:
+    key = hashlib.blake2b(f"{seed}/{task}/{epoch}".encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(key, "big")).permutation(size)

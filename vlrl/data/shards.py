@@ -1,0 +1,177 @@
+"""A data set is one folder: WebDataset tar shards, an index with the exact place of every member, and a manifest.
+
+A row KEY is KEY.json (question, answer, meta, response) and KEY.0.png, KEY.1.png, ... for its images, so the webdataset
+library streams the same shards. The index makes row i one seek and one read. The manifest is written last, in one move, so
+a folder with a manifest is a complete data set; equal rows give equal bytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from vlrl.types import Row
+
+INDEX, MANIFEST = "index.jsonl", "manifest.json"
+_EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewRow:
+    """A row on its way into a data set. images: encoded PNG or JPEG bytes; the other fields are those of vlrl.types.Row."""
+
+    question: str
+    answer: str = ""
+    images: tuple[bytes, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    response: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a data set is and where it came from. files: {name: {"bytes": ..., "sha256": ...}} of the index and every shard."""
+
+    name: str
+    source: str
+    licence: str
+    recipe: str
+    recipe_version: int
+    num_rows: int
+    num_images: int
+    files: Mapping[str, Mapping[str, Any]]
+
+
+def write_dataset(
+    folder: Path,
+    rows: Iterable[NewRow],
+    *,
+    source: str,
+    licence: str,
+    recipe: str,
+    recipe_version: int,
+    rows_per_shard: int = 1000,
+) -> "Dataset":
+    """Writes the rows as a data set, in place of the one that the folder holds, and opens it. ValueError: a row that none can use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (folder / MANIFEST, folder / INDEX, *folder.glob("shard-*.tar")):
+        old.unlink(missing_ok=True)
+    index: list[dict[str, Any]] = []
+    shards = []
+    remaining = iter(rows)
+    while first := next(remaining, None):
+        shards.append(f"shard-{len(shards):06d}.tar")
+        index += _write_shard(folder / shards[-1], chain([first], islice(remaining, rows_per_shard - 1)), len(index))
+    (folder / INDEX).write_text("".join(json.dumps(place) + "\n" for place in index))
+    manifest = Manifest(
+        name=folder.name,
+        source=source,
+        licence=licence,
+        recipe=recipe,
+        recipe_version=recipe_version,
+        num_rows=len(index),
+        num_images=sum(len(place["images"]) for place in index),
+        files={name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in [INDEX, *shards]},
+    )
+    written = folder / f"{MANIFEST}.part"
+    written.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    os.replace(written, folder / MANIFEST)
+    return Dataset(folder)
+
+
+class Dataset:
+    """A data set's rows by number. Images stay in the shard: a Row holds `SHARD.tar#OFFSET+SIZE`, see vlrl.data.images.
+
+    ValueError at opening: no manifest, a file that is missing, or one whose size is not the manifest's (a torn copy).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = _read_manifest(folder)
+        for name, facts in self.manifest.files.items():
+            size = (folder / name).stat().st_size if (folder / name).exists() else None
+            if size != facts["bytes"]:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise ValueError(f"{folder / name} {found}, its manifest says {facts['bytes']}; copy or build the data set again")
+        self._index = [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, number: int) -> Row:
+        place = self._index[number]
+        shard = self.folder / place["shard"]
+        offset, size = place["row"]
+        with shard.open("rb") as file:
+            file.seek(offset)
+            fields = json.loads(file.read(size))
+        return Row(key=place["key"], images=tuple(f"{shard}#{at}+{length}" for at, length in place["images"]), **fields)
+
+    def verify(self) -> None:
+        """ValueError at the first file whose bytes are not those that were written. Reads everything."""
+        for name, facts in self.manifest.files.items():
+            if _sha256(self.folder / name) != facts["sha256"]:
+                raise ValueError(f"{self.folder / name}: its sha256 is not the manifest's; copy or build the data set again")
+
+
+def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[dict[str, Any]]:
+    places = []
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+
+        def add(name: str, content: bytes) -> list[int]:
+            member = tarfile.TarInfo(name)  # time and owner stay 0, so that equal rows give equal bytes
+            member.size = len(content)
+            offset = file.tell() + tarfile.BLOCKSIZE  # past the member's header
+            tar.addfile(member, io.BytesIO(content))
+            return [offset, len(content)]
+
+        for number, row in enumerate(rows, start=first_number):
+            key = f"{number:08d}"
+            _check(row, key)
+            text = {"question": row.question, "answer": row.answer, "meta": dict(row.meta), "response": row.response}
+            images = [(f"{key}.{n}.{_extension(image, key)}", image) for n, image in enumerate(row.images)]
+            places.append(
+                {
+                    "key": key,
+                    "shard": path.name,
+                    "row": add(f"{key}.json", json.dumps(text, ensure_ascii=False, sort_keys=True).encode()),
+                    "images": [add(name, image) for name, image in images],
+                }
+            )
+    return places
+
+
+def _check(row: NewRow, key: str) -> None:
+    if not row.answer and not row.meta:
+        raise ValueError(
+            f"row {key} ({row.question!r:.80}): no answer and no meta, so nothing could be verified; drop it in to_row"
+        )
+    if "video" in row.meta or "videos" in row.meta:
+        raise ValueError(f"row {key} ({row.question!r:.80}): holds a video; images only for now: give its frames as images")
+
+
+def _extension(image: bytes, key: str) -> str:
+    for magic, extension in _EXTENSIONS.items():
+        if image.startswith(magic):
+            return extension
+    raise ValueError(f"row {key}: an image begins with {image[:8]!r}, which is neither PNG nor JPEG; encode it in to_row")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; build it with its script in data_recipes/")
+    try:
+        return Manifest(**json.loads(path.read_text()))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); build the data set again") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,197 @@
+"""What a run leaves: metrics.jsonl, rollouts.jsonl, summary.json, a console line per step and, if wanted, wandb.
+
+The files are the record: each line is strict JSON (a number that is not finite becomes text such as "nan", which float()
+reads back), is on its way to the disk when the call returns, and carries its step, so that a resumed run can cut back what came
+after its checkpoint. wandb is foreign code and only a copy: whatever it raises, the run goes on without it.
+Only rank 0 makes a log.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vlrl.types import Group
+
+logger = logging.getLogger(__name__)
+
+ON_CONSOLE = ("reward/", "eval/", "time/step")
+"""The metrics of a step's console line, by the start of their name; the files hold all of them."""
+
+
+class RunLog:
+    """The log of one run in `folder`, which is made if missing; lines are added to those already there.
+
+    config: the resolved run file, for wandb alone. Every method that writes raises OSError with a sentence where the folder
+    cannot be written, a full disk above all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        project: str = "vlrl",
+        wandb: Literal["disabled", "offline", "online"] = "offline",
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._wandb: Any = None
+        if wandb != "disabled":
+            self._guarded(lambda: self._start_wandb(mode=wandb, project=project, name=name, config=dict(config)))
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records one step's metrics: `step(12, {"reward/geometry3k": 0.43, "time/generate": 2.1})`."""
+        _append(self.folder / "metrics.jsonl", [{"step": step, **metrics}])
+        shown = [f"{name} {value:.4g}" for name, value in metrics.items() if name.startswith(ON_CONSOLE)]
+        print(" | ".join([f"step {step}", *shown]), flush=True)
+        if self._wandb:
+            self._guarded(lambda: self._wandb.log(dict(metrics), step=step))
+
+    def rollouts(self, step: int, groups: Sequence[Group]) -> None:
+        """Records every rollout of a step, one line each; images stay references."""
+        _append(self.folder / "rollouts.jsonl", [line for group in groups for line in _rollout_lines(step, group)])
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Writes summary.json anew, whole or not at all."""
+        _replace(self.folder / "summary.json", [json.dumps(_strict(values), allow_nan=False, indent=2) + "\n"])
+        if self._wandb:
+            self._guarded(lambda: self._wandb.summary.update(dict(values)))
+
+    def truncate(self, step: int) -> None:
+        """Cuts both line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
+        for path in (self.folder / "metrics.jsonl", self.folder / "rollouts.jsonl"):
+            if path.exists():
+                with path.open(encoding="utf-8", errors="replace") as lines:
+                    _replace(path, (line for line in lines if _belongs(line, step)))
+
+    def close(self) -> None:
+        """Ends the wandb run; the files need no end."""
+        if self._wandb:
+            self._guarded(lambda: self._wandb.finish())
+        self._wandb = None
+
+    def _start_wandb(self, *, mode: Literal["offline", "online"], **run: Any) -> None:
+        # Read when wandb is imported: without these it keeps a log under the home folder, and looks up its server even offline.
+        os.environ.setdefault("WANDB_CACHE_DIR", str(self.folder.absolute() / "wandb" / "cache"))
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb  # half a second, and nothing at all where it is disabled
+
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
+        self._wandb = wandb.init(mode=mode, dir=str(self.folder), settings=settings, **run)
+
+    def _guarded(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:  # foreign code, which fails in its own ways: no network, no key, a dead service process
+            self._wandb = None
+            logger.warning("wandb failed and is off for the rest of the run (%s: %s)", type(error).__name__, error)
+
+
+class Tick(Protocol):
+    """Tells a progress line that `done` more are done, with a short note to show beside it."""
+
+    def __call__(self, done: int = 1, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(phase: str, total: int, *, shown: bool = True) -> Iterator[Tick]:
+    """A phase's bar with the time remaining; where stdout is no terminal, a line at each tenth of the way.
+
+    `with progress("Training", total=150, shown=rank == 0) as tick: tick(1, "reward 0.43")`
+    """
+    console = Console()
+    if not console.is_terminal:
+        yield _plain_tick(phase, total, shown)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not shown) as bar:
+        task = bar.add_task(phase, total=total, note="")
+        yield lambda done=1, note="": bar.update(task, advance=done, note=note)
+
+
+def _plain_tick(phase: str, total: int, shown: bool) -> Tick:
+    start, so_far = time.monotonic(), 0
+
+    def tick(done: int = 1, note: str = "") -> None:
+        nonlocal so_far
+        before, so_far = so_far, so_far + done
+        if shown and 10 * so_far // total > 10 * before // total:
+            left_s = (time.monotonic() - start) * (total - so_far) / so_far
+            print(f"{phase} {so_far}/{total}, {left_s:.0f} s left{', ' if note else ''}{note}", flush=True)
+
+    return tick
+
+
+def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
+    prompt = group.prompt
+    advantages = group.advantages or (None,) * len(group.rollouts)
+    for rollout, score, advantage in zip(group.rollouts, group.scores, advantages, strict=True):
+        yield {
+            "step": step,
+            "task": prompt.task,
+            "slot": prompt.slot,
+            "sample": rollout.sample,
+            "row": prompt.row.key,
+            "messages": prompt.messages,
+            "response": rollout.text,
+            "finish_reason": rollout.finish_reason,
+            "num_tokens": len(rollout.tokens),
+            "reward": score.reward,
+            "parts": score.parts,
+            "status": score.status,
+            "detail": score.detail,
+            "advantage": advantage,
+        }
+
+
+def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(_strict(line), allow_nan=False) + "\n" for line in lines)
+    with _or_a_sentence(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _replace(path: Path, lines: Iterator[str] | Sequence[str]) -> None:
+    fresh = path.with_name(path.name + ".new")
+    with _or_a_sentence(path):
+        with fresh.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+@contextmanager
+def _or_a_sentence(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}; make room, then resume the run from its checkpoint") from error
+
+
+def _belongs(line: str, step: int) -> bool:
+    """Whether a line is whole and of a step up to `step`."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except ValueError:
+        return False
+
+
+def _strict(value: Any) -> Any:
+    """The value with every float that strict JSON has no spelling for as text: "nan", "inf", "-inf"."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(float(value))
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value

@@ -1,0 +1,97 @@
+"""Child processes that can be stopped: resource limits, a hard deadline, and a kill that takes the whole process group.
+
+Only a kill is a deadline: a Python signal handler waits until a C loop ends. A child talks in lines over its stdin and
+stdout. Nothing is forked with Python code in it, so a parent may hold threads and a GPU; limits are set from outside before
+the first line is sent, and what a child does before it reads that line is our own code.
+"""
+
+import ctypes
+import os
+import resource
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import BinaryIO
+
+MAX_LINE = 1 << 20
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """A running child process, the leader of a session of its own. It is killed when the thread that started it ends.
+
+    argv: the program, which calls `take_pipes` first; limits: resource.RLIMIT_* to its value, hard and soft.
+    """
+
+    def __init__(self, argv: Sequence[str], *, limits: Mapping[int, int], env: Mapping[str, str], cwd: str | None = None):
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=env, cwd=cwd, start_new_session=True)
+        self._received = bytearray()
+        assert self._process.stdin and self._process.stdout
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._readable = select.poll()
+        self._readable.register(self._stdout, select.POLLIN)
+        try:
+            for kind, value in limits.items():
+                _lower_limit(self._process.pid, kind, value)
+        except OSError:
+            self.kill()
+            raise
+
+    def send(self, line: bytes) -> None:
+        """Hands the child one line, without its newline. BrokenPipeError where the child is gone."""
+        self._stdin.write(line + b"\n")
+        self._stdin.flush()
+
+    def receive(self, deadline: float) -> bytes:
+        """The child's next line, without its newline. deadline: a time.monotonic() to wait for at most.
+
+        TimeoutError at the deadline; EOFError where no line can come: the child has ended, or has said 1 MiB without a newline.
+        """
+        while (end := self._received.find(b"\n")) < 0:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if not self._readable.poll(1000 * left):
+                continue
+            said = os.read(self._stdout.fileno(), 1 << 16)
+            self._received += said
+            if not said or (len(self._received) > MAX_LINE and b"\n" not in said):
+                raise EOFError
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line
+
+    def kill(self) -> int:
+        """Ends the child and its process group at once, and reaps it; may be repeated. Its exit code; -N if signal N ended it."""
+        if self._process.returncode is None:  # once reaped, its id may be another's
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(BrokenPipeError):
+            self._stdin.close()
+        self._stdout.close()
+        return self._process.wait()
+
+
+def take_pipes(*, silent: bool) -> tuple[BinaryIO, BinaryIO]:
+    """What a child does first: (requests, replies), its stdin and stdout moved to private descriptors.
+
+    Foreign code that reads then finds an empty input, and what it prints goes to stderr, or nowhere if silent.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    if silent:
+        os.dup2(nowhere, 2)
+    os.dup2(2, 1)
+    os.close(nowhere)
+    return requests, replies
+
+
+def _lower_limit(pid: int, kind: int, value: int) -> None:
+    hard = resource.prlimit(pid, kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.prlimit(pid, kind, (value, value))

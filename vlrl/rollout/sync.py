@@ -1,0 +1,81 @@
+"""Weights from the trainer to the engine, and what must be reset with them.
+
+vLLM accepts a stream that lacks tensors and keeps the old ones, with at most a warning; so the names that were streamed are
+checked against the full list. A tied head is streamed too, or vLLM restores its old one.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor, nn
+
+from vlrl.rollout.engine import Engine
+
+EMBEDDING = "model.language_model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+
+class SyncError(RuntimeError):
+    """The engine does not hold the trainer's weights."""
+
+
+def push_weights(engine: Engine, weights: Iterable[tuple[str, Tensor]], *, names: frozenset[str], version: int) -> None:
+    """Loads the trainer's weights into the engine and empties every cache made with the old ones.
+
+    weights: (name, tensor) in the layout of released checkpoints; names: all that must come; version: of the policy.
+    SyncError where a tensor is missing.
+    """
+    seen: set[str] = set()
+    engine.llm.apply_model(_forget_expert_kernels)
+    engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _stream(weights, seen)})
+    if missing := sorted(names - seen):
+        raise SyncError(f"weight sync {version} left out {len(missing)} of {len(names)} tensors: {', '.join(missing[:8])}")
+    engine.llm.reset_prefix_cache()
+    engine.llm.reset_mm_cache()
+    engine.llm.llm_engine.reset_encoder_cache()  # without it the next image prompt dies with "Encoder cache miss"
+    engine.version = version
+
+
+def differing_tensors(engine: Engine, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of the trainer's tensors that the engine holds otherwise, as far as their layout lets one tell."""
+    wanted = list(weights)
+    return engine.llm.apply_model(lambda model: _differing(model, wanted))[0]
+
+
+def _stream(weights: Iterable[tuple[str, Tensor]], seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+    untied = False
+    embedding = None
+    for name, tensor in weights:
+        seen.add(name)
+        untied = untied or name == HEAD
+        embedding = tensor if name == EMBEDDING else embedding
+        yield name, tensor
+    if not untied and embedding is not None:
+        yield HEAD, embedding
+
+
+def _forget_expert_kernels(model: nn.Module) -> None:
+    """On an update vLLM does not repack fused experts, and samples from a mixture of old and new, unless made to."""
+    for module in model.modules():
+        for attribute in ("quant_method", "base_quant_method"):
+            method = getattr(module, attribute, None)
+            if getattr(method, "moe_kernel", None) is not None:
+                method.moe_kernel = None
+
+
+def _differing(model: nn.Module, wanted: list[tuple[str, Tensor]]) -> list[str]:
+    held = dict(model.named_parameters())
+    fused = {part: whole for whole, parts in model.packed_modules_mapping.items() for part in parts}
+    filled: dict[str, int] = {}
+    differing = []
+    for name, tensor in wanted:
+        own = name.replace("model.language_model.", "language_model.model.").replace("model.visual.", "visual.")
+        module = own.split(".")[-2]
+        own = own.replace(f".{module}.", f".{fused.get(module, module)}.")
+        if own not in held:
+            continue
+        first = filled.get(own, 0) if module in fused else 0
+        filled[own] = first + len(tensor)
+        mine = held[own][first : first + len(tensor)]
+        if mine.shape == tensor.shape and not mine.to(tensor).equal(tensor):
+            differing.append(name)
+    return differing

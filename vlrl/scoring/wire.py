@@ -1,0 +1,38 @@
+"""What crosses between the scorer and its workers, each as one line of JSON: items one way, scores the other.
+
+JSON and not pickle, because a verifier handles hostile text and its replies are read by the process that trains.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from vlrl.types import Row, Score, Status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One response to score against its row. The row's `meta` holds JSON data, as its shard does."""
+
+    task: str
+    row: Row
+    response: str
+
+
+def dump_item(item: Item) -> bytes:
+    row = {field.name: getattr(item.row, field.name) for field in fields(Row)}
+    return json.dumps({"task": item.task, "row": row, "response": item.response}, default=dict).encode()
+
+
+def load_item(line: bytes) -> Item:
+    raw = json.loads(line)
+    row = Row(**raw["row"] | {"images": tuple(raw["row"]["images"])})
+    return Item(task=raw["task"], row=row, response=raw["response"])
+
+
+def dump_score(score: Score) -> bytes:
+    return json.dumps(asdict(score)).encode()
+
+
+def load_score(line: bytes) -> Score:
+    raw = json.loads(line)
+    return Score(**raw | {"status": Status(raw["status"])})

@@ -1,0 +1,108 @@
+"""A task is one file in a task folder; its name is the file's stem. It defines three things and registers nothing:
+
+    def prompt(row: Row) -> list[Message]              the question as chat messages
+    def verify(response: str, row: Row) -> Score       the reward; BadRow where the row itself cannot be scored
+    EXAMPLES = [("so \\boxed{12}", Row(answer="12"), 1.0), ...]      (response, row, reward): what verify must reproduce
+
+Files are loaded by path, in the run and in each scoring worker, so a user's folder needs no installing.
+"""
+
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from vlrl.types import Message, Row, Score, Status
+
+Example = tuple[str, Row, float]
+
+_PARTS = ("prompt", "verify", "EXAMPLES")
+_DETAIL = 500
+
+
+class BadRow(ValueError):  # noqa: N818
+    """Raised by a verifier for a row that no response could win: a missing or unreadable reference, say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A loaded task file: what it defines, under the file's stem."""
+
+    name: str
+    path: Path
+    prompt: Callable[[Row], list[Message]]
+    verify: Callable[[str, Row], Score]
+    examples: tuple[Example, ...]
+
+
+def load_task(name: str, folders: Sequence[Path | str]) -> Task:
+    """The task `name` from the first folder that has it; its file runs once in a process.
+
+    ValueError where no folder has it, where its file cannot be loaded, and where a part is missing.
+    """
+    files = {path.stem: path for folder in reversed(folders) for path in sorted(Path(folder).glob("[!_]*.py"))}
+    if name not in files:
+        raise ValueError(f"no task {name!r} in {[str(folder) for folder in folders]}; found {sorted(files)}")
+    module = _load_module(files[name].resolve())
+    missing = [part for part in _PARTS if part not in vars(module)]
+    if missing:
+        raise ValueError(f"{files[name]} must define {', '.join(missing)}; see the docstring of vlrl/tasks.py")
+    return Task(name=name, path=files[name], prompt=module.prompt, verify=module.verify, examples=tuple(module.EXAMPLES))
+
+
+def verdict(task: Task, response: str, row: Row) -> Score:
+    """The verifier's score, and a score in any case: what it raises or returns amiss becomes a status and a detail."""
+    try:
+        return _checked(task.verify(response, row))
+    except BadRow as error:
+        return _failed(Status.BAD_ROW, str(error))
+    except BaseException as error:  # foreign code: some libraries' time-outs and exits are not Exceptions
+        return _failed(Status.ERROR, f"{type(error).__name__}: {error}")
+
+
+def check_examples(task: Task) -> list[str]:
+    """One sentence for each of the task's examples that its verifier does not reproduce; none where all is well."""
+    if not task.examples:
+        return [f"{task.path}: EXAMPLES is empty; give at least one (response, row, reward)"]
+    faults = []
+    for number, (response, row, reward) in enumerate(task.examples):
+        score = verdict(task, response, row)
+        if score.status != Status.OK:
+            faults.append(f"{task.path}: EXAMPLES[{number}] is worth {reward}, but verify gives {score.status}: {score.detail}")
+        elif not math.isclose(score.reward, reward, abs_tol=1e-6):
+            faults.append(f"{task.path}: EXAMPLES[{number}] is worth {reward}, but verify gives {score.reward}")
+    return faults
+
+
+@cache
+def _load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(str(path.with_suffix("")), path)
+    assert spec and spec.loader, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses of the task's own look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from None
+    except ImportError as error:
+        raise ValueError(f"{path} cannot be imported: {error}") from error
+    return module
+
+
+def _checked(score: Score) -> Score:
+    """The score with its numbers as plain floats. TypeError or ValueError where it is no score, or a number is not finite."""
+    if not isinstance(score, Score):
+        raise TypeError(f"verify must return a Score, it returned {type(score).__name__}")
+    reward = float(score.reward)
+    parts = {name: float(value) for name, value in score.parts.items()}
+    if not all(map(math.isfinite, [reward, *parts.values()])):
+        raise ValueError(f"verify must return finite numbers, it returned the reward {reward} with parts {parts}")
+    return replace(score, reward=reward, parts=parts)
+
+
+def _failed(status: Status, detail: str) -> Score:
+    return Score(reward=0.0, status=status, detail=detail[:_DETAIL])

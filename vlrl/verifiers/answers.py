@@ -1,0 +1,105 @@
+"""Short answers: find the boxed one in a response and compare it with the reference, exactly.
+
+Everything here is text and rational numbers: no floats, no evaluation, no symbolic algebra, and time linear in the text.
+What the rules below do not read is not a number, so a wrong guess costs a right answer and never gives one away.
+"""
+
+import re
+from fractions import Fraction
+
+from vlrl.tasks import BadRow
+
+MAX_ANSWER = 4096
+
+_BOX = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace belongs to the answer, so it is stepped over
+_PLAIN = r"(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
+_SCALAR = re.compile(rf"([+-]?)\s*(?:\\?\$\s*)?({_PLAIN}(?:[eE][+-]?\d{{1,3}})?)")
+_QUOTIENT = re.compile(rf"([+-]?)\s*({_PLAIN})\s*/\s*(-?{_PLAIN})")
+_FRAC = re.compile(
+    rf"([+-]?)\s*\\[dt]?frac\s*(?:\{{\s*(-?{_PLAIN})\s*\}}|(\d))\s*(?:\{{\s*(-?{_PLAIN})\s*\}}|(\d))",
+)
+_COMMA = re.compile(r",\\!\s*|\{,\}|(?<=\d)(?:\\[,;:! ]|~)(?=\d)")  # LaTeX's ways to set thousands apart
+
+
+def after_reasoning(response: str) -> str:
+    """What follows the last `</think>`, up to a `<think>` that is never closed: the part that may hold an answer."""
+    return response.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def last_boxed(response: str) -> str | None:
+    """The content of the last \\boxed{...} after the reasoning, stripped; None without one.
+
+    Only the last box counts: if its brace is not closed within 4,096 characters the response has no answer, whatever was
+    boxed before.
+
+    >>> last_boxed(r"\\boxed{1} no, \\boxed{\\frac{1}{2}}")
+    '\\\\frac{1}{2}'
+    """
+    text = after_reasoning(response)
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    start = boxes[-1].end()
+    depth = 1
+    for brace in _BRACE.finditer(text, start, start + MAX_ANSWER + 1):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return text[start : brace.start()].strip()
+    return None
+
+
+def number(text: str) -> Fraction | None:
+    """The number that `text` is, exactly; None where it is anything else, such as a sum, a unit, a percentage or two numbers.
+
+    Read are 12, -3.50, .5 and 1e3; thousands in complete groups (1,234; 1{,}234; 1\\,234); a/b, \\frac{a}{b} and \\frac12
+    with their \\dfrac and \\tfrac spellings; a dollar sign before, dollars or white space around, one full stop after. ASCII
+    alone, 4,096 characters at most.
+
+    >>> number(r"-\\$1,234.50"), number("3+4"), number("1,23")
+    (Fraction(-2469, 2), None, None)
+    """
+    if not text.isascii() or len(text) > MAX_ANSWER:
+        return None
+    text = _COMMA.sub(",", text.strip().removesuffix(".").strip("$").strip())
+    if scalar := _SCALAR.fullmatch(text):
+        sign, digits = scalar.groups()
+        value = _fraction(digits)
+    elif ratio := _QUOTIENT.fullmatch(text) or _FRAC.fullmatch(text):
+        sign, *parts = ratio.groups()
+        top, bottom = (_fraction(part) for part in parts if part)
+        if not bottom:
+            return None
+        value = top / bottom
+    else:
+        return None
+    return -value if sign == "-" else value
+
+
+def same_number(answer: str, gold: str) -> bool:
+    """Whether both are one and the same number by the rules of `number`. BadRow where the reference is not a number.
+
+    >>> same_number("12.0", "12"), same_number(r"\\frac{2}{4}", "0.5"), same_number("0.333333", "1/3")
+    (True, True, False)
+    """
+    expected = number(gold)
+    if expected is None:
+        raise BadRow(f"the reference answer {gold!r} is not a number")
+    return number(answer) == expected
+
+
+def same_text(answer: str, gold: str) -> bool:
+    """Whether both are the same words, but for case, white space and one full stop at the end.
+
+    >>> same_text(" Yes.", "yes"), same_text("Yes and no", "yes")
+    (True, False)
+    """
+    return _words(answer) == _words(gold)
+
+
+def _words(text: str) -> str:
+    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+
+
+def _fraction(digits: str) -> Fraction:
+    return Fraction(digits.replace(",", ""))
