@@ -23,9 +23,6 @@ from vlrl.types import Group
 
 logger = logging.getLogger(__name__)
 
-ON_CONSOLE = ("reward/", "eval/", "time/step")
-"""The metrics of a step's console line, by the start of their name; the files hold all of them."""
-
 
 class RunLog:
     """The log of one run in `folder`, which is made if missing; lines are added to those already there.
@@ -52,8 +49,6 @@ class RunLog:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records one step's metrics: `step(12, {"reward/geometry3k": 0.43, "time/generate": 2.1})`."""
         _append(self.folder / "metrics.jsonl", [{"step": step, **metrics}])
-        shown = [f"{name} {value:.4g}" for name, value in metrics.items() if name.startswith(ON_CONSOLE)]
-        print(" | ".join([f"step {step}", *shown]), flush=True)
         if self._wandb:
             self._guarded(lambda: self._wandb.log(dict(metrics), step=step))
 
@@ -125,7 +120,7 @@ def _plain_tick(phase: str, total: int, shown: bool) -> Tick:
     def tick(done: int = 1, note: str = "") -> None:
         nonlocal so_far
         before, so_far = so_far, so_far + done
-        if shown and 10 * so_far // total > 10 * before // total:
+        if shown and done and 10 * so_far // total > 10 * before // total:
             left_s = (time.monotonic() - start) * (total - so_far) / so_far
             print(f"{phase} {so_far}/{total}, {left_s:.0f} s left{', ' if note else ''}{note}", flush=True)
 

@@ -31,14 +31,7 @@ class Policy:
         self.ranks = ranks
         self.settings = settings
         self.version = 0
-        dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
-        qwen = load_model(
-            model, dtype=dtype, freeze_vision=settings.freeze_vision, gradient_checkpointing=settings.gradient_checkpointing
-        )
-        self.tied_head = bool(qwen.config.tie_word_embeddings)
-        if settings.zero_stage == 3:
-            _keep_experts_together(qwen)
-        packed = PackedModel(qwen, temperature=temperature, banned=banned, head_chunk=settings.head_chunk)
+        packed = _packed(settings, model, temperature, banned)
         self.engine, *_ = deepspeed.initialize(
             model=packed,
             model_parameters=[parameter for parameter in packed.parameters() if parameter.requires_grad],
@@ -89,6 +82,11 @@ class Policy:
             else:
                 yield name, released(name, parameter.detach())
 
+    @property
+    def parameter_names(self) -> frozenset[str]:
+        """The names that `named_weights` yields."""
+        return frozenset(name for name, _ in self.engine.module.qwen.named_parameters())
+
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer and schedule; every rank calls it with the same folder."""
         self.engine.save_checkpoint(str(folder), tag="policy", client_state={"version": self.version}, save_latest=False)
@@ -99,6 +97,28 @@ class Policy:
         if path is None:
             raise ValueError(f"no policy in {folder}")
         self.version = state["version"]
+
+
+class Reference:
+    """The model that a KL term holds the policy to: the starting checkpoint, frozen; sharded where the policy is."""
+
+    def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, temperature: float, banned: list[int]):
+        import deepspeed
+
+        packed = _packed(settings, model, temperature, banned).requires_grad_(False)
+        self.ranks = ranks
+        if settings.zero_stage == 3:
+            sharded = {
+                key: value for key, value in deepspeed_config(settings).items() if key not in ("optimizer", "gradient_clipping")
+            }
+            self.module, *_ = deepspeed.initialize(model=packed, config=sharded)
+        else:
+            self.module = packed.to(ranks.device)
+
+    def logprobs(self, pack: Pack) -> Tensor:
+        """[N] log-probs of the pack's targets."""
+        with torch.no_grad():
+            return self.module(pack.to(self.ranks.device))[0]
 
 
 def deepspeed_config(settings: cfg.Policy) -> dict[str, Any]:
@@ -125,6 +145,16 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         # Another optimizer takes other parameters: it replaces the whole entry.
         merged[key] = _merge(base[key], value) if both and key != "optimizer" else value
     return merged
+
+
+def _packed(settings: cfg.Policy, model: str, temperature: float, banned: list[int]) -> PackedModel:
+    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    qwen = load_model(
+        model, dtype=dtype, freeze_vision=settings.freeze_vision, gradient_checkpointing=settings.gradient_checkpointing
+    )
+    if settings.zero_stage == 3:
+        _keep_experts_together(qwen)
+    return PackedModel(qwen, temperature=temperature, banned=banned, head_chunk=settings.head_chunk)
 
 
 class _Schedule:

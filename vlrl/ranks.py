@@ -51,6 +51,9 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         return any(self.gather(flag))
 
+    def min(self, value: int) -> int:
+        return min(self.gather(value))
+
     def barrier(self) -> None:
         self.gather(None)
 

@@ -58,8 +58,8 @@ def gate_weight(tokens: LossTokens, gate: Gate) -> Tensor:
 
 
 def combine(packs: Iterable[Totals]) -> Totals:
-    """The totals of several packs as one; the order does not matter. Every pack has every name."""
-    return reduce(_add, packs)
+    """The totals of several packs as one; the order does not matter, and a pack may lack names that others have."""
+    return reduce(_add, packs, {})
 
 
 def means(totals: Totals) -> dict[str, float]:
@@ -92,9 +92,9 @@ def _total(name: str, value: Tensor) -> tuple[Tensor, int]:
 
 
 def _add(one: Totals, other: Totals) -> Totals:
-    return {
-        name: (max(total, other[name][0]), max(count, other[name][1]))
-        if name.endswith("_max")
-        else (total + other[name][0], count + other[name][1])
-        for name, (total, count) in one.items()
-    }
+    added = dict(one)
+    for name, (total, count) in other.items():
+        mine, my_count = one.get(name, (total, 0.0))
+        largest = name.endswith("_max")
+        added[name] = (max(mine, total), max(my_count, count)) if largest else (mine * bool(my_count) + total, my_count + count)
+    return added

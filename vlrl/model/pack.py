@@ -82,32 +82,35 @@ def pack_groups(items: Sequence[PackedGroup], filler: EncodedPrompt) -> Pack:
     )
 
 
-def split_to_budget(items: Sequence[PackedGroup], budget: int) -> list[list[PackedGroup]]:
-    """The groups in passes of at most `budget` tokens, in order; a group too large for one is split by responses.
+def split_to_budget(groups: Sequence[tuple[int, Sequence[int]]], budget: int) -> list[list[tuple[int, slice]]]:
+    """Groups in passes of at most `budget` tokens, in order; one too large for a pass is split by responses.
 
-    A split group's prompt is repeated, which leaves the gradient as it is. A single response that exceeds the budget
-    with its prompt still gets a pass of its own.
+    groups: (tokens of the prompt, tokens of each response). Returns, for each pass, (number of the group, its responses).
+    A split group's prompt is repeated, which leaves the gradient as it is. A single response that exceeds the budget with its
+    prompt still gets a pass of its own.
+
+    >>> split_to_budget([(4, [3, 3, 3]), (2, [5])], budget=10)
+    [[(0, slice(0, 2, None))], [(0, slice(2, 3, None))], [(1, slice(0, 1, None))]]
     """
-    passes: list[list[PackedGroup]] = [[]]
-    room = budget
-    for prompt, responses in items:
+    passes: list[list[tuple[int, slice]]] = []
+    room = 0
+    for number, (prompt, responses) in enumerate(groups):
         for piece in _split_group(prompt, responses, budget):
-            cost = len(prompt.tokens) + sum(map(len, piece))
-            if passes[-1] and cost > room:
+            cost = prompt + sum(responses[piece])
+            if not passes or cost > room:
                 passes.append([])
                 room = budget
-            passes[-1].append((prompt, piece))
+            passes[-1].append((number, piece))
             room -= cost
-    return passes if passes[-1] else []
+    return passes
 
 
-def _split_group(prompt: EncodedPrompt, responses: Sequence[Sequence[int]], budget: int) -> list[list[Sequence[int]]]:
-    pieces: list[list[Sequence[int]]] = []
+def _split_group(prompt: int, responses: Sequence[int], budget: int) -> list[slice]:
+    starts: list[int] = []
     room = 0
-    for response in responses:
-        if not pieces or len(response) > room:
-            pieces.append([])
-            room = budget - len(prompt.tokens)
-        pieces[-1].append(response)
-        room -= len(response)
-    return pieces
+    for number, response in enumerate(responses):
+        if not starts or response > room:
+            starts.append(number)
+            room = budget - prompt
+        room -= response
+    return [slice(first, last) for first, last in zip(starts, [*starts[1:], len(responses)], strict=True)]

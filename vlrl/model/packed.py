@@ -5,6 +5,7 @@ made again in backward, so that [tokens, vocabulary] never exists.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ class PackedModel(nn.Module):
     """
 
     banned: Tensor
+    qwen: Any
 
     def __init__(self, qwen: nn.Module, *, temperature: float, banned: Sequence[int], head_chunk: int):
         super().__init__()

@@ -72,17 +72,25 @@ class Engine:
     def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         """Yields each request's rollout as it ends, in no fixed order."""
         self._check_same_requests(requests)
+        self.forget()
         core = self.llm.llm_engine
         places = {str(number): request for number, request in enumerate(requests)}
-        names = {core.add_request(name, self._input(r.prompt), self._parameters(r)): name for name, r in places.items()}
-        waiting = set(names.values())
+        for name, request in places.items():
+            core.add_request(name, self._input(request.prompt), self._parameters(request))
+        waiting = set(places)
         while waiting:
             assert core.has_unfinished_requests(), f"the engine dropped {len(waiting)} of {len(requests)} requests"
-            for output in core.step():
+            outputs: Any = core.step()
+            for output in outputs:
                 if output.finished:
-                    name = names.get(output.request_id, output.request_id)
-                    waiting.discard(name)
-                    yield self._rollout(places[name], output.outputs[0])
+                    waiting.discard(output.request_id)
+                    yield self._rollout(places[output.request_id], output.outputs[0])
+
+    def forget(self) -> None:
+        """Empties every cache of earlier prompts: they hold old weights, or bits that a resumed run would not have."""
+        self.llm.reset_prefix_cache()
+        self.llm.reset_mm_cache()
+        self.llm.llm_engine.reset_encoder_cache()  # without it the next image prompt dies with "Encoder cache miss"
 
     def sleep(self) -> None:
         """Gives the accelerator's memory to the trainer, where the platform can."""

@@ -5,6 +5,7 @@ checked against the full list. A tied head is streamed too, or vLLM restores its
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,9 +30,7 @@ def push_weights(engine: Engine, weights: Iterable[tuple[str, Tensor]], *, names
     engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _stream(weights, seen)})
     if missing := sorted(names - seen):
         raise SyncError(f"weight sync {version} left out {len(missing)} of {len(names)} tensors: {', '.join(missing[:8])}")
-    engine.llm.reset_prefix_cache()
-    engine.llm.reset_mm_cache()
-    engine.llm.llm_engine.reset_encoder_cache()  # without it the next image prompt dies with "Encoder cache miss"
+    engine.forget()
     engine.version = version
 
 
@@ -57,12 +56,12 @@ def _forget_expert_kernels(model: nn.Module) -> None:
     """On an update vLLM does not repack fused experts, and samples from a mixture of old and new, unless made to."""
     for module in model.modules():
         for attribute in ("quant_method", "base_quant_method"):
-            method = getattr(module, attribute, None)
+            method: Any = getattr(module, attribute, None)
             if getattr(method, "moe_kernel", None) is not None:
                 method.moe_kernel = None
 
 
-def _differing(model: nn.Module, wanted: list[tuple[str, Tensor]]) -> list[str]:
+def _differing(model: Any, wanted: list[tuple[str, Tensor]]) -> list[str]:
     held = dict(model.named_parameters())
     fused = {part: whole for whole, parts in model.packed_modules_mapping.items() for part in parts}
     filled: dict[str, int] = {}

@@ -1,0 +1,109 @@
+"""The command line: `vlrl train RUN.yaml`, and what helps before and after it.
+
+A user's fault is printed as its one sentence and ends with exit code 2; anything else keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vlrl.config import Config, dump_config, load_config
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+RunFile = Annotated[Path, typer.Argument(help="The run file, as those in configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's: a.b=c ...")]
+
+
+@app.command()
+def train(run_file: RunFile, overrides: Overrides = None) -> None:
+    """Trains as the run file says; resumes a run that was stopped."""
+    with _sentences():
+        config = _load(run_file, overrides)
+        from vlrl.preflight import preflight
+        from vlrl.ranks import join_ranks
+        from vlrl.train import train as run_training
+
+        ranks = join_ranks()
+        if config.threads:
+            import torch
+
+            torch.set_num_threads(config.threads)
+        summary = run_training(preflight(config, ranks))
+        if ranks.is_first:
+            _report(config, summary)
+
+
+@app.command()
+def plan(run_file: RunFile, overrides: Overrides = None, steps: int = 8) -> None:
+    """Prints the resolved run file, and the prompts of each task in the first steps and in their mini-batches."""
+    with _sentences():
+        config = _load(run_file, overrides)
+        from vlrl.preflight import plan as plan_of
+
+        print(dump_config(config))
+        for line in plan_of(config, steps):
+            print(line)
+
+
+@app.command()
+def tiny(
+    folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    data: Annotated[Path, typer.Option(help="Folder of data sets whose texts the tokenizer learns.")] = Path("data"),
+    moe: Annotated[bool, typer.Option(help="A mixture of experts.")] = False,
+    seed: int = 0,
+) -> None:
+    """Makes a tiny random Qwen3-VL, to run everything on a laptop."""
+    with _sentences():
+        from vlrl.data.shards import Dataset
+
+        sets = [Dataset(path.parent) for path in sorted(data.glob("*/train/manifest.json"))]
+        if not sets:
+            raise ValueError(f"no data set under {data}; build them first: make data")
+        rows = [dataset[number] for dataset in sets for number in range(min(500, len(dataset)))]
+        from vlrl.model.tiny import build_tiny
+
+        count = build_tiny(folder, [text for row in rows for text in (row.question, row.response)], moe=moe, seed=seed)
+        print(f"{folder}: {count / 1e6:.2f} M parameters")
+
+
+def _load(run_file: Path, overrides: list[str] | None) -> Config:
+    return load_config(run_file, tuple(overrides or ()))
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        if "VLRL_TRACEBACK" in __import__("os").environ:
+            raise
+        print(f"vlrl: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def _report(config: Config, summary: dict[str, Any] | None) -> None:
+    console = Console()
+    if summary is None:
+        console.print(f"Stopped; the same command goes on from the checkpoint in {config.folder}/checkpoints")
+        return
+    table = Table("task", "before", "after", "rise", title=f"{config.name}: avg@{config.evaluation.samples} on held-out rows")
+    number: Callable[[float], str] = "{:.3f}".format
+    for task, values in summary["tasks"].items():
+        cells = [f"{number(values[at])} ± {number(values[f'{at}_interval'])}" for at in ("before", "after")]
+        table.add_row(task, *cells, f"{values['after'] - values['before']:+.3f}")
+    mean = summary["mean"]
+    table.add_section()
+    table.add_row("mean", number(mean["before"]), number(mean["after"]), f"{mean['after'] - mean['before']:+.3f}")
+    console.print(table)
+    console.print(f"The run is in {config.folder}: metrics.jsonl, rollouts.jsonl, summary.json, checkpoints/, model/")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,79 @@
+"""What every phase of a run needs: its tasks, data, mixture and encoder, and a step's draws as prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vlrl.config import Config
+from vlrl.data.mixture import Mixture
+from vlrl.data.shards import Dataset
+from vlrl.model.encode import EncodedPrompt, Encoder
+from vlrl.model.load import check_model, load_encoder
+from vlrl.ranks import Ranks
+from vlrl.tasks import Task, load_task
+from vlrl.types import Draw, Prompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A checked run: config, this process's place, tasks and training data by name, and the model's encoder.
+
+    filler: the image prompt that gives a pass a vision tower; banned: ids that sampling never yields.
+    """
+
+    config: Config
+    ranks: Ranks
+    tasks: dict[str, Task]
+    rows: dict[str, Dataset]
+    encoder: Encoder
+    filler: EncodedPrompt
+    banned: list[int]
+
+    def mixture(self, *, prompts_per_step: int, minibatches: int, steps: int, seed: int) -> Mixture:
+        weights = {task: mix.weight for task, mix in self.config.mixture.items()}
+        sizes = {task: len(rows) for task, rows in self.rows.items()}
+        return Mixture(weights, sizes, prompts_per_step=prompts_per_step, minibatches=minibatches, steps=steps, seed=seed)
+
+    def prompts(self, draws: Sequence[Draw]) -> list[Prompt]:
+        """The drawn rows as chat messages with their tasks' group sizes and length limits."""
+        return [self.prompt(draw, self.config.group_size(draw.task)) for draw in draws]
+
+    def prompt(self, draw: Draw, group_size: int) -> Prompt:
+        row = self.rows[draw.task][draw.index]
+        return Prompt(
+            slot=draw.slot,
+            task=draw.task,
+            row=row,
+            messages=tuple(self.tasks[draw.task].prompt(row)),
+            minibatch=draw.minibatch,
+            group_size=group_size,
+            max_new_tokens=self.config.max_new_tokens(draw.task),
+        )
+
+    def replica(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], set[int]]:
+        """The prompts that this rank's engine samples, and the slots that this rank scores and trains.
+
+        Whole groups are dealt over the ranks; tensor-parallel neighbours sample one another's.
+        """
+        size, width = self.ranks.size, self.config.engine.tensor_parallel
+        owner = {prompt.slot: number % size for number, prompt in enumerate(prompts)}
+        here = self.ranks.rank // width
+        sampled = [prompt for prompt in prompts if owner[prompt.slot] // width == here]
+        return sampled, {slot for slot, rank in owner.items() if rank == self.ranks.rank}
+
+    def with_rows(self, rows: dict[str, Dataset]) -> "Run":
+        return replace(self, rows=rows)
+
+
+def open_run(config: Config, ranks: Ranks) -> Run:
+    """Opens everything that the run file names. ValueError, one sentence, for what can't be used."""
+    vocabulary = check_model(config.model)["text_config"]["vocab_size"]
+    encoder = load_encoder(config.model, config.images)
+    return Run(
+        config=config,
+        ranks=ranks,
+        tasks={name: load_task(name, config.task_folders) for name in config.mixture},
+        rows={name: Dataset(mix.rows) for name, mix in config.mixture.items()},
+        encoder=encoder,
+        filler=encoder.filler(),
+        banned=encoder.banned_tokens(vocabulary),
+    )

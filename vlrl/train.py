@@ -1,0 +1,360 @@
+"""The training loop: draw a batch at the mixture's ratios, sample, score, update in mini-batches, hand the weights back.
+
+One synchronous loop; everything it calls is a part of its own. A run resumes from its newest good checkpoint by itself, and
+equals the uninterrupted one: what a step draws and samples is a pure function of (seed, step) and the weights.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlrl import checkpoint as checkpoints
+from vlrl.algorithm.diagnostics import Totals, combine, means
+from vlrl.algorithm.gates import Gate, make_gate
+from vlrl.checkpoint import StopSignal
+from vlrl.coldstart import coldstart
+from vlrl.config import Config, dump_config
+from vlrl.data.mixture import Mixture
+from vlrl.evaluate import Accuracy, evaluate, mean_accuracy
+from vlrl.metrics import RunLog, progress
+from vlrl.model.encode import EncodedPrompt
+from vlrl.model.load import save_checkpoint
+from vlrl.policy import Policy, Reference
+from vlrl.rollout.canary import Canary
+from vlrl.rollout.engine import Engine, sampling_seed
+from vlrl.rollout.groups import encode_prompts, sample_groups, summarise, with_advantages
+from vlrl.rollout.sync import push_weights
+from vlrl.run import Run
+from vlrl.scoring import Scorer
+from vlrl.types import Group
+from vlrl.update import make_minibatch, old_logprobs, update
+
+
+class Stopped(Exception):  # noqa: N818 (a request, not an error)
+    """The run was asked to stop while it was sampling; the step's rollouts are dropped."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a run is made of, once everything has started."""
+
+    run: Run
+    mixture: Mixture
+    policy: Policy
+    engine: Engine
+    canary: Canary
+    scorer: Scorer
+    stop: StopSignal
+    gate: Gate
+    log: RunLog | None
+    reference: Reference | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Clock:
+    """Seconds of each named piece of a step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def train(run: Run) -> dict[str, Any] | None:
+    """Trains to config.steps and returns the summary; None where a signal stopped it first, its state saved."""
+    config = run.config
+    with ExitStack() as stack:
+        parts = _start(run, stack)
+        first = _resume(parts)
+        before = _evaluated_before(parts)
+        with progress("Training", config.steps, shown=run.ranks.is_first) as tick:
+            tick(first)
+            for step in range(first, config.steps):
+                clock = Clock()
+                with clock("time/step"):
+                    encoded, groups = _rollouts(parts, step, clock)
+                    if run.ranks.any(parts.stop.requested):
+                        _save(parts, step)
+                        return None
+                    totals = _update(parts, groups, encoded, clock)
+                    _hand_over(parts, clock)
+                metrics = _log(parts, step + 1, groups, totals, clock)
+                tick(1, f"reward {metrics['reward/mean']:.3f}")
+                if _is_due(config.evaluation.every, step + 1) and step + 1 < config.steps:
+                    _evaluate_between(parts, step + 1)
+                stopped = run.ranks.any(parts.stop.requested)
+                if stopped or _is_due(config.checkpoints.every, step + 1):
+                    _save(parts, step + 1)
+                if stopped:
+                    return None
+        return _finish(parts, before)
+
+
+def _is_due(every: int, step: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _rollouts(parts: Parts, step: int, clock: Clock) -> tuple[dict[int, EncodedPrompt], list[Group]]:
+    """This rank's scored groups with advantages, and the encoded prompts by slot. Empty where a signal came in between."""
+    run, config = parts.run, parts.run.config
+    sampled, owned = run.replica(run.prompts(parts.mixture.draw(step)))
+    with clock("time/encode"):
+        encoded = encode_prompts(sampled, run.encoder, config.engine.max_model_len)
+    try:
+        with clock("time/generate"):
+            groups = sample_groups(
+                sampled,
+                encoded,
+                engine=parts.engine,
+                scorer=parts.scorer,
+                temperature=config.sampling.temperature,
+                seed=partial(sampling_seed, config.seed, step),
+                owned=owned,
+                tick=partial(_stop_early, parts),
+            )
+    except Stopped:
+        return {}, []
+    return encoded, [with_advantages(group, config.algorithm) for group in groups]
+
+
+def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedPrompt], clock: Clock) -> Totals:
+    """The step's optimizer steps, one per mini-batch; π_old is the policy before the first. Returns their diagnostics."""
+    settings, run = parts.run.config.algorithm, parts.run
+    parts.engine.sleep()
+    with clock("time/old_logprobs"):
+        minibatches = [
+            make_minibatch(
+                [group for group in groups if group.prompt.minibatch == number],
+                encoded,
+                filler=run.filler,
+                budget=run.config.policy.tokens_per_pass,
+                keep_zero=settings.kl_coefficient > 0,
+                ranks=run.ranks,
+            )
+            for number in range(settings.minibatches)
+        ]
+        old = [None, *(old_logprobs(parts.policy, minibatch) for minibatch in minibatches[1:])]
+    totals: Totals = {}
+    with clock("time/update"):
+        for number, (minibatch, old_logp) in enumerate(zip(minibatches, old, strict=True), start=1):
+            diagnostics, norm = update(
+                parts.policy, minibatch, old_logp, gate=parts.gate, settings=settings, reference=parts.reference
+            )
+            totals |= {f"{name}/minibatch_{number}": total for name, total in diagnostics.items()}
+            totals[f"policy/skipped/minibatch_{number}"] = (float(not diagnostics), 1.0)
+            if norm is not None:
+                totals[f"policy/grad_norm/minibatch_{number}"] = (norm, 1.0)
+    return totals
+
+
+def _hand_over(parts: Parts, clock: Clock) -> None:
+    """The policy's weights to the engine, then the canary."""
+    policy, every = parts.policy, parts.run.config.engine.canary_every
+    parts.engine.wake()
+    with clock("time/sync"):
+        push_weights(parts.engine, policy.named_weights(), names=policy.parameter_names, version=policy.version)
+    with clock("time/canary"):
+        if every and policy.version // parts.run.config.algorithm.minibatches % every == 0:
+            parts.canary.check()
+
+
+def _log(parts: Parts, step: int, groups: list[Group], totals: Totals, clock: Clock) -> dict[str, float]:
+    """Writes the step's metrics and rollouts. RuntimeError where too many rollouts could not be scored."""
+    run = parts.run
+    everything = combine(run.ranks.gather(combine([summarise(groups), totals])))
+    failed = {name: total for name, total in everything.items() if name.startswith("scoring/failed/")}
+    share = sum(count for count, _ in failed.values()) / sum(planned for _, planned in failed.values())
+    metrics = means(everything)
+    rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
+    metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
+    metrics |= {"policy/lr": parts.policy.lr, "scoring/failed": share, **_latencies(parts.scorer), **clock.seconds}
+    gathered = run.ranks.gather(groups)
+    if parts.log:
+        parts.log.step(step, metrics)
+        parts.log.rollouts(step, sorted((group for part in gathered for group in part), key=lambda group: group.prompt.slot))
+    if share > run.config.scoring.max_failed_share:
+        counts = ", ".join(f"{name.rpartition('/')[2]} {count:.0f} of {planned:.0f}" for name, (count, planned) in failed.items())
+        raise RuntimeError(
+            f"step {step}: {share:.0%} of the rollouts could not be scored ({counts}), more than scoring.max_failed_share "
+            f"{run.config.scoring.max_failed_share:.0%}; their `detail` in rollouts.jsonl says why"
+        )
+    return metrics
+
+
+def _latencies(scorer: Scorer) -> dict[str, float]:
+    """p50 and p99 of each task's scoring time in seconds."""
+    metrics = {}
+    for task, seconds in scorer.latencies.items():
+        ordered = sorted(seconds)
+        for percent in (50, 99):
+            metrics[f"scoring/p{percent}_s/{task}"] = ordered[(len(ordered) - 1) * percent // 100]
+    return metrics
+
+
+def _start(run: Run, stack: ExitStack) -> Parts:
+    """Starts every part, the cold start first; the stack closes them."""
+    config, ranks = run.config, run.ranks
+    config.folder.mkdir(parents=True, exist_ok=True)
+    model = config.model
+    if config.coldstart.steps:
+        model = str(config.folder / "coldstart")
+        coldstart(run, Path(model))
+    shared: dict[str, Any] = {"ranks": ranks, "temperature": config.sampling.temperature, "banned": run.banned}
+    updates = config.steps * config.algorithm.minibatches
+    policy = Policy(config.policy, model, updates=updates, **shared)
+    reference = Reference(config.policy, model, **shared) if config.algorithm.kl_coefficient else None
+    engine = Engine(
+        config.engine,
+        model,
+        dtype=config.policy.dtype,
+        seed=config.seed,
+        decode=run.encoder.decode,
+        end_token=run.encoder.end_token,
+        banned=run.banned,
+        merge_size=run.encoder.merge_size,
+        ranks=ranks,
+    )
+    scoring = config.scoring
+    return Parts(
+        run=run,
+        mixture=run.mixture(
+            prompts_per_step=config.prompts_per_step,
+            minibatches=config.algorithm.minibatches,
+            steps=config.steps,
+            seed=config.seed,
+        ),
+        policy=policy,
+        engine=engine,
+        canary=Canary(
+            policy,
+            engine,
+            run.encoder,
+            temperature=config.sampling.temperature,
+            tolerance=config.engine.canary_tolerance,
+            folder=config.folder,
+        ),
+        scorer=stack.enter_context(Scorer(config.task_folders, scoring.workers, scoring.timeout_s, scoring.memory_mb)),
+        stop=stack.enter_context(closing(StopSignal())),
+        gate=_gate(config),
+        log=stack.enter_context(closing(_open_log(config))) if ranks.is_first else None,
+        reference=reference,
+    )
+
+
+def _gate(config: Config) -> Gate:
+    settings = config.algorithm
+    return make_gate(
+        settings.gate,
+        tau_pos=settings.tau_pos,
+        tau_neg=settings.tau_neg,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+    )
+
+
+def _open_log(config: Config) -> RunLog:
+    wandb = config.wandb
+    return RunLog(config.folder, name=config.name, config=config.model_dump(mode="json"), project=wandb.project, wandb=wandb.mode)
+
+
+def _resume(parts: Parts) -> int:
+    """The step to go on from: 0, or that of the newest good checkpoint, loaded into policy and engine. Cuts the logs to it."""
+    run, config = parts.run, parts.run.config
+    found = checkpoints.newest_good(
+        config.folder / "checkpoints", rank=run.ranks.rank, world_size=run.ranks.size, agree=run.ranks.min
+    )
+    if found:
+        checkpoints.check_same_config(found.state, _identity(run), step=found.step)
+        parts.policy.load(found.path)
+        push_weights(parts.engine, parts.policy.named_weights(), names=parts.policy.parameter_names, version=parts.policy.version)
+        parts.canary.check()
+    step = found.step if found else 0
+    if parts.log:
+        parts.log.truncate(step)
+        (config.folder / "config.yaml").write_text(dump_config(config))
+    return step
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What a resumed run must share with the saved one; the tasks' order decides their slots."""
+    return {"world_size": run.ranks.size, "tasks": list(run.config.mixture), **run.config.model_dump(mode="json")}
+
+
+def _save(parts: Parts, step: int) -> None:
+    """Saves the state after `step` steps, unless it is there already or the time that a signal left is over."""
+    run, settings = parts.run, parts.run.config.checkpoints
+    root = run.config.folder / "checkpoints"
+    too_late = run.ranks.any(parts.stop.grace_over(settings.signal_grace_s))
+    if not too_late and not run.ranks.any((root / f"step-{step:06d}").exists()):
+        checkpoints.save(
+            root, step, parts.policy.save, _identity(run), keep=settings.keep, rank=run.ranks.rank, agree=run.ranks.min
+        )
+
+
+def _stop_early(parts: Parts) -> None:
+    """Ends the sampling at a signal, where no tensor-parallel neighbour would be left waiting."""
+    if parts.stop.requested and parts.run.config.engine.tensor_parallel == 1:
+        raise Stopped
+
+
+def _evaluated_before(parts: Parts) -> dict[str, Accuracy]:
+    """Each task's accuracy before the first step: measured once, then read from summary.json."""
+    path = parts.run.config.folder / "evaluated_before.json"
+    known = parts.run.ranks.gather(path.exists())[0]
+    if known:
+        return {task: Accuracy(**values) for task, values in json.loads(path.read_text()).items()}
+    before = evaluate(parts.run, parts.engine, parts.scorer, "before")
+    if parts.log:
+        path.write_text(json.dumps({task: asdict(accuracy) for task, accuracy in before.items()}))
+    return before
+
+
+def _evaluate_between(parts: Parts, step: int) -> None:
+    accuracies = evaluate(parts.run, parts.engine, parts.scorer, f"step {step}")
+    if parts.log:
+        parts.log.step(step, {f"eval/{task}": accuracy.mean for task, accuracy in accuracies.items()})
+
+
+def _finish(parts: Parts, before: dict[str, Accuracy]) -> dict[str, Any]:
+    """Saves and exports the trained model, evaluates it, and writes the summary."""
+    run, config = parts.run, parts.run.config
+    _save(parts, config.steps)
+    after = evaluate(run, parts.engine, parts.scorer, "after")
+    summary: dict[str, Any] = {
+        "steps": config.steps,
+        "tasks": {
+            task: {
+                "before": before[task].mean,
+                "after": after[task].mean,
+                "before_interval": before[task].interval,
+                "after_interval": after[task].interval,
+                "rows": after[task].rows,
+                "failed": before[task].failed + after[task].failed,
+            }
+            for task in after
+        },
+        "mean": {"before": mean_accuracy(before), "after": mean_accuracy(after)},
+    }
+    export(run, parts.policy, config.folder / "model")
+    if parts.log:
+        parts.log.summary(summary)
+    return summary
+
+
+def export(run: Run, policy: Policy, folder: Path) -> None:
+    """Writes the policy as a Hugging Face folder that transformers and vLLM load. All ranks call it."""
+    weights = policy.named_weights()
+    if run.ranks.is_first:
+        save_checkpoint(weights, run.config.model, folder, run.encoder.processor)
+    else:
+        for _ in weights:  # under ZeRO-3 gathering is a collective
+            pass
+    run.ranks.barrier()
