@@ -5,6 +5,7 @@ reads as text (`1e-6`) are understood. The resolved file is kept in the run fold
 """
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+GroupSize = Annotated[int, Field(ge=2)]
+
+_GSPO_CLIPS = {"clip_low": 3e-4, "clip_high": 4e-4}  # arXiv 2507.18071, section 5.1
+_MAX_GSPO_CLIP = 0.05
 
 
 class Section(BaseModel):
@@ -26,18 +31,21 @@ class TaskMix(Section):
     weight: Positive
     rows: Path
     eval_rows: Path | None = None
-    group_size: Count | None = None
+    group_size: GroupSize | None = None
     max_new_tokens: Count | None = None
 
 
 class Sampling(Section):
-    group_size: Annotated[int, Field(ge=2)] = 16
+    group_size: GroupSize = 16
     max_new_tokens: Count = 4096
     temperature: Positive = 1.0
 
 
 class Algorithm(Section):
-    """SAPO (arXiv 2511.20347) by default; GRPO and GSPO are other gates of the same loss."""
+    """SAPO (arXiv 2511.20347) by default; GRPO and GSPO are other gates of the same loss.
+
+    clip_low, clip_high: the bounds of GRPO's clip; under gspo, which clips a whole sequence's ratio, 3e-4 and 4e-4.
+    """
 
     gate: Literal["sapo", "grpo", "gspo"] = "sapo"
     tau_pos: Positive = 1.0
@@ -50,6 +58,11 @@ class Algorithm(Section):
     std_epsilon: Annotated[float, Field(ge=0)] = 1e-6
     engine_weight_cap: Positive = 2.0
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clip_sequences(cls, raw: Any) -> Any:
+        return _GSPO_CLIPS | raw if isinstance(raw, dict) and raw.get("gate") == "gspo" else raw
 
 
 class Policy(Section):
@@ -126,7 +139,7 @@ class Wandb(Section):
 
 
 class Config(Section):
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     model: str
     steps: Count
     prompts_per_step: Count
@@ -147,14 +160,9 @@ class Config(Section):
     wandb: Wandb = Wandb()
 
     @model_validator(mode="after")
-    def _splits_evenly(self) -> "Config":
-        if not self.mixture:
-            raise ValueError("mixture: names no task; give at least one, as NAME: {weight: 1, rows: FOLDER}")
-        if self.prompts_per_step % self.algorithm.minibatches:
-            raise ValueError(
-                f"prompts_per_step: {self.prompts_per_step} prompts do not split into {self.algorithm.minibatches} equal "
-                f"mini-batches; use a multiple of {self.algorithm.minibatches}"
-            )
+    def _is_consistent(self) -> "Config":
+        if faults := list(_faults(self)):
+            raise ValueError("\n".join(faults))
         return self
 
     @property
@@ -197,6 +205,39 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def _faults(config: Config) -> Iterator[str]:
+    """One sentence for each pair of settings that contradict one another."""
+    minibatches, context, images = config.algorithm.minibatches, config.engine.max_model_len, config.images
+    if not config.mixture:
+        yield "mixture: names no task; give at least one, as NAME: {weight: 1, rows: FOLDER}"
+    if config.prompts_per_step % minibatches:
+        yield (
+            f"prompts_per_step: {config.prompts_per_step} prompts do not split into {minibatches} equal mini-batches; "
+            f"use a multiple of {minibatches}"
+        )
+    if config.algorithm.gate == "sapo" and minibatches == 1:
+        yield (
+            "algorithm.minibatches: with 1 mini-batch per step every ratio is 1 and SAPO's gate never acts; use 2 or more, "
+            "or gate: grpo where purely on-policy steps are meant"
+        )
+    for name in _GSPO_CLIPS:
+        if config.algorithm.gate == "gspo" and (clip := getattr(config.algorithm, name)) > _MAX_GSPO_CLIP:
+            yield (
+                f"algorithm.{name}: {clip} never clips under gspo, whose ratios are means over whole sequences; "
+                f"leave it out for the paper's {_GSPO_CLIPS[name]}"
+            )
+    if config.policy.dtype == "bfloat16" and config.policy.zero_stage == 0:
+        yield "policy.zero_stage: 0 gives bfloat16 training another trajectory than the other stages do; use zero_stage: 1"
+    for task in config.mixture:
+        if config.max_new_tokens(task) >= context:
+            yield (
+                f"engine.max_model_len: {context} tokens leave no room for a prompt beside task {task!r}'s max_new_tokens "
+                f"{config.max_new_tokens(task)}; raise the one or lower the other"
+            )
+    if images.min_pixels > images.max_pixels:
+        yield f"images.min_pixels: {images.min_pixels} is above images.max_pixels {images.max_pixels}; swap them"
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
@@ -207,14 +248,21 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         node = node.setdefault(name, {})
         if not isinstance(node, dict):
             raise ValueError(f"override {override!r}: {name!r} is a single value, it has no settings below it")
-    node[last] = yaml.safe_load(value)
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"override {override!r}: {value!r} is not YAML; quote what holds brackets, braces or colons") from None
 
 
 def _sentence(fault: Any, where: str) -> str:
     place = [str(part) for part in fault["loc"]]
+    message = fault["msg"].removeprefix("Value error, ")
+    if not place:
+        return "\n".join(f"{where}: {line}" for line in message.splitlines())
+    if fault["type"] == "missing":
+        return f"{where}: {'.'.join(place)}: is missing; it has no default"
     if fault["type"] != "extra_forbidden":
-        message = fault["msg"].removeprefix("Value error, ")
-        return f"{where}: {message}" if not place else f"{where}: {'.'.join(place)}: {message} (got {fault['input']!r})"
+        return f"{where}: {'.'.join(place)}: {message} (got {fault['input']!r})"
     known = _known_keys(place[:-1])
     nearest = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.0)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
@@ -222,10 +270,5 @@ def _sentence(fault: Any, where: str) -> str:
 
 
 def _known_keys(place: list[str]) -> list[str]:
-    section: type[BaseModel] = Config
-    for name in place:
-        if name == "mixture":
-            section = TaskMix
-        elif name in section.model_fields:
-            section = section.model_fields[name].annotation  # type: ignore[assignment]
+    section: Any = Config if not place else TaskMix if place[0] == "mixture" else Config.model_fields[place[0]].annotation
     return list(section.model_fields)

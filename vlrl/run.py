@@ -1,7 +1,9 @@
 """What every phase of a run needs: its tasks, data, mixture and encoder, and a step's draws as prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 from vlrl.config import Config
 from vlrl.data.mixture import Mixture
@@ -11,6 +13,8 @@ from vlrl.model.load import check_model, load_encoder
 from vlrl.ranks import Ranks
 from vlrl.tasks import Task, load_task
 from vlrl.types import Draw, Prompt
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +31,11 @@ class Run:
     encoder: Encoder
     filler: EncodedPrompt
     banned: list[int]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the saved one; the tasks' order decides their slots."""
+        return {"world_size": self.ranks.size, "tasks": list(self.config.mixture), **self.config.model_dump(mode="json")}
 
     def mixture(self, *, prompts_per_step: int, minibatches: int, steps: int, seed: int) -> Mixture:
         weights = {task: mix.weight for task, mix in self.config.mixture.items()}
@@ -65,15 +74,30 @@ class Run:
 
 
 def open_run(config: Config, ranks: Ranks) -> Run:
-    """Opens everything that the run file names. ValueError, one sentence, for what can't be used."""
+    """Opens everything that the run file names. ValueError, one sentence each, for what can't be used."""
+    tasks = open_each({name: partial(load_task, name, config.task_folders) for name in config.mixture})
+    rows = open_each({name: partial(Dataset, mix.rows) for name, mix in config.mixture.items()})
     vocabulary = check_model(config.model)["text_config"]["vocab_size"]
     encoder = load_encoder(config.model, config.images)
     return Run(
         config=config,
         ranks=ranks,
-        tasks={name: load_task(name, config.task_folders) for name in config.mixture},
-        rows={name: Dataset(mix.rows) for name, mix in config.mixture.items()},
+        tasks=tasks,
+        rows=rows,
         encoder=encoder,
         filler=encoder.filler(),
         banned=encoder.banned_tokens(vocabulary),
     )
+
+
+def open_each(openers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """What each opener returns, by its name. ValueError with the sentences of all that fail, a line each."""
+    opened, faults = {}, []
+    for name, opener in openers.items():
+        try:
+            opened[name] = opener()
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
+    return opened

@@ -119,6 +119,16 @@ class Dataset:
                 raise ValueError(f"{self.folder / name}: its sha256 is not the manifest's; copy or build the data set again")
 
 
+def check_row(row: NewRow | Row, key: str) -> None:
+    """ValueError for a row that no task can use: nothing to verify against, or a video."""
+    if not row.answer and not row.meta:
+        raise ValueError(
+            f"row {key} ({row.question!r:.80}): no answer and no meta, so nothing could be verified; drop it in to_row"
+        )
+    if "video" in row.meta or "videos" in row.meta:
+        raise ValueError(f"row {key} ({row.question!r:.80}): holds a video; images only for now: give its frames as images")
+
+
 def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[dict[str, Any]]:
     places = []
     with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -132,7 +142,7 @@ def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[
 
         for number, row in enumerate(rows, start=first_number):
             key = f"{number:08d}"
-            _check(row, key)
+            check_row(row, key)
             text = {"question": row.question, "answer": row.answer, "meta": dict(row.meta), "response": row.response}
             images = [(f"{key}.{n}.{_extension(image, key)}", image) for n, image in enumerate(row.images)]
             places.append(
@@ -144,15 +154,6 @@ def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[
                 }
             )
     return places
-
-
-def _check(row: NewRow, key: str) -> None:
-    if not row.answer and not row.meta:
-        raise ValueError(
-            f"row {key} ({row.question!r:.80}): no answer and no meta, so nothing could be verified; drop it in to_row"
-        )
-    if "video" in row.meta or "videos" in row.meta:
-        raise ValueError(f"row {key} ({row.question!r:.80}): holds a video; images only for now: give its frames as images")
 
 
 def _extension(image: bytes, key: str) -> str:

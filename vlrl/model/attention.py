@@ -6,7 +6,7 @@ separate sequences would. Registered with transformers as `vlrl_group`; the layo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,45 +18,39 @@ GROUP_ATTENTION = "vlrl_group"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupLayout:
-    """Where one group lies in a packed row of T tokens.
+    """One group of a packed row: its prompt's tokens, then those of its G responses.
 
-    start, prompt: the prompt is [start, start + prompt).
-    rows: [G, R] index in the row of each response's tokens; short responses are filled up with a repeated index.
+    sizes: the lengths of the stretches that it is cut into: (prompt, all responses), or one stretch where a single response
+    makes it a plain causal sequence.
+    rows: [G, R] index among the responses' tokens; short responses are filled up with a repeated index.
     valid: [G, R] False on that filling.
     visible: [R, prompt + R] what a response's token sees: all of the prompt, and its own response up to itself.
     """
 
-    start: int
-    prompt: int
+    sizes: tuple[int, ...]
     rows: Tensor
     valid: Tensor
     visible: Tensor
 
     @classmethod
-    def of(cls, start: int, prompt: int, responses: Sequence[int]) -> "GroupLayout":
-        """The layout of a prompt of `prompt` tokens at `start`, followed by responses of the given lengths."""
-        lengths = torch.tensor(list(responses), dtype=torch.long)
-        longest = max(responses, default=0)
+    def of(cls, prompt: int, responses: Sequence[int]) -> "GroupLayout":
+        """The layout of a prompt of `prompt` tokens followed by responses of the given lengths."""
+        lengths = torch.tensor(responses, dtype=torch.long)
+        longest = max(responses)
         offsets = torch.arange(longest)
-        starts = start + prompt + lengths.cumsum(0) - lengths
+        starts = lengths.cumsum(0) - lengths
         valid = offsets < lengths[:, None]
         own = torch.ones(longest, longest, dtype=torch.bool).tril()
         return cls(
-            start=start,
-            prompt=prompt,
+            sizes=(prompt, sum(responses)) if len(responses) > 1 else (prompt + longest,),
             rows=torch.where(valid, starts[:, None] + offsets, starts[:, None]),
             valid=valid,
             visible=torch.cat([torch.ones(longest, prompt, dtype=torch.bool), own], dim=1),
         )
 
     def to(self, device: torch.device) -> "GroupLayout":
-        return GroupLayout(
-            start=self.start,
-            prompt=self.prompt,
-            rows=self.rows.to(device),
-            valid=self.valid.to(device),
-            visible=self.visible.to(device),
-        )
+        moved = {name: getattr(self, name).to(device) for name in ("rows", "valid", "visible")}
+        return replace(self, **moved)
 
 
 def group_attention(
@@ -78,23 +72,26 @@ def group_attention(
     assert attention_mask is None and dropout == 0.0, "a packed row carries its mask in `groups` and knows no dropout"
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    pieces = [piece for group in groups for piece in _attend(group, query, key, value, scaling)]
+    # Cut once: a slice for each group would give backward a gradient of the whole row for each.
+    sizes = [size for group in groups for size in group.sizes]
+    stretches = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+    pieces: list[Tensor] = []
+    for group in groups:
+        prompt = next(stretches)
+        pieces.append(F.scaled_dot_product_attention(*prompt, is_causal=True, scale=scaling))
+        if len(group.sizes) > 1:
+            pieces.append(_responses(group, prompt, next(stretches), scaling))
     return torch.cat(pieces, dim=1).transpose(0, 1)[None], None
 
 
-def _attend(group: GroupLayout, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> list[Tensor]:
-    """[heads, prompt, d] and [heads, sum of responses, d]: the group's outputs in the order of the row."""
-    prompt = slice(group.start, group.start + group.prompt)
-    q, k, v = query[:, :, prompt], key[:, :, prompt], value[:, :, prompt]
-    pieces = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)[0]]
-    if group.rows.numel():
-        count = group.rows.shape[0]
-        own_q, own_k, own_v = (x[0][:, group.rows].transpose(0, 1) for x in (query, key, value))  # [G, heads, R, d]
-        keys = torch.cat([k.expand(count, -1, -1, -1), own_k], dim=2)
-        values = torch.cat([v.expand(count, -1, -1, -1), own_v], dim=2)
-        out = F.scaled_dot_product_attention(own_q, keys, values, attn_mask=group.visible, scale=scaling)
-        pieces.append(out.transpose(0, 1)[:, group.valid])
-    return pieces
+def _responses(group: GroupLayout, prompt: tuple[Tensor, ...], responses: tuple[Tensor, ...], scale: float | None) -> Tensor:
+    """[heads, sum of responses, d] for query, key and value of the prompt and of the responses, each [heads, tokens, d]."""
+    count = len(group.rows)
+    query, key, value = (x[:, group.rows].transpose(0, 1) for x in responses)  # [G, heads, R, d]
+    keys = torch.cat([prompt[1].expand(count, -1, -1, -1), key], dim=2)
+    values = torch.cat([prompt[2].expand(count, -1, -1, -1), value], dim=2)
+    out = F.scaled_dot_product_attention(query, keys, values, attn_mask=group.visible, scale=scale)
+    return out.transpose(0, 1)[:, group.valid]
 
 
 AttentionInterface.register(GROUP_ATTENTION, group_attention)

@@ -55,7 +55,7 @@ def pack_groups(items: Sequence[PackedGroup], filler: EncodedPrompt) -> Pack:
     for prompt, responses in row:
         sizes = [len(response) for response in responses]
         assert all(sizes), "a response has at least its end token"
-        groups.append(GroupLayout.of(start, len(prompt.tokens), sizes))
+        groups.append(GroupLayout.of(len(prompt.tokens), sizes))
         tokens.append(prompt.tokens)
         positions.append(prompt.positions)
         last_of_prompt = start + len(prompt.tokens) - 1
