@@ -23,7 +23,7 @@ def raws(seed: int, num: int) -> Iterator[tuple[Scene, ...]]:
     cells = [(column, row) for column in range(CELLS) for row in range(CELLS)]
     for number in range(num):
         scenes = []
-        for most in (3, 3) if number % 10 == 0 else (6,):
+        for most in (3, 3) if number % 10 == 0 else (5,):
             circles, squares = rng.randint(1, most), rng.randint(0, 3)
             taken = rng.sample(cells, circles + squares)
             scenes.append(dict(zip(taken, ["circle"] * circles + ["square"] * squares, strict=True)))

@@ -76,7 +76,7 @@ def _holds(claim: tuple, roles: tuple[bool, ...]) -> bool:
 
 
 def main() -> None:
-    options = parse_options(__doc__, train=300, eval=80)
+    options = parse_options(__doc__, train=300, eval=90)
     rows = (to_row(raw) for raw in raws(options.seed))
     write_splits(options, rows, source=SOURCE, licence=LICENCE, recipe="knights", recipe_version=VERSION)
 

@@ -45,7 +45,7 @@ def plan(run_file: RunFile, overrides: Overrides = None, steps: int = 8) -> None
     """Prints the resolved run file, and the prompts of each task in the first steps and in their mini-batches."""
     with _sentences():
         config = _load(run_file, overrides)
-        from vlrl.preflight import plan as plan_of
+        from vlrl.plan import plan as plan_of
 
         print(dump_config(config))
         for line in plan_of(config, steps):

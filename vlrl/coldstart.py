@@ -26,7 +26,7 @@ def coldstart(run: Run, folder: Path) -> None:
     )
     steps = config.coldstart.steps
     policy = Policy(settings, config.model, ranks=run.ranks, updates=steps, temperature=1.0, banned=run.banned)
-    mixture = run.mixture(prompts_per_step=config.coldstart.batch_size, minibatches=1, steps=steps, seed=config.seed + 1)
+    mixture = run.coldstart_mixture()
     with progress("Cold start", steps, shown=run.ranks.is_first) as tick:
         for step in range(steps):
             loss = _supervised_step(run, policy, mixture.draw(step))

@@ -26,9 +26,13 @@ class Section(BaseModel):
 
 
 class TaskMix(Section):
-    """A task's place in the mixture; group_size and max_new_tokens override the run's sampling for this task alone."""
+    """A task's place in the mixture; what is not given here is as for the whole run.
+
+    coldstart_weight: its share of the cold start's batches, where a hard task needs more to find a first reward.
+    """
 
     weight: Positive
+    coldstart_weight: Positive | None = None
     rows: Path
     eval_rows: Path | None = None
     group_size: GroupSize | None = None
@@ -184,7 +188,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     except FileNotFoundError:
         raise ValueError(f"no run file {path}; `configs/` holds complete ones to start from") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: a run file is a mapping of settings; this one holds {type(raw).__name__}")
     for override in overrides:
@@ -207,32 +211,31 @@ def dump_config(config: Config) -> str:
 
 def _faults(config: Config) -> Iterator[str]:
     """One sentence for each pair of settings that contradict one another."""
-    minibatches, context, images = config.algorithm.minibatches, config.engine.max_model_len, config.images
+    algorithm, context, images = config.algorithm, config.engine.max_model_len, config.images
     if not config.mixture:
         yield "mixture: names no task; give at least one, as NAME: {weight: 1, rows: FOLDER}"
-    if config.prompts_per_step % minibatches:
+    if config.prompts_per_step % algorithm.minibatches:
         yield (
-            f"prompts_per_step: {config.prompts_per_step} prompts do not split into {minibatches} equal mini-batches; "
-            f"use a multiple of {minibatches}"
+            f"prompts_per_step: {config.prompts_per_step} prompts do not split into {algorithm.minibatches} equal mini-batches; "
+            f"use a multiple of {algorithm.minibatches}"
         )
-    if config.algorithm.gate == "sapo" and minibatches == 1:
+    if algorithm.gate == "sapo" and algorithm.minibatches == 1:
         yield (
             "algorithm.minibatches: with 1 mini-batch per step every ratio is 1 and SAPO's gate never acts; use 2 or more, "
             "or gate: grpo where purely on-policy steps are meant"
         )
-    for name in _GSPO_CLIPS:
-        if config.algorithm.gate == "gspo" and (clip := getattr(config.algorithm, name)) > _MAX_GSPO_CLIP:
-            yield (
-                f"algorithm.{name}: {clip} never clips under gspo, whose ratios are means over whole sequences; "
-                f"leave it out for the paper's {_GSPO_CLIPS[name]}"
-            )
+    if algorithm.gate == "gspo" and max(algorithm.clip_low, algorithm.clip_high) > _MAX_GSPO_CLIP:
+        yield (
+            f"algorithm.clip_low, clip_high: {algorithm.clip_low} and {algorithm.clip_high} never clip under gspo, whose ratio "
+            f"is a mean over a whole sequence; leave them out for the paper's 3e-4 and 4e-4"
+        )
     if config.policy.dtype == "bfloat16" and config.policy.zero_stage == 0:
         yield "policy.zero_stage: 0 gives bfloat16 training another trajectory than the other stages do; use zero_stage: 1"
     for task in config.mixture:
         if config.max_new_tokens(task) >= context:
             yield (
-                f"engine.max_model_len: {context} tokens leave no room for a prompt beside task {task!r}'s max_new_tokens "
-                f"{config.max_new_tokens(task)}; raise the one or lower the other"
+                f"engine.max_model_len: {context} tokens leave no room for a prompt beside max_new_tokens "
+                f"{config.max_new_tokens(task)} of task {task!r}; raise the one or lower the other"
             )
     if images.min_pixels > images.max_pixels:
         yield f"images.min_pixels: {images.min_pixels} is above images.max_pixels {images.max_pixels}; swap them"

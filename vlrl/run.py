@@ -14,6 +14,7 @@ from vlrl.ranks import Ranks
 from vlrl.tasks import Task, load_task
 from vlrl.types import Draw, Prompt
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -37,10 +38,30 @@ class Run:
         """What a resumed run must share with the saved one; the tasks' order decides their slots."""
         return {"world_size": self.ranks.size, "tasks": list(self.config.mixture), **self.config.model_dump(mode="json")}
 
-    def mixture(self, *, prompts_per_step: int, minibatches: int, steps: int, seed: int) -> Mixture:
-        weights = {task: mix.weight for task, mix in self.config.mixture.items()}
-        sizes = {task: len(rows) for task, rows in self.rows.items()}
-        return Mixture(weights, sizes, prompts_per_step=prompts_per_step, minibatches=minibatches, steps=steps, seed=seed)
+    def mixture(self) -> Mixture:
+        """The training steps' mixture."""
+        config = self.config
+        weights = {task: mix.weight for task, mix in config.mixture.items()}
+        return Mixture(
+            weights,
+            self._sizes,
+            prompts_per_step=config.prompts_per_step,
+            minibatches=config.algorithm.minibatches,
+            steps=config.steps,
+            seed=config.seed,
+        )
+
+    def coldstart_mixture(self) -> Mixture:
+        """The cold start's mixture: whole batches, in an order of its own."""
+        config, settings = self.config, self.config.coldstart
+        weights = {task: mix.coldstart_weight or mix.weight for task, mix in config.mixture.items()}
+        return Mixture(
+            weights, self._sizes, prompts_per_step=settings.batch_size, minibatches=1, steps=settings.steps, seed=config.seed + 1
+        )
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {task: len(rows) for task, rows in self.rows.items()}
 
     def prompts(self, draws: Sequence[Draw]) -> list[Prompt]:
         """The drawn rows as chat messages with their tasks' group sizes and length limits."""
@@ -92,12 +113,18 @@ def open_run(config: Config, ranks: Ranks) -> Run:
 
 def open_each(openers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
     """What each opener returns, by its name. ValueError with the sentences of all that fail, a line each."""
-    opened, faults = {}, []
-    for name, opener in openers.items():
-        try:
-            opened[name] = opener()
-        except ValueError as error:
-            faults.append(str(error))
+    opened, faults = attempt_each(openers)
     if faults:
         raise ValueError("\n".join(faults))
     return opened
+
+
+def attempt_each(actions: Mapping[K, Callable[[], T]]) -> tuple[dict[K, T], list[str]]:
+    """What each action returns, by its key, and the sentences of those that raise ValueError, in order."""
+    results, faults = {}, []
+    for key, action in actions.items():
+        try:
+            results[key] = action()
+        except ValueError as error:
+            faults.append(str(error))
+    return results, faults

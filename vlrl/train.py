@@ -225,12 +225,7 @@ def _start(run: Run, stack: ExitStack) -> Parts:
     scoring = config.scoring
     return Parts(
         run=run,
-        mixture=run.mixture(
-            prompts_per_step=config.prompts_per_step,
-            minibatches=config.algorithm.minibatches,
-            steps=config.steps,
-            seed=config.seed,
-        ),
+        mixture=run.mixture(),
         policy=policy,
         engine=engine,
         canary=Canary(

@@ -10,7 +10,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _IN_SHARD = re.compile(r"(?P<shard>.+\.tar)#(?P<offset>\d+)\+(?P<size>\d+)")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)  # Pillow's own
@@ -39,6 +39,8 @@ def open_image(ref: str, *, max_side: int) -> Image.Image:
     content = read_image_bytes(ref)
     try:
         image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # its own message names a buffer in memory
+        raise ValueError(f"image {ref}: its header is that of no image, or of one without pixels") from None
     except _BROKEN as error:
         raise ValueError(f"image {ref}: not an image that can be opened ({error})") from None
     width, height = image.size

@@ -1,0 +1,50 @@
+# make train: from nothing to a trained tiny model and a table. make test: the tests. Both make the environment first.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+TASKS := chain_sum knights functions digits counting
+DATA := $(TASKS:%=data/%/eval/manifest.json)
+RUN ?= configs/cpu.yaml
+
+# Threads that spin while they wait slow one another down where the cores are shared.
+export GOMP_SPINCOUNT ?= 20000
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: env data train test test-slow check clean
+.DELETE_ON_ERROR:
+
+env: $(VENV)/ready
+data: $(DATA)
+
+train: $(VENV)/ready $(DATA) models/tiny/config.json
+	$(BIN)/vlrl train $(RUN)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and alone: as pip is set up here, or else from PyTorch's own index of CPU builds.
+$(VENV)/ready: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --no-deps torch==2.13.0+cpu 2>/dev/null \
+	  || $(BIN)/pip install -q --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu torchvision==0.28.0+cpu
+	$(BIN)/pip install -q --no-deps -r requirements/cpu.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+data/%/eval/manifest.json: data_recipes/%.py vlrl/data/shards.py vlrl/data/recipe.py | $(VENV)/ready
+	$(BIN)/python data_recipes/$*.py --out data/$*
+
+models/tiny/config.json: vlrl/model/tiny.py | $(DATA)
+	$(BIN)/vlrl tiny models/tiny
+
+clean:
+	rm -rf $(VENV) data models runs

@@ -1,0 +1,43 @@
+"""What a run will draw, before it runs: each step's prompts by task and mini-batch, and every task's share of the whole run.
+
+It needs the run file and the sizes of the data sets, no model.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from vlrl.config import Config
+from vlrl.data.mixture import Mixture
+from vlrl.data.shards import Dataset
+from vlrl.types import Draw
+
+
+def plan(config: Config, steps: int) -> Iterator[str]:
+    """A line for each of the first `steps` steps, then one for each task. ValueError as Dataset and Mixture raise it."""
+    sizes = {task: len(Dataset(mix.rows)) for task, mix in config.mixture.items()}
+    weights = {task: mix.weight for task, mix in config.mixture.items()}
+    minibatches = config.algorithm.minibatches
+    mixture = Mixture(
+        weights,
+        sizes,
+        prompts_per_step=config.prompts_per_step,
+        minibatches=minibatches,
+        steps=config.steps,
+        seed=config.seed,
+    )
+    for step in range(min(steps, config.steps)):
+        yield f"step {step}: {_by_task(mixture.draw(step), list(weights), minibatches)}"
+    for task, weight in weights.items():
+        asked = config.steps * config.prompts_per_step * weight / sum(weights.values())
+        realised = sum(quota[task] for quota in mixture.quotas)
+        yield (
+            f"{task}: {realised} prompts in {config.steps} steps, {asked:.1f} asked for; "
+            f"{realised / sizes[task]:.2f} epochs of {sizes[task]} rows"
+        )
+
+
+def _by_task(draws: list[Draw], tasks: list[str], minibatches: int) -> str:
+    """'chain_sum 6 (3+3) knights 7 (4+3)': prompts of each task, and of each in every mini-batch."""
+    counts = Counter((draw.task, draw.minibatch) for draw in draws)
+    parts = {task: [counts[task, number] for number in range(minibatches)] for task in tasks}
+    return " ".join(f"{task} {sum(part)} ({'+'.join(map(str, part))})" for task, part in parts.items())
