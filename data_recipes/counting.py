@@ -3,7 +3,6 @@
 import io
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 

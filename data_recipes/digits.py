@@ -27,9 +27,7 @@ def to_row(raw: tuple[np.ndarray, int]) -> NewRow | None:
     pixels = (scan * 15.9375).astype(np.uint8)
     png = io.BytesIO()
     Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(png, format="PNG")
-    return NewRow(
-        question="Which digit is this?", answer=str(digit), images=(png.getvalue(),), response=f"\\boxed{{{digit}}}"
-    )
+    return NewRow(question="Which digit is this?", answer=str(digit), images=(png.getvalue(),), response=f"\\boxed{{{digit}}}")
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """The command line: `vlrl train RUN.yaml`, and what helps before and after it.
 
-A user's fault is printed as its one sentence and ends with exit code 2; anything else keeps its traceback.
+A fault is printed as its one sentence and ends with exit code 2; VLRL_TRACEBACK=1 shows where it was found.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,15 @@ def plan(run_file: RunFile, overrides: Overrides = None, steps: int = 8) -> None
 
 
 @app.command()
+def doctor() -> None:
+    """Prints what this machine has of what a run needs."""
+    from vlrl.doctor import doctor as lines
+
+    for line in lines():
+        print(line)
+
+
+@app.command()
 def tiny(
     folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
     data: Annotated[Path, typer.Option(help="Folder of data sets whose texts the tokenizer learns.")] = Path("data"),
@@ -82,7 +92,7 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-        if "VLRL_TRACEBACK" in __import__("os").environ:
+        if "VLRL_TRACEBACK" in os.environ:
             raise
         print(f"vlrl: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

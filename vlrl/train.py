@@ -267,7 +267,7 @@ def _resume(parts: Parts) -> int:
         config.folder / "checkpoints", rank=run.ranks.rank, world_size=run.ranks.size, agree=run.ranks.min
     )
     if found:
-        checkpoints.check_same_config(found.state, _identity(run), step=found.step)
+        checkpoints.check_same_config(found.state, run.identity, step=found.step)
         parts.policy.load(found.path)
         push_weights(parts.engine, parts.policy.named_weights(), names=parts.policy.parameter_names, version=parts.policy.version)
         parts.canary.check()
@@ -278,11 +278,6 @@ def _resume(parts: Parts) -> int:
     return step
 
 
-def _identity(run: Run) -> dict[str, Any]:
-    """What a resumed run must share with the saved one; the tasks' order decides their slots."""
-    return {"world_size": run.ranks.size, "tasks": list(run.config.mixture), **run.config.model_dump(mode="json")}
-
-
 def _save(parts: Parts, step: int) -> None:
     """Saves the state after `step` steps, unless it is there already or the time that a signal left is over."""
     run, settings = parts.run, parts.run.config.checkpoints
@@ -290,7 +285,7 @@ def _save(parts: Parts, step: int) -> None:
     too_late = run.ranks.any(parts.stop.grace_over(settings.signal_grace_s))
     if not too_late and not run.ranks.any((root / f"step-{step:06d}").exists()):
         checkpoints.save(
-            root, step, parts.policy.save, _identity(run), keep=settings.keep, rank=run.ranks.rank, agree=run.ranks.min
+            root, step, parts.policy.save, run.identity, keep=settings.keep, rank=run.ranks.rank, agree=run.ranks.min
         )
 
 

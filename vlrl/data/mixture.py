@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def quotas(weights: Mapping[str, float], prompts_per_step: int, step: int) -> dict[str, int]:
-    """Prompts of each task in a step; they sum to prompts_per_step. Steps count from 0. ValueError: a weight that is not positive.
+    """Prompts of each task in a step; they sum to prompts_per_step. Steps count from 0. ValueError: a weight not positive.
 
     >>> quotas({"math": 4, "code": 2, "logic": 1, "vision": 3}, 64, 0)
     {'math': 26, 'code': 13, 'logic': 6, 'vision': 19}
@@ -124,8 +124,8 @@ def _integers(weights: Mapping[str, float]) -> dict[str, int]:
 def _check_task(task: str, weight: float, counts: np.ndarray, size: int, total: float, prompts_per_step: int) -> None:
     if not counts.any():
         raise ValueError(
-            f"mixture: task {task!r} with weight {weight} of {total} gets no prompt in {len(counts)} steps of {prompts_per_step}; "
-            f"raise its weight, take more steps or more prompts per step, or take the task out"
+            f"mixture: task {task!r} with weight {weight} of {total} gets no prompt in {len(counts)} steps of "
+            f"{prompts_per_step}; raise its weight, take more steps or more prompts per step, or take the task out"
         )
     if counts.max() > size:
         raise ValueError(

@@ -8,7 +8,6 @@ a folder with a manifest is a complete data set; equal rows give equal bytes.
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -57,12 +56,12 @@ def write_dataset(
     recipe_version: int,
     rows_per_shard: int = 1000,
 ) -> "Dataset":
-    """Writes the rows as a data set, in place of the one that the folder holds, and opens it. ValueError: a row that none can use."""
+    """Writes the rows as a data set, in place of what the folder holds, and opens it. ValueError: a row that none can use."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in (folder / MANIFEST, folder / INDEX, *folder.glob("shard-*.tar")):
         old.unlink(missing_ok=True)
     index: list[dict[str, Any]] = []
-    shards = []
+    shards: list[str] = []
     remaining = iter(rows)
     while first := next(remaining, None):
         shards.append(f"shard-{len(shards):06d}.tar")
@@ -80,7 +79,7 @@ def write_dataset(
     )
     written = folder / f"{MANIFEST}.part"
     written.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-    os.replace(written, folder / MANIFEST)
+    written.replace(folder / MANIFEST)
     return Dataset(folder)
 
 

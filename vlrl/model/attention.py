@@ -5,7 +5,7 @@ response or group. Linear layers and the vision tower then see each prompt once,
 separate sequences would. Registered with transformers as `vlrl_group`; the layout reaches it as the keyword `groups`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -74,11 +74,11 @@ def group_attention(
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     # Cut once: a slice for each group would give backward a gradient of the whole row for each.
     sizes = [size for group in groups for size in group.sizes]
-    stretches = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+    stretches: Iterator[tuple[Tensor, ...]] = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
     pieces: list[Tensor] = []
     for group in groups:
         prompt = next(stretches)
-        pieces.append(F.scaled_dot_product_attention(*prompt, is_causal=True, scale=scaling))
+        pieces.append(F.scaled_dot_product_attention(prompt[0], prompt[1], prompt[2], is_causal=True, scale=scaling))
         if len(group.sizes) > 1:
             pieces.append(_responses(group, prompt, next(stretches), scaling))
     return torch.cat(pieces, dim=1).transpose(0, 1)[None], None
