@@ -1,5 +1,6 @@
 """Shared parts of the tests: one tiny dense and one tiny MoE checkpoint per session, and a few images on disk."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,18 @@ def pictures(tmp_path_factory) -> list[str]:
         Image.fromarray(numbers.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
         paths.append(str(path))
     return paths
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    """This process alone as a run's only rank; what a launcher would have put in the environment is gone afterwards."""
+    from vlrl.ranks import join_ranks
+
+    before = dict(os.environ)
+    yield join_ranks()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    os.environ |= {name: value for name, value in before.items() if name not in os.environ}
 
 
 def _tiny(folder: Path, *, moe: bool) -> str:

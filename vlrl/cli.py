@@ -3,8 +3,10 @@
 A fault is printed as its one sentence and ends with exit code 2; VLRL_TRACEBACK=1 shows where it was found.
 """
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
     """Trains as the run file says; resumes a run that was stopped."""
     with _sentences():
         config = _load(run_file, overrides)
+        _quieten()
         from vlrl.preflight import preflight
         from vlrl.ranks import join_ranks
         from vlrl.train import train as run_training
@@ -85,6 +88,19 @@ def tiny(
 
 def _load(run_file: Path, overrides: list[str] | None) -> Config:
     return load_config(run_file, tuple(overrides or ()))
+
+
+def _quieten() -> None:
+    """Keeps the libraries' start-up talk off the screen; their errors stay. Before torch, vLLM and DeepSpeed are imported."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("DeepSpeed", "torch._library.triton", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 @contextmanager

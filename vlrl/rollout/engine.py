@@ -191,6 +191,7 @@ def _arguments(settings: cfg.Engine, model: str, dtype: str, seed: int) -> dict[
         "mm_device_do_normalize": False,  # the pixels come normalised from the trainer's encoder
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
 
 

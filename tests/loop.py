@@ -1,0 +1,128 @@
+"""The whole loop through its command, in a process of its own as a user starts it, and what a run leaves in its folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 280
+
+# A random model finds no right answer. This reward splits its responses, so that every step has a gradient.
+EVEN_LENGTH = '''"""even_length: a response of an even number of characters. A row whose answer is "raise" breaks the verifier."""
+
+from vlrl.types import Row, Score
+
+
+def prompt(row):
+    images = [{"type": "image", "image": image} for image in row.images]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": row.question}]}]
+
+
+def verify(response, row):
+    if row.answer == "raise" and response != row.response:
+        raise RuntimeError("this row breaks the verifier")
+    return Score(reward=float(len(response) % 2 == 0))
+
+
+EXAMPLES = [("ab", Row(), 1.0), ("abc", Row(), 0.0)]
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A run of configs/cpu.yaml with overrides, small enough for a test."""
+
+    overrides: dict[str, Any]
+    ranks: int = 1
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.overrides["runs"]) / self.overrides["name"]
+
+    def with_(self, *, ranks: int = 1, **overrides: Any) -> "Loop":
+        """Other settings; a dot in a setting's name is written as two underscores: `policy__lr=1e-3`."""
+        named = {key.replace("__", "."): value for key, value in overrides.items()}
+        return replace(self, overrides=self.overrides | named, ranks=ranks)
+
+    def start(self) -> subprocess.Popen[str]:
+        launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(self.ranks), "-m"] if self.ranks > 1 else []
+        settings = [f"{key}={json.dumps(value, default=str)}" for key, value in self.overrides.items()]
+        return python("-m", *launcher, "vlrl.cli", "train", "configs/cpu.yaml", *settings)
+
+    def run(self) -> str:
+        """Runs to the end, which must be a good one. Returns what it printed."""
+        return finished(self.start())
+
+    def interrupted(self, number: signal.Signals, ready: Callable[[], bool], *, exit_code: int | None = 0) -> str:
+        """Runs until it is ready for the signal, sends it, and waits for the end."""
+        process = self.start()
+        end = time.monotonic() + PATIENCE_S
+        while process.poll() is None and not ready() and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(number)
+        return finished(process, exit_code)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        return _lines(self.folder / "metrics.jsonl")
+
+    @property
+    def steady_metrics(self) -> list[dict[str, Any]]:
+        """The metrics without what the clock says."""
+        return [
+            {name: value for name, value in line.items() if not name.startswith(("time/", "scoring/p"))} for line in self.metrics
+        ]
+
+    @property
+    def rollouts(self) -> list[dict[str, Any]]:
+        return _lines(self.folder / "rollouts.jsonl")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text())
+
+    def checkpoints(self) -> list[int]:
+        return sorted(int(path.name.removeprefix("step-")) for path in (self.folder / "checkpoints").glob("step-*"))
+
+    def weights(self, part: str = "model") -> dict[str, torch.Tensor]:
+        files = sorted((self.folder / part).glob("*.safetensors"))
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def python(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Python at the project's root, with what it prints in one pipe."""
+    env = {"GOMP_SPINCOUNT": "20000"} | os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finished(process: subprocess.Popen[str], exit_code: int | None = 0) -> str:
+    """What the process printed, once it ended as it should; it is killed where it does not end."""
+    try:
+        printed, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert exit_code is None or process.returncode == exit_code, f"exit code {process.returncode}\n{printed}"
+    return printed
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether both hold the same tensors, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return (
+        [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+    )

@@ -1,0 +1,248 @@
+"""The whole loop through its command, with the real engine and trainer: what it leaves, exact resume, export, two ranks."""
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+from tests.loop import EVEN_LENGTH, Loop, finished, python, same_weights
+from vlrl.checkpoint import newest_good
+from vlrl.config import load_config
+from vlrl.data.images import open_image
+from vlrl.data.mixture import Mixture
+from vlrl.data.shards import NewRow, write_dataset
+
+STEPS = 6
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, tiny_dense) -> Loop:
+    """A run of three tasks over rows of the real recipes: sums, digits, and responses of even length about pictures."""
+    root = tmp_path_factory.mktemp("loop")
+    for recipe in ("chain_sum", "digits", "counting"):
+        finished(python(f"data_recipes/{recipe}.py", "--out", root / recipe, "--train", "24", "--eval", "4"))
+    (root / "tasks").mkdir()
+    (root / "tasks" / "even_length.py").write_text(EVEN_LENGTH)
+    rows = {"chain_sum": "chain_sum", "digits": "digits", "even_length": "counting"}
+    weights = {"chain_sum": 1, "digits": 1, "even_length": 2}
+    mixture = {
+        task: {"weight": weights[task], "rows": root / recipe / "train", "eval_rows": root / recipe / "eval"}
+        for task, recipe in rows.items()
+    }
+    settings = {"runs": root / "runs", "model": tiny_dense, "task_folders": ["tasks", root / "tasks"], "mixture": mixture}
+    settings |= {"steps": STEPS, "prompts_per_step": 8, "sampling.group_size": 4, "sampling.max_new_tokens": 24}
+    settings |= {"policy.tokens_per_pass": 512, "policy.warmup_steps": 2, "evaluation.rows": 2, "evaluation.samples": 2}
+    settings |= {"coldstart.steps": 3, "coldstart.batch_size": 8, "checkpoints.every": 2}
+    return Loop(overrides=settings)
+
+
+@pytest.fixture(scope="session")
+def dense(small) -> Loop:
+    """A dense run that nothing interrupts."""
+    loop = small.with_(name="dense")
+    loop.run()
+    return loop
+
+
+@pytest.fixture(scope="session")
+def moe(small, tiny_moe) -> Loop:
+    """A run of a mixture of experts that nothing interrupts."""
+    loop = small.with_(name="moe", model=tiny_moe)
+    loop.run()
+    return loop
+
+
+@pytest.fixture(params=["dense", "moe"])
+def straight(request) -> Loop:
+    return request.getfixturevalue(request.param)
+
+
+def copied(loop: Loop, name: str, *parts: str, **overrides) -> Loop:
+    """A run of another name that starts from these parts of a run's folder."""
+    copy = loop.with_(name=name, **overrides)
+    for part in parts or [path.name for path in loop.folder.iterdir()]:
+        whole = (loop.folder / part).is_dir()
+        copy.folder.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if whole else shutil.copy)(loop.folder / part, copy.folder / part)
+    return copy
+
+
+def check_files(loop: Loop, steps: int) -> None:
+    """Everything that a finished run leaves, in the format that is promised."""
+    assert [line["step"] for line in loop.metrics] == list(range(1, steps + 1))
+    assert len(loop.rollouts) == steps * loop.overrides["prompts_per_step"] * loop.overrides["sampling.group_size"]
+    pictures = {
+        part["image"]
+        for line in loop.rollouts
+        for message in line["messages"]
+        for part in message["content"]
+        if part["type"] == "image"
+    }
+    assert pictures
+    assert all(open_image(picture, max_side=1024).size > (0, 0) for picture in pictures)
+    assert loop.summary["tasks"].keys() == loop.overrides["mixture"].keys()
+    for values in [loop.summary["mean"], *loop.summary["tasks"].values()]:
+        assert all(0 <= values[at] <= 1 for at in ("before", "after"))
+    assert load_config(loop.folder / "config.yaml").folder == loop.folder
+    assert list(loop.folder.glob("wandb/offline-run-*/*.wandb"))
+    assert loop.checkpoints()[-1] == steps
+    assert not same_weights(loop.weights("model"), loop.weights("coldstart"))
+
+
+def test_three_steps_of_the_command_leave_what_is_promised(small):
+    loop = small.with_(name="smoke", steps=3, coldstart__steps=2)
+    loop.run()
+    check_files(loop, 3)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_is_promised(straight):
+    check_files(straight, STEPS)
+    assert straight.checkpoints() == [STEPS - 2, STEPS]
+
+
+@pytest.mark.slow
+def test_transformers_loads_the_exported_model_as_the_last_checkpoint_has_it(straight):
+    from transformers import AutoModelForImageTextToText
+
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        straight.folder / "model", dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    saved = torch.load(straight.folder / f"checkpoints/step-{STEPS:06d}/policy/mp_rank_00_model_states.pt", weights_only=False)[
+        "module"
+    ]
+    trained = {name.removeprefix("qwen."): tensor for name, tensor in saved.items() if name.startswith("qwen.")}
+    loaded = model.state_dict()
+    assert trained.keys() >= dict(model.named_parameters()).keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in trained.items())
+
+
+EXPORTED = """
+import sys
+from pathlib import Path
+from vlrl.config import load_config
+from vlrl.policy import Policy
+from vlrl.ranks import join_ranks
+from vlrl.rollout.canary import Canary
+from vlrl.rollout.engine import Engine
+from vlrl.run import open_run
+
+folder = Path(sys.argv[1])
+config = load_config(folder / "config.yaml", (f"model={folder / 'model'}",))
+ranks = join_ranks()
+run = open_run(config, ranks)
+policy = Policy(config.policy, config.model, ranks=ranks, updates=1, temperature=1.0, banned=run.banned)
+encoder = run.encoder
+engine = Engine(config.engine, config.model, dtype="float32", seed=0, decode=encoder.decode, end_token=encoder.end_token,
+                banned=run.banned, merge_size=encoder.merge_size, ranks=ranks)
+canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=10.0, folder=folder)
+print("difference", canary.baseline)
+"""
+
+
+@pytest.mark.slow
+def test_vllm_gives_the_exported_model_the_trainer_s_logprobs_on_text_and_an_image(straight):
+    printed = finished(python("-c", EXPORTED, straight.folder))
+    assert float(printed.split("difference")[1].split()[0]) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_run_stopped_twice_by_sigterm_equals_the_uninterrupted_one(small, dense):
+    loop = small.with_(name="stopped", checkpoints__every=0)
+    # The log opens after the handler is in place and before the first evaluation: the signal comes before any update.
+    loop.interrupted(signal.SIGTERM, (loop.folder / "wandb").exists)
+    assert (loop.checkpoints(), loop.metrics) == ([0], [])
+    assert same_weights(loop.weights("coldstart"), dense.weights("coldstart"))
+
+    loop.interrupted(signal.SIGTERM, lambda: _is_updating(loop, after=2))
+    assert loop.checkpoints()[-1] == len(loop.metrics) > 1
+    assert "Stopped" not in loop.run()
+    check_equal(loop, dense)
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_two_saves_equals_the_uninterrupted_one(moe):
+    loop = copied(moe, "killed", "coldstart")
+    loop.interrupted(signal.SIGKILL, lambda: len(loop.metrics) == 3, exit_code=-signal.SIGKILL)
+    assert loop.checkpoints()[-1] == 2
+    loop.run()
+    check_equal(loop, moe)
+
+
+def _is_updating(loop: Loop, after: int) -> bool:
+    """Waits for a step's line, and from then as long as the next step will sample."""
+    if len(loop.metrics) < after:
+        return False
+    time.sleep(loop.metrics[-1]["time/generate"] + 0.4 * loop.metrics[-1]["time/step"])
+    return True
+
+
+def check_equal(loop: Loop, other: Loop) -> None:
+    assert loop.steady_metrics == other.steady_metrics
+    assert loop.rollouts == other.rollouts
+    assert same_weights(loop.weights(), other.weights())
+    assert loop.summary == other.summary
+
+
+@pytest.mark.slow
+def test_a_longer_run_resumes_from_the_checkpoint_before_a_damaged_one(dense):
+    loop = copied(dense, "longer", steps=STEPS + 1)
+    damaged = next((loop.folder / f"checkpoints/step-{STEPS:06d}").rglob("*optim_states.pt"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    printed = loop.run()
+    assert f"falling back to step-{STEPS - 2:06d}" in printed
+    assert loop.steady_metrics[:STEPS] == dense.steady_metrics
+    check_files(loop, STEPS + 1)
+    root = loop.folder / "checkpoints"
+    shutil.rmtree(root / f"step-{STEPS + 1:06d}")
+    assert newest_good(root).step == STEPS, "the damaged checkpoint was not replaced"
+
+    lines = loop.metrics
+    summary = loop.summary
+    loop.run()
+    assert loop.summary == summary
+    assert loop.steady_metrics[:STEPS] == dense.steady_metrics
+    assert loop.metrics[:STEPS] == lines[:STEPS], "a step that has a checkpoint was trained again"
+
+
+@pytest.mark.slow
+def test_another_learning_rate_is_refused_at_a_resume(dense):
+    printed = finished(dense.with_(policy__lr=1e-5).start(), exit_code=2)
+    assert "policy.lr was 0.0003 in the checkpoint, 1e-05 now" in printed
+
+
+@pytest.mark.slow
+def test_two_ranks_run_the_loop_and_resume_after_sigterm(small):
+    loop = small.with_(name="ranks", ranks=2, threads=1, policy__zero_stage=2, steps=4)
+    # The launcher hands the signal to the ranks and ends with a code of its own.
+    loop.interrupted(signal.SIGTERM, lambda: len(loop.metrics) == 1, exit_code=None)
+    assert loop.checkpoints()[-1] == len(loop.metrics) < 4
+    loop.run()
+    check_files(loop, 4)
+
+
+@pytest.mark.slow
+def test_broken_verifications_are_counted_and_masked_and_too_many_stop_the_run(small, tmp_path):
+    num_rows, prompts = 24, small.overrides["prompts_per_step"]
+    mixture = Mixture({"even_length": 1}, {"even_length": num_rows}, prompts_per_step=prompts, minibatches=2, steps=3, seed=0)
+    few = {mixture.draw(0)[0].index}
+    many = {draw.index for draw in mixture.draw(1)[: prompts // 2]}
+    rows = [NewRow(question=f"Row {n}?", answer="raise" if n in few | many else "", response="ab") for n in range(num_rows)]
+    write_dataset(tmp_path / "rows", rows, source="made up", licence="none", recipe="test", recipe_version=1)
+    task = {"even_length": {"weight": 1, "rows": tmp_path / "rows", "eval_rows": tmp_path / "rows"}}
+    loop = small.with_(name="failing", mixture=task, coldstart__steps=0, steps=3)
+
+    printed = finished(loop.start(), exit_code=2)
+    assert "step 2: 50% of the rollouts could not be scored (even_length 16 of 32), more than scoring.max_failed_share" in printed
+    first, second = loop.metrics
+    assert (first["scoring/failed/even_length"], second["scoring/error/even_length"]) == (1 / prompts, 0.5)
+    broken = [line for line in loop.rollouts if line["status"] == "error"]
+    assert len(broken) == 4 + 16
+    assert all(line["advantage"] == 0 and "this row breaks the verifier" in line["detail"] for line in broken)
+    assert json.dumps(first["policy/skipped/minibatch_1"]) == "0.0"

@@ -1,0 +1,202 @@
+"""Updates on fixed rollouts: the same for any ranks, ZeRO stage and split; and what must leave the weights as they are."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.replay import SGD, UNCLIPPED, fixed_minibatches, loss_of, losses_of, open_policy, weights_of
+from vlrl import config as cfg
+from vlrl.policy import Reference
+from vlrl.update import old_logprobs, update
+
+WHOLE, SPLIT = 4096, 40  # tokens a pass: one pass a mini-batch, or a pass a response or two
+REFERENCE = {"adamw": f"adamw-0-{WHOLE}", "sgd": f"sgd-0-{WHOLE}"}
+ON_RANKS = {
+    1: [*REFERENCE.values(), f"sgd-0-{SPLIT}", f"adamw-3-{SPLIT}", f"sgd-3-{WHOLE}"],
+    2: [f"{kind}-{stage}-{budget}" for stage in range(4) for kind, budget in [("adamw", SPLIT), ("sgd", (SPLIT, WHOLE)[stage % 2])]],
+}
+MOE_ON_RANKS = {1: list(REFERENCE.values()), 2: [f"{kind}-{stage}-{SPLIT}" for stage in (1, 3) for kind in REFERENCE]}
+
+
+def replays(model, pictures, folder, jobs_on_ranks):
+    """(ranks, job) -> what tests.replay wrote, each number of ranks in processes of its own."""
+    results = {}
+    for size, jobs in jobs_on_ranks.items():
+        place = folder / str(size)
+        place.mkdir()
+        command = ["-m", "tests.replay", model, str(place), ",".join(pictures), *jobs]
+        if size > 1:
+            command = ["-m", "torch.distributed.run", f"--nproc_per_node={size}", f"--master_port={free_port()}", *command]
+        environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        results |= {(size, job): torch.load(place / f"{job}.pt") for job in jobs}
+    return results
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def cases(jobs_on_ranks, kind):
+    return [
+        (size, job) for size, jobs in jobs_on_ranks.items() for job in jobs if job.startswith(kind) and job not in REFERENCE.values()
+    ]
+
+
+@pytest.fixture(scope="module")
+def dense(tiny_dense, pictures, tmp_path_factory):
+    return replays(tiny_dense, pictures, tmp_path_factory.mktemp("dense"), ON_RANKS)
+
+
+@pytest.fixture(scope="module")
+def moe(tiny_moe, pictures, tmp_path_factory):
+    return replays(tiny_moe, pictures, tmp_path_factory.mktemp("moe"), MOE_ON_RANKS)
+
+
+def check_losses(results, case):
+    expected = results[1, REFERENCE["adamw"]]["losses"]
+    assert len(set(expected)) == len(expected) == 5
+    assert results[case]["losses"] == pytest.approx(expected, rel=1e-5)
+
+
+def check_step(results, case):
+    """The weights after one step of plain SGD, against the length of the step."""
+    reference, other = results[1, REFERENCE["sgd"]], results[case]
+    before, expected, after = (flat(weights) for weights in (reference["before"], reference["after"], other["after"]))
+    assert (expected - before).norm() > 1e-3 * before.norm()
+    assert (after - expected).norm() <= 1e-5 * (expected - before).norm()
+
+
+def flat(weights):
+    return torch.cat([weights[name].double().flatten() for name in sorted(weights)])
+
+
+def equal(weights, others):
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize("case", cases(ON_RANKS, "adamw"), ids=str)
+def test_five_updates_have_the_same_losses_on_any_ranks_stage_and_split(dense, case):
+    check_losses(dense, case)
+
+
+@pytest.mark.parametrize("case", cases(ON_RANKS, "sgd"), ids=str)
+def test_a_step_of_plain_sgd_is_the_same_on_any_ranks_stage_and_split(dense, case):
+    check_step(dense, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases(MOE_ON_RANKS, "adamw"), ids=str)
+def test_five_updates_of_a_moe_have_the_same_losses_on_two_ranks(moe, case):
+    check_losses(moe, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases(MOE_ON_RANKS, "sgd"), ids=str)
+def test_a_step_of_plain_sgd_on_a_moe_is_the_same_on_two_ranks(moe, case):
+    check_step(moe, case)
+
+
+def test_a_minibatch_without_a_scored_rollout_steps_nothing(tiny_dense, pictures, ranks):
+    policy = open_policy(tiny_dense, ranks)
+    before = weights_of(policy)
+    minibatch = replace(fixed_minibatches(tiny_dense, pictures, ranks)[0], num_scored=0)
+    assert update(policy, minibatch, None, gate=None, settings=cfg.Algorithm()) == ({}, None)
+    assert policy.version == 0 and equal(weights_of(policy), before)
+
+
+def test_groups_without_advantage_stay_in_the_denominator_and_are_not_computed(tiny_dense, pictures, ranks):
+    results = []
+    for keep_zero in (False, True):
+        minibatch = fixed_minibatches(tiny_dense, pictures, ranks, keep_zero=keep_zero)[0]
+        policy = open_policy(tiny_dense, ranks, gradient_clipping=UNCLIPPED, deepspeed=SGD)
+        before = flat(weights_of(policy))
+        loss = loss_of(policy, minibatch)
+        results.append((minibatch.num_scored, sum(each.pack.num_sequences for each in minibatch.passes), loss, before, policy))
+    (scored, computed, loss, before, policy), (all_scored, all_computed, all_loss, _, other) = results
+    assert (scored, computed) == (11, 8) and (all_scored, all_computed) == (11, 11)
+    assert loss == pytest.approx(all_loss, rel=1e-5)
+    after, expected = flat(weights_of(policy)), flat(weights_of(other))
+    assert (after - expected).norm() <= 1e-5 * (expected - before).norm()
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_the_first_minibatch_has_ratio_exactly_1_and_the_second_has_not(tiny_moe, pictures, ranks, stage):
+    policy = open_policy(tiny_moe, ranks, zero_stage=stage)
+    minibatches = fixed_minibatches(tiny_moe, pictures, ranks, budget=SPLIT)
+    old = [old_logprobs(policy, minibatch) for minibatch in minibatches]
+    options = {"gate": lambda log_ratio, *_: log_ratio.exp(), "settings": cfg.Algorithm()}
+    first, _ = update(policy, minibatches[0], old[0], **options)
+    second, _ = update(policy, minibatches[1], old[1], **options)
+    assert first["policy/ratio_max"] == (1.0, 1.0) and first["policy/abs_log_ratio"][0] == 0
+    assert second["policy/abs_log_ratio"][0] > 0
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_fresh_policy_goes_on_from_a_saved_one_with_a_frozen_vision_tower(tiny_dense, pictures, ranks, stage, tmp_path):
+    settings = {"zero_stage": stage, "freeze_vision": True}
+    minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
+    saved = open_policy(tiny_dense, ranks, **settings)
+    start = weights_of(saved)
+    losses_of(saved, minibatches, 2)
+    saved.save(tmp_path)
+    at_save = weights_of(saved)
+    fresh = open_policy(tiny_dense, ranks, **settings)
+    fresh.load(tmp_path)
+    assert fresh.version == 2 and equal(weights_of(fresh), at_save)
+    moved = {name for name in start if not torch.equal(start[name], at_save[name])}
+    assert moved == {name for name in start if not name.startswith("model.visual.")}
+    assert losses_of(fresh, minibatches, 2) == losses_of(saved, minibatches, 2)
+
+
+def test_bfloat16_runs_at_zero_1_near_the_losses_of_float32(tiny_dense, pictures, ranks):
+    minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
+    losses = [losses_of(open_policy(tiny_dense, ranks, zero_stage=1, dtype=dtype), minibatches, 2) for dtype in DTYPES]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-2)
+
+
+DTYPES = ("bfloat16", "float32")
+
+
+def test_gradient_checkpointing_gives_the_same_losses(tiny_moe, pictures, ranks):
+    minibatches = fixed_minibatches(tiny_moe, pictures, ranks)
+    plain, checkpointed = (
+        losses_of(open_policy(tiny_moe, ranks, zero_stage=1, gradient_checkpointing=on), minibatches, 4) for on in (False, True)
+    )
+    assert checkpointed == pytest.approx(plain, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_refused_before_the_weights_move(tiny_dense, pictures, ranks):
+    policy = open_policy(tiny_dense, ranks, zero_stage=1)
+    before = weights_of(policy)
+    minibatch = fixed_minibatches(tiny_dense, pictures, ranks, budget=SPLIT)[0]
+    *good, last = minibatch.passes
+    bad = replace(minibatch, passes=(*good, replace(last, advantages=last.advantages * torch.inf)))
+    assert good
+    with pytest.raises(ArithmeticError, match="the loss of this pass is"):
+        loss_of(policy, bad)
+    assert policy.version == 0 and equal(weights_of(policy), before)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_kl_term_is_nothing_at_the_start_and_something_after_a_step(tiny_dense, pictures, ranks, stage):
+    minibatch = fixed_minibatches(tiny_dense, pictures, ranks, keep_zero=True)[0]
+    results = []
+    for coefficient in (0.0, 0.5):
+        policy = open_policy(tiny_dense, ranks, zero_stage=stage)
+        reference = Reference(policy.settings, tiny_dense, ranks=ranks, temperature=1.0, banned=[]) if coefficient else None
+        options = {"settings": cfg.Algorithm(kl_coefficient=coefficient), "reference": reference}
+        first = loss_of(policy, minibatch, **options)
+        after_one = weights_of(policy)
+        results.append((first, after_one, loss_of(policy, minibatch, **options)))
+    (plain, plain_weights, plain_second), (held, held_weights, held_second) = results
+    assert held == plain and equal(held_weights, plain_weights)
+    assert held_second > plain_second + 1e-4
