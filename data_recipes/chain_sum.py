@@ -31,7 +31,7 @@ def to_row(raw: Mapping[str, Any]) -> NewRow | None:
 
 
 def main() -> None:
-    options = parse_options(__doc__, train=700, eval=150)
+    options = parse_options(__doc__, train=400, eval=100)
     rows = (to_row(raw) for raw in raws(options.seed))
     write_splits(options, rows, source=SOURCE, licence=LICENCE, recipe="chain_sum", recipe_version=VERSION)
 

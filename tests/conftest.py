@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -41,11 +42,8 @@ def ranks():
     """This process alone as a run's only rank; what a launcher would have put in the environment is gone afterwards."""
     from vlrl.ranks import join_ranks
 
-    before = dict(os.environ)
-    yield join_ranks()
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
-    os.environ |= {name: value for name, value in before.items() if name not in os.environ}
+    with patch.dict(os.environ):
+        yield join_ranks()
 
 
 def _tiny(folder: Path, *, moe: bool) -> str:

@@ -17,6 +17,8 @@ from vlrl.data.shards import NewRow, write_dataset
 
 STEPS = 6
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory, tiny_dense) -> Loop:

@@ -71,6 +71,8 @@ class Clock:
 def train(run: Run) -> dict[str, Any] | None:
     """Trains to config.steps and returns the summary; None where a signal stopped it first, its state saved."""
     config = run.config
+    if finished := _finished(config):
+        return finished
     with ExitStack() as stack:
         parts = _start(run, stack)
         first = _resume(parts)
@@ -274,6 +276,7 @@ def _resume(parts: Parts) -> int:
     step = found.step if found else 0
     if parts.log:
         parts.log.truncate(step)
+        (config.folder / "summary.json").unlink(missing_ok=True)  # it stands for a run that came to its end as config.yaml says
         (config.folder / "config.yaml").write_text(dump_config(config))
     return step
 
@@ -311,6 +314,13 @@ def _evaluate_between(parts: Parts, step: int) -> None:
     accuracies = evaluate(parts.run, parts.engine, parts.scorer, f"step {step}")
     if parts.log:
         parts.log.step(step, {f"eval/{task}": accuracy.mean for task, accuracy in accuracies.items()})
+
+
+def _finished(config: Config) -> dict[str, Any] | None:
+    """The summary of a run that has already come to its end under these very settings."""
+    kept, summary = config.folder / "config.yaml", config.folder / "summary.json"
+    done = summary.exists() and kept.exists() and kept.read_text() == dump_config(config)
+    return json.loads(summary.read_text()) if done else None
 
 
 def _finish(parts: Parts, before: dict[str, Accuracy]) -> dict[str, Any]:

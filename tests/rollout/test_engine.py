@@ -1,0 +1,193 @@
+"""vLLM beside the trainer: one distribution, weights that follow, a canary that sees when they don't, rollouts that stream."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import SMALL_IMAGES
+from tests.model.helpers import message
+from vlrl import config as cfg
+from vlrl.model.encode import Encoder
+from vlrl.model.load import check_model, load_encoder
+from vlrl.model.pack import pack_groups
+from vlrl.policy import Policy
+from vlrl.ranks import Ranks
+from vlrl.rollout.canary import Canary
+from vlrl.rollout.engine import Engine, Request, sampling_seed
+from vlrl.rollout.sync import SyncError, differing_tensors, push_weights
+
+TOLERANCE = 1e-5  # between two programs in fp32, a token
+LAYER = "model.language_model.layers.2.self_attn.o_proj.weight"
+EXPERTS = "model.language_model.layers.1.mlp.experts.down_proj"
+
+
+@dataclass
+class Parts:
+    model: str
+    ranks: Ranks
+    encoder: Encoder
+    banned: list[int]
+    policy: Policy
+    engine: Engine
+    canary: Canary
+
+    def push(self, weights=None) -> None:
+        weights = self.policy.named_weights() if weights is None else weights
+        push_weights(self.engine, weights, names=self.policy.parameter_names, version=self.policy.version)
+
+
+def open_policy(model: str, ranks: Ranks, banned: list[int], temperature: float = 1.0) -> Policy:
+    settings = cfg.Policy(dtype="float32", zero_stage=1, lr=1e-2)
+    return Policy(settings, model, ranks=ranks, updates=100, temperature=temperature, banned=banned)
+
+
+def start(model: str, ranks: Ranks, folder: Path) -> Parts:
+    encoder = load_encoder(model, SMALL_IMAGES)
+    banned = encoder.banned_tokens(check_model(model)["text_config"]["vocab_size"])
+    policy = open_policy(model, ranks, banned)
+    engine = Engine(
+        cfg.Engine(max_model_len=512),
+        model,
+        dtype="float32",
+        seed=0,
+        decode=encoder.decode,
+        end_token=encoder.end_token,
+        banned=banned,
+        merge_size=encoder.merge_size,
+        ranks=ranks,
+    )
+    canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=1.0, folder=folder)
+    return Parts(model, ranks, encoder, banned, policy, engine, canary)
+
+
+@pytest.fixture(scope="module", params=["tiny_dense", pytest.param("tiny_moe", marks=pytest.mark.slow)])
+def started(request, ranks, tmp_path_factory):
+    return start(request.getfixturevalue(request.param), ranks, tmp_path_factory.mktemp("canary"))
+
+
+@pytest.fixture
+def parts(started):
+    """Engine and trainer with the same weights, whatever the test before left."""
+    started.push()
+    return started
+
+
+@pytest.fixture
+def prompts(started, pictures):
+    """Text, one image, and three."""
+    chats = [message("What is 12 + 34?"), message("Which digit is this?", pictures[0]), message("Compare.", *pictures)]
+    return [started.encoder.encode(chat) for chat in chats]
+
+
+def requests_for(prompts, samples: int, *, max_new_tokens: int = 24, temperature: float = 1.0) -> list[Request]:
+    return [
+        Request(
+            slot=slot,
+            sample=sample,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=sampling_seed(0, slot, sample),
+        )
+        for slot, prompt in enumerate(prompts)
+        for sample in range(samples)
+    ]
+
+
+def in_order(rollouts):
+    return sorted(rollouts, key=lambda rollout: (rollout.slot, rollout.sample))
+
+
+def train(parts: Parts, prompt) -> None:
+    """One step of the trainer that changes every weight of its language model."""
+    logprobs, _ = parts.policy.forward(pack_groups([(prompt, [[30, 31, 32], [40, 41]])], parts.encoder.filler()))
+    parts.policy.backward(-logprobs.mean())
+    parts.policy.step()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_engine_and_trainer_give_sampled_tokens_the_same_logprobs(parts, prompts, temperature):
+    policy = parts.policy if temperature == 1.0 else open_policy(parts.model, parts.ranks, parts.banned, temperature)
+    push_weights(parts.engine, policy.named_weights(), names=policy.parameter_names, version=0)
+    rollouts = in_order(parts.engine.generate(requests_for(prompts, 4, temperature=temperature)))
+    by_slot = [(prompt, [r for r in rollouts if r.slot == slot]) for slot, prompt in enumerate(prompts)]
+    pack = pack_groups([(prompt, [r.tokens for r in members]) for prompt, members in by_slot], parts.encoder.filler())
+    ours, _ = policy.logprobs(pack)
+    theirs = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs])
+    assert len(theirs) == len(ours) > 100
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+def test_the_canary_stays_quiet_over_ten_pushes_of_changed_weights(parts, prompts):
+    for number in range(10):
+        train(parts, prompts[number % 3])
+        parts.push()
+        assert parts.canary.check() <= TOLERANCE
+    assert not differing_tensors(parts.engine, parts.policy.named_weights())
+
+
+def test_a_skipped_push_is_caught(parts, prompts):
+    train(parts, prompts[1])
+    with pytest.raises(SyncError, match=r"the engine holds weights of version \d+, the trainer is at \d+: a push was skipped"):
+        parts.canary.check()
+
+
+def test_old_weights_under_a_new_version_are_caught(parts, prompts):
+    train(parts, prompts[1])
+    parts.engine.version = parts.policy.version
+    with pytest.raises(SyncError, match=r"differ by .* a token on the canary's probes .* Tensors that differ: .* and \d+ more"):
+        parts.canary.check()
+
+
+def test_a_push_that_leaves_out_a_tensor_is_caught_by_name(parts):
+    weights = [(name, weight) for name, weight in parts.policy.named_weights() if name != LAYER]
+    with pytest.raises(SyncError, match=rf"left out 1 of \d+ tensors: {LAYER}"):
+        parts.push(weights)
+
+
+def test_a_tensor_streamed_wrongly_is_caught_by_name(parts):
+    parts.push([(name, weight * 1.5 if name == LAYER else weight) for name, weight in parts.policy.named_weights()])
+    with pytest.raises(SyncError, match=rf"Tensors that differ: {LAYER}$"):
+        parts.canary.check()
+
+
+def test_the_same_seeds_give_bit_identical_rollouts(parts, prompts):
+    first, second = (in_order(parts.engine.generate(requests_for(prompts, 4))) for _ in range(2))
+    assert first == second
+
+
+def test_every_place_in_the_batch_samples_on_its_own(parts, prompts):
+    rollouts = list(parts.engine.generate(requests_for([prompts[1]] * 4, 8)))
+    assert len({rollout.tokens for rollout in rollouts}) == 32
+
+
+def test_as_many_rollouts_as_requests_even_with_duplicates(parts, prompts):
+    requests = requests_for(prompts, 1)
+    rollouts = list(parts.engine.generate(requests * 3))
+    assert sorted(rollout.slot for rollout in rollouts) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_rollout_is_there_before_the_last_has_ended(parts, prompts):
+    short, long = requests_for(prompts[:1], 1, max_new_tokens=1) + requests_for([prompts[1]], 1, max_new_tokens=200)
+    rollouts = parts.engine.generate([long, short])
+    first = next(rollouts)
+    assert len(first.tokens) == 1 and first.finish_reason == "length"
+    assert parts.engine.llm.llm_engine.has_unfinished_requests()
+    assert [len(rollout.tokens) > 1 for rollout in rollouts] == [True]
+
+
+def test_rollouts_carry_their_text_ending_and_weight_version(parts, prompts):
+    for rollout in parts.engine.generate(requests_for(prompts, 20, max_new_tokens=100)):
+        ended = rollout.tokens[-1] == parts.encoder.end_token
+        assert (rollout.finish_reason, ended) in [("stop", True), ("length", False)]
+        assert rollout.text == parts.encoder.decode(rollout.tokens)
+        assert len(rollout.logprobs) == len(rollout.tokens) and rollout.weight_version == parts.policy.version
+
+
+def test_banned_ids_are_never_sampled(parts, prompts):
+    rollouts = list(parts.engine.generate(requests_for(prompts, 40, max_new_tokens=100)))
+    sampled = [token for rollout in rollouts for token in rollout.tokens]
+    assert len(sampled) > 3000 and len(parts.banned) > 2
+    assert not set(sampled) & set(parts.banned)
