@@ -50,9 +50,7 @@ def fixed_groups(encoder: Encoder, pictures: Sequence[str]) -> tuple[list[Group]
         encoded[slot] = encoder.encode(message(f"What is {slot} + 34?", *pictures[:images]))
         rollouts = tuple(_rollout(slot, sample, length, numbers) for sample, length in enumerate(lengths))
         prompt = Prompt(slot=slot, task="sum", row=Row(), messages=(), minibatch=slot * MINIBATCHES // len(PLAN))
-        scores = tuple(
-            Score(reward=0.0, status=Status.TIMEOUT) if reward is None else Score(reward=reward) for reward in rewards
-        )
+        scores = tuple(Score(reward=0.0, status=Status.TIMEOUT) if reward is None else Score(reward=reward) for reward in rewards)
         groups.append(with_advantages(Group(prompt=prompt, rollouts=rollouts, scores=scores), ALGORITHM))
     return groups, encoded
 

@@ -1,6 +1,5 @@
 """Updates on fixed rollouts: the same for any ranks, ZeRO stage and split; and what must leave the weights as they are."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -9,56 +8,53 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.replay import SGD, UNCLIPPED, fixed_minibatches, loss_of, losses_of, open_policy, weights_of
+from tests.replay import SGD, UNCLIPPED, fixed_minibatches, loss_of, losses_of, open_policy, run, weights_of
 from vlrl import config as cfg
 from vlrl.policy import Reference
 from vlrl.update import old_logprobs, update
 
 WHOLE, SPLIT = 4096, 40  # tokens a pass: one pass a mini-batch, or a pass a response or two
 REFERENCE = {"adamw": f"adamw-0-{WHOLE}", "sgd": f"sgd-0-{WHOLE}"}
-ON_RANKS = {
-    1: [*REFERENCE.values(), f"sgd-0-{SPLIT}", f"adamw-3-{SPLIT}", f"sgd-3-{WHOLE}"],
-    2: [f"{kind}-{stage}-{budget}" for stage in range(4) for kind, budget in [("adamw", SPLIT), ("sgd", (SPLIT, WHOLE)[stage % 2])]],
+DTYPES = ("bfloat16", "float32")
+
+
+def jobs_of(kind, stages=range(4)):
+    return [f"{kind}-{stage}-{SPLIT}" for stage in stages]
+
+
+DENSE = {
+    1: [*REFERENCE.values(), *jobs_of("adamw"), *jobs_of("sgd")],
+    2: [*jobs_of("adamw"), *jobs_of("sgd"), f"adamw-3-{WHOLE}", f"sgd-2-{WHOLE}"],
 }
-MOE_ON_RANKS = {1: list(REFERENCE.values()), 2: [f"{kind}-{stage}-{SPLIT}" for stage in (1, 3) for kind in REFERENCE]}
+MOE = {1: list(REFERENCE.values()), 2: [*jobs_of("adamw", (1, 3)), *jobs_of("sgd", (1, 3))]}
 
 
-def replays(model, pictures, folder, jobs_on_ranks):
-    """(ranks, job) -> what tests.replay wrote, each number of ranks in processes of its own."""
-    results = {}
-    for size, jobs in jobs_on_ranks.items():
-        place = folder / str(size)
-        place.mkdir()
-        command = ["-m", "tests.replay", model, str(place), ",".join(pictures), *jobs]
-        if size > 1:
-            command = ["-m", "torch.distributed.run", f"--nproc_per_node={size}", f"--master_port={free_port()}", *command]
-        environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        results |= {(size, job): torch.load(place / f"{job}.pt") for job in jobs}
-    return results
-
-
-def free_port() -> int:
+def replays(model, pictures, folder, ranks, jobs):
+    """(number of ranks, job) -> its result: one rank is this process, two are processes of their own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    command = [sys.executable, *launcher, "-m", "tests.replay", model, str(folder), ",".join(pictures), *jobs[2]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = {(2, job): torch.load(folder / f"{job}.pt") for job in jobs[2]}
+    return results | {(1, job): run(job, model, pictures, ranks) for job in jobs[1]}
 
 
-def cases(jobs_on_ranks, kind):
-    return [
-        (size, job) for size, jobs in jobs_on_ranks.items() for job in jobs if job.startswith(kind) and job not in REFERENCE.values()
-    ]
+def cases(jobs, kind):
+    """What is compared with the reference: (number of ranks, job)."""
+    return [(size, job) for size in jobs for job in jobs[size] if job.startswith(kind) and job != REFERENCE[kind]]
 
 
 @pytest.fixture(scope="module")
-def dense(tiny_dense, pictures, tmp_path_factory):
-    return replays(tiny_dense, pictures, tmp_path_factory.mktemp("dense"), ON_RANKS)
+def dense(tiny_dense, pictures, ranks, tmp_path_factory):
+    return replays(tiny_dense, pictures, tmp_path_factory.mktemp("replays"), ranks, DENSE)
 
 
 @pytest.fixture(scope="module")
-def moe(tiny_moe, pictures, tmp_path_factory):
-    return replays(tiny_moe, pictures, tmp_path_factory.mktemp("moe"), MOE_ON_RANKS)
+def moe(tiny_moe, pictures, ranks, tmp_path_factory):
+    return replays(tiny_moe, pictures, tmp_path_factory.mktemp("replays"), ranks, MOE)
 
 
 def check_losses(results, case):
@@ -83,24 +79,24 @@ def equal(weights, others):
     return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize("case", cases(ON_RANKS, "adamw"), ids=str)
+@pytest.mark.parametrize("case", cases(DENSE, "adamw"), ids=str)
 def test_five_updates_have_the_same_losses_on_any_ranks_stage_and_split(dense, case):
     check_losses(dense, case)
 
 
-@pytest.mark.parametrize("case", cases(ON_RANKS, "sgd"), ids=str)
+@pytest.mark.parametrize("case", cases(DENSE, "sgd"), ids=str)
 def test_a_step_of_plain_sgd_is_the_same_on_any_ranks_stage_and_split(dense, case):
     check_step(dense, case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", cases(MOE_ON_RANKS, "adamw"), ids=str)
+@pytest.mark.parametrize("case", cases(MOE, "adamw"), ids=str)
 def test_five_updates_of_a_moe_have_the_same_losses_on_two_ranks(moe, case):
     check_losses(moe, case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", cases(MOE_ON_RANKS, "sgd"), ids=str)
+@pytest.mark.parametrize("case", cases(MOE, "sgd"), ids=str)
 def test_a_step_of_plain_sgd_on_a_moe_is_the_same_on_two_ranks(moe, case):
     check_step(moe, case)
 
@@ -161,9 +157,6 @@ def test_bfloat16_runs_at_zero_1_near_the_losses_of_float32(tiny_dense, pictures
     minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
     losses = [losses_of(open_policy(tiny_dense, ranks, zero_stage=1, dtype=dtype), minibatches, 2) for dtype in DTYPES]
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)
-
-
-DTYPES = ("bfloat16", "float32")
 
 
 def test_gradient_checkpointing_gives_the_same_losses(tiny_moe, pictures, ranks):

@@ -53,6 +53,8 @@ class Parts:
     gate: Gate
     log: RunLog | None
     reference: Reference | None
+    saved: set[int] = field(default_factory=set)
+    """Steps whose checkpoint this process wrote or loaded; another folder of a step may be damaged."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -271,6 +273,7 @@ def _resume(parts: Parts) -> int:
     if found:
         checkpoints.check_same_config(found.state, run.identity, step=found.step)
         parts.policy.load(found.path)
+        parts.saved.add(found.step)
         push_weights(parts.engine, parts.policy.named_weights(), names=parts.policy.parameter_names, version=parts.policy.version)
         parts.canary.check()
     step = found.step if found else 0
@@ -286,10 +289,11 @@ def _save(parts: Parts, step: int) -> None:
     run, settings = parts.run, parts.run.config.checkpoints
     root = run.config.folder / "checkpoints"
     too_late = run.ranks.any(parts.stop.grace_over(settings.signal_grace_s))
-    if not too_late and not run.ranks.any((root / f"step-{step:06d}").exists()):
+    if not too_late and step not in parts.saved:
         checkpoints.save(
             root, step, parts.policy.save, run.identity, keep=settings.keep, rank=run.ranks.rank, agree=run.ranks.min
         )
+        parts.saved.add(step)
 
 
 def _stop_early(parts: Parts) -> None:

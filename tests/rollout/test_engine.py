@@ -19,7 +19,8 @@ from vlrl.rollout.engine import Engine, Request, sampling_seed
 from vlrl.rollout.sync import SyncError, differing_tensors, push_weights
 
 TOLERANCE = 1e-5  # between two programs in fp32, a token
-LAYER = "model.language_model.layers.2.self_attn.o_proj.weight"
+NORM = "model.language_model.layers.2.post_attention_layernorm.weight"
+PACKED = "model.language_model.layers.2.self_attn.o_proj.weight"  # in a layout of the engine's own, on CPU
 EXPERTS = "model.language_model.layers.1.mlp.experts.down_proj"
 
 
@@ -64,7 +65,10 @@ def start(model: str, ranks: Ranks, folder: Path) -> Parts:
 
 @pytest.fixture(scope="module", params=["tiny_dense", pytest.param("tiny_moe", marks=pytest.mark.slow)])
 def started(request, ranks, tmp_path_factory):
-    return start(request.getfixturevalue(request.param), ranks, tmp_path_factory.mktemp("canary"))
+    yield start(request.getfixturevalue(request.param), ranks, tmp_path_factory.mktemp("canary"))
+    from vllm.distributed.parallel_state import destroy_model_parallel
+
+    destroy_model_parallel()  # a MoE's engine needs other groups than a dense model's
 
 
 @pytest.fixture
@@ -142,14 +146,25 @@ def test_old_weights_under_a_new_version_are_caught(parts, prompts):
 
 
 def test_a_push_that_leaves_out_a_tensor_is_caught_by_name(parts):
-    weights = [(name, weight) for name, weight in parts.policy.named_weights() if name != LAYER]
-    with pytest.raises(SyncError, match=rf"left out 1 of \d+ tensors: {LAYER}"):
+    weights = [(name, weight) for name, weight in parts.policy.named_weights() if name != NORM]
+    with pytest.raises(SyncError, match=rf"left out 1 of \d+ tensors: {NORM}"):
         parts.push(weights)
 
 
-def test_a_tensor_streamed_wrongly_is_caught_by_name(parts):
-    parts.push([(name, weight * 1.5 if name == LAYER else weight) for name, weight in parts.policy.named_weights()])
-    with pytest.raises(SyncError, match=rf"Tensors that differ: {LAYER}$"):
+@pytest.mark.parametrize(
+    ("name", "told"), [(NORM, f"Tensors that differ: {NORM}$"), (PACKED, "Which tensors differ can't be told")]
+)
+def test_a_tensor_streamed_wrongly_is_caught(parts, name, told):
+    parts.push([(other, weight * 1.5 if other == name else weight) for other, weight in parts.policy.named_weights()])
+    with pytest.raises(SyncError, match=told):
+        parts.canary.check()
+
+
+def test_experts_streamed_wrongly_are_caught(parts):
+    if EXPERTS not in parts.policy.parameter_names:
+        pytest.skip("a dense model has no experts")
+    parts.push([(name, weight.roll(1, 0) if name == EXPERTS else weight) for name, weight in parts.policy.named_weights()])
+    with pytest.raises(SyncError, match="after weight sync"):
         parts.canary.check()
 
 
@@ -170,7 +185,7 @@ def test_as_many_rollouts_as_requests_even_with_duplicates(parts, prompts):
 
 
 def test_a_rollout_is_there_before_the_last_has_ended(parts, prompts):
-    short, long = requests_for(prompts[:1], 1, max_new_tokens=1) + requests_for([prompts[1]], 1, max_new_tokens=200)
+    short, long = requests_for(prompts[:1], 1, max_new_tokens=1) + requests_for([prompts[1]], 1, max_new_tokens=60)
     rollouts = parts.engine.generate([long, short])
     first = next(rollouts)
     assert len(first.tokens) == 1 and first.finish_reason == "length"
@@ -179,7 +194,7 @@ def test_a_rollout_is_there_before_the_last_has_ended(parts, prompts):
 
 
 def test_rollouts_carry_their_text_ending_and_weight_version(parts, prompts):
-    for rollout in parts.engine.generate(requests_for(prompts, 20, max_new_tokens=100)):
+    for rollout in parts.engine.generate(requests_for(prompts, 8, max_new_tokens=60)):
         ended = rollout.tokens[-1] == parts.encoder.end_token
         assert (rollout.finish_reason, ended) in [("stop", True), ("length", False)]
         assert rollout.text == parts.encoder.decode(rollout.tokens)
@@ -187,7 +202,7 @@ def test_rollouts_carry_their_text_ending_and_weight_version(parts, prompts):
 
 
 def test_banned_ids_are_never_sampled(parts, prompts):
-    rollouts = list(parts.engine.generate(requests_for(prompts, 40, max_new_tokens=100)))
+    rollouts = list(parts.engine.generate(requests_for(prompts, 24, max_new_tokens=60)))
     sampled = [token for rollout in rollouts for token in rollout.tokens]
     assert len(sampled) > 3000 and len(parts.banned) > 2
     assert not set(sampled) & set(parts.banned)

@@ -50,6 +50,7 @@ class Mixture:
         steps: int,
     ) -> None:
         assert weights.keys() == sizes.keys(), f"weights name {list(weights)}, sizes {list(sizes)}"
+        assert steps > 0, steps
         if prompts_per_step % minibatches:
             raise ValueError(
                 f"{prompts_per_step} prompts per step do not split into {minibatches} equal mini-batches; "
@@ -124,7 +125,7 @@ def _integers(weights: Mapping[str, float]) -> dict[str, int]:
 def _check_task(task: str, weight: float, counts: np.ndarray, size: int, total: float, prompts_per_step: int) -> None:
     if not counts.any():
         raise ValueError(
-            f"mixture: task {task!r} with weight {weight} of {total} gets no prompt in {len(counts)} steps of "
+            f"mixture: task {task!r} with weight {weight:g} of {total:g} gets no prompt in {len(counts)} steps of "
             f"{prompts_per_step}; raise its weight, take more steps or more prompts per step, or take the task out"
         )
     if counts.max() > size:
