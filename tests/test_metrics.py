@@ -34,12 +34,11 @@ def group(reward: float = 1.0, text: str = "\\boxed{4}") -> Group:
     return Group(prompt=prompt, rollouts=(rollout, rollout), scores=scores, advantages=(0.5, 0.0))
 
 
-def test_a_step_is_one_line_of_the_file_and_one_of_the_console(tmp_path, capsys):
+def test_a_step_is_one_line_of_the_file(tmp_path):
     run_log(tmp_path).step(12, {"reward/digits": 0.25, "policy/loss": -0.1, "time/step": 2.5})
     assert strict_lines(tmp_path / "metrics.jsonl") == [
         {"step": 12, "reward/digits": 0.25, "policy/loss": -0.1, "time/step": 2.5}
     ]
-    assert capsys.readouterr().out == "step 12 | reward/digits 0.25 | time/step 2.5\n"
 
 
 def test_numbers_that_are_not_finite_are_strict_json_and_read_back(tmp_path):
@@ -225,7 +224,7 @@ def test_the_real_wandb_offline_is_silent_and_keeps_its_files_in_the_run_folder(
     environment = clean | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("step 1 | reward/a nan\n", "")
+    assert (done.stdout, done.stderr) == ("", "")
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
     assert not list((tmp_path / "home").iterdir())
 

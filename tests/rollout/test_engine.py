@@ -24,6 +24,9 @@ PACKED = "model.language_model.layers.2.self_attn.o_proj.weight"  # in a layout 
 EXPERTS = "model.language_model.layers.1.mlp.experts.down_proj"
 
 
+_kept: list["Parts"] = []  # a collected engine would end the whole process group, DeepSpeed's part in it too
+
+
 @dataclass
 class Parts:
     model: str
@@ -65,7 +68,9 @@ def start(model: str, ranks: Ranks, folder: Path) -> Parts:
 
 @pytest.fixture(scope="module", params=["tiny_dense", pytest.param("tiny_moe", marks=pytest.mark.slow)])
 def started(request, ranks, tmp_path_factory):
-    yield start(request.getfixturevalue(request.param), ranks, tmp_path_factory.mktemp("canary"))
+    parts = start(request.getfixturevalue(request.param), ranks, tmp_path_factory.mktemp("canary"))
+    _kept.append(parts)
+    yield parts
     from vllm.distributed.parallel_state import destroy_model_parallel
 
     destroy_model_parallel()  # a MoE's engine needs other groups than a dense model's
