@@ -1,4 +1,4 @@
-"""What a run leaves: metrics.jsonl, rollouts.jsonl, summary.json, a console line per step and, if wanted, wandb.
+"""What a run leaves: metrics.jsonl, rollouts.jsonl, summary.json, and, if wanted, wandb.
 
 The files are the record: each line is strict JSON (a number that is not finite becomes text such as "nan", which float()
 reads back), is on its way to the disk when the call returns, and carries its step, so that a resumed run can cut back what came
@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -90,6 +91,19 @@ class RunLog:
         except Exception as error:  # foreign code, which fails in its own ways: no network, no key, a dead service process
             self._wandb = None
             logger.warning("wandb failed and is off for the rest of the run (%s: %s)", type(error).__name__, error)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of each named piece of a step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 class Tick(Protocol):

@@ -4,7 +4,7 @@ The caller normalises the loss by the global count of its mini-batch. DeepSpeed 
 `scale_wrt_gas` says, so the loss is multiplied by the number of ranks here, and only here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Policy:
         self.engine, *_ = deepspeed.initialize(
             model=packed,
             model_parameters=[parameter for parameter in packed.parameters() if parameter.requires_grad],
-            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, _Schedule(settings, updates)),
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(settings, updates)),
             config=deepspeed_config(settings),
         )
 
@@ -157,19 +157,19 @@ def _packed(settings: cfg.Policy, model: str, temperature: float, banned: list[i
     return PackedModel(qwen, temperature=temperature, banned=banned, head_chunk=settings.head_chunk)
 
 
-class _Schedule:
-    """Linear warm-up, then linear decay to `final_lr` of the rate; a class, for DeepSpeed pickles the scheduler."""
+def _schedule(settings: cfg.Policy, updates: int) -> Callable[[int], float]:
+    """Linear warm-up, then linear decay to `final_lr` of the rate at the last of the updates.
 
-    def __init__(self, settings: cfg.Policy, updates: int):
-        self.warmup = settings.warmup_steps
-        self.final = settings.final_lr
-        self.updates = updates
+    A plain function, which torch leaves out of a checkpoint: a run that resumes with more steps decays over all of them.
+    """
 
-    def __call__(self, update: int) -> float:
-        if update < self.warmup:
-            return (update + 1) / (self.warmup + 1)
-        progress = min(1.0, (update - self.warmup) / max(1, self.updates - self.warmup))
-        return 1.0 + (self.final - 1.0) * progress
+    def rate(update: int) -> float:
+        if update < settings.warmup_steps:
+            return (update + 1) / (settings.warmup_steps + 1)
+        progress = min(1.0, (update - settings.warmup_steps) / max(1, updates - settings.warmup_steps))
+        return 1.0 + (settings.final_lr - 1.0) * progress
+
+    return rate
 
 
 def _keep_experts_together(qwen: torch.nn.Module) -> None:

@@ -5,9 +5,8 @@ equals the uninterrupted one: what a step draws and samples is a pure function o
 """
 
 import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.data.mixture import Mixture
 from vlrl.evaluate import Accuracy, evaluate, mean_accuracy
-from vlrl.metrics import RunLog, progress
+from vlrl.metrics import Clock, RunLog, progress
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.load import save_checkpoint
 from vlrl.policy import Policy, Reference
@@ -57,19 +56,6 @@ class Parts:
     """Steps whose checkpoint this process wrote or loaded; another folder of a step may be damaged."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Clock:
-    """Seconds of each named piece of a step."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
 def train(run: Run) -> dict[str, Any] | None:
     """Trains to config.steps and returns the summary; None where a signal stopped it first, its state saved."""
     config = run.config
@@ -90,10 +76,9 @@ def train(run: Run) -> dict[str, Any] | None:
                         return None
                     totals = _update(parts, groups, encoded, clock)
                     _hand_over(parts, clock)
-                metrics = _log(parts, step + 1, groups, totals, clock)
+                evaluated = _evaluated_between(parts, step + 1)
+                metrics = _log(parts, step + 1, groups, totals, evaluated | clock.seconds)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
-                if _is_due(config.evaluation.every, step + 1) and step + 1 < config.steps:
-                    _evaluate_between(parts, step + 1)
                 stopped = run.ranks.any(parts.stop.requested)
                 if stopped or _is_due(config.checkpoints.every, step + 1):
                     _save(parts, step + 1)
@@ -170,7 +155,7 @@ def _hand_over(parts: Parts, clock: Clock) -> None:
             parts.canary.check()
 
 
-def _log(parts: Parts, step: int, groups: list[Group], totals: Totals, clock: Clock) -> dict[str, float]:
+def _log(parts: Parts, step: int, groups: list[Group], totals: Totals, more: dict[str, float]) -> dict[str, float]:
     """Writes the step's metrics and rollouts. RuntimeError where too many rollouts could not be scored."""
     run = parts.run
     everything = combine(run.ranks.gather(combine([summarise(groups), totals])))
@@ -179,7 +164,7 @@ def _log(parts: Parts, step: int, groups: list[Group], totals: Totals, clock: Cl
     metrics = means(everything)
     rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
     metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
-    metrics |= {"policy/lr": parts.policy.lr, "scoring/failed": share, **_latencies(parts.scorer), **clock.seconds}
+    metrics |= {"policy/lr": parts.policy.lr, "scoring/failed": share, **_latencies(parts.scorer), **more}
     gathered = run.ranks.gather(groups)
     if parts.log:
         parts.log.step(step, metrics)
@@ -303,7 +288,7 @@ def _stop_early(parts: Parts) -> None:
 
 
 def _evaluated_before(parts: Parts) -> dict[str, Accuracy]:
-    """Each task's accuracy before the first step: measured once, then read from summary.json."""
+    """Each task's accuracy before the first step: measured once, then kept beside the run."""
     path = parts.run.config.folder / "evaluated_before.json"
     known = parts.run.ranks.gather(path.exists())[0]
     if known:
@@ -314,10 +299,13 @@ def _evaluated_before(parts: Parts) -> dict[str, Accuracy]:
     return before
 
 
-def _evaluate_between(parts: Parts, step: int) -> None:
+def _evaluated_between(parts: Parts, step: int) -> dict[str, float]:
+    """Each task's accuracy after this step, where the run file asks for it."""
+    config = parts.run.config
+    if not _is_due(config.evaluation.every, step) or step == config.steps:
+        return {}
     accuracies = evaluate(parts.run, parts.engine, parts.scorer, f"step {step}")
-    if parts.log:
-        parts.log.step(step, {f"eval/{task}": accuracy.mean for task, accuracy in accuracies.items()})
+    return {f"eval/{task}": accuracy.mean for task, accuracy in accuracies.items()}
 
 
 def _finished(config: Config) -> dict[str, Any] | None:
