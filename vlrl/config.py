@@ -75,6 +75,7 @@ class Policy(Section):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     lr: Positive = 1.0e-6
     betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: Positive = 1.0e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     final_lr: Share = 1.0

@@ -123,7 +123,7 @@ class Reference:
 
 def deepspeed_config(settings: cfg.Policy) -> dict[str, Any]:
     """DeepSpeed's configuration: what vlrl needs, then the run file's `deepspeed:` block on top."""
-    optimizer = {"lr": settings.lr, "betas": list(settings.betas), "weight_decay": settings.weight_decay, "torch_adam": True}
+    adam = {"lr": settings.lr, "betas": list(settings.betas), "eps": settings.eps, "weight_decay": settings.weight_decay}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -131,7 +131,7 @@ def deepspeed_config(settings: cfg.Policy) -> dict[str, Any]:
         "gradient_clipping": settings.gradient_clipping,
         "zero_optimization": {"stage": settings.zero_stage},
         "bf16": {"enabled": settings.dtype == "bfloat16"},
-        "optimizer": {"type": "AdamW", "params": optimizer},
+        "optimizer": {"type": "AdamW", "params": adam | {"torch_adam": True}},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }

@@ -68,9 +68,9 @@ def means(totals: Totals) -> dict[str, float]:
     ratio and ratio_squared become ess, the effective sample size as a share of the tokens: mean(r)**2 / mean(r**2).
     """
     metrics = {name: total / count for name, (total, count) in totals.items() if count}
-    for side in ("policy", "engine"):
-        if f"{side}/ratio" in metrics:
-            metrics[f"{side}/ess"] = metrics.pop(f"{side}/ratio") ** 2 / metrics.pop(f"{side}/ratio_squared")
+    for squared in [name for name in metrics if "/ratio_squared" in name]:
+        ratio = metrics.pop(squared.replace("ratio_squared", "ratio"))
+        metrics[squared.replace("ratio_squared", "ess")] = ratio**2 / metrics.pop(squared)
     return metrics
 
 
