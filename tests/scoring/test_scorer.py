@@ -101,6 +101,16 @@ def test_a_crash_is_an_error_and_the_next_item_still_scores(folder):
         assert detail in broken.detail, text
 
 
+def test_equal_responses_to_a_row_are_scored_once_and_share_the_verdict(folder, tmp_path):
+    count = f"open({str(tmp_path / 'calls')!r}, 'a').write('x') and Score(reward=0.5)"
+    with pool(folder, workers=2) as scorer:
+        scores = score_all(scorer, [count, "right", count, count])
+        assert [score.reward for score in scores] == [0.5, 1.0, 0.5, 0.5]
+        assert (tmp_path / "calls").read_text() == "x"
+        score_all(scorer, [count])  # a later batch asks again
+    assert (tmp_path / "calls").read_text() == "xx"
+
+
 def test_a_row_that_cannot_be_scored_has_its_own_status(folder):
     with pool(folder) as scorer:
         (score,) = score_all(scorer, ["exec('raise BadRow(\"no gold\")')"])

@@ -42,17 +42,24 @@ class Scorer:
         self._timeout_s = timeout_s
         self._limits = {resource.RLIMIT_AS: memory_mb << 20, resource.RLIMIT_CORE: 0}
         self._pending: dict[Key, tuple[Item, Future[tuple[Score, float]]]] = {}
+        self._verdicts: dict[bytes, Future[tuple[Score, float]]] = {}
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="scoring")
         self._idle: queue.SimpleQueue[Child | None] = queue.SimpleQueue()  # None: a place whose worker is to be started
         for _ in range(workers):
             self._idle.put(None)
 
     def submit(self, rollout: Rollout, task_name: str, row: Row) -> None:
-        """Queues a rollout's response and returns at once; its score comes from `collect` under (slot, sample)."""
+        """Queues a rollout's response and returns at once; its score comes from `collect` under (slot, sample).
+
+        A verifier depends on response and row alone: of the equal responses to a row one is scored, and the others share it.
+        """
         key = (rollout.slot, rollout.sample)
         assert key not in self._pending, f"rollout {key} is submitted twice"
         item = Item(task=task_name, row=row, response=rollout.text)
-        self._pending[key] = (item, self._threads.submit(self._score, item, dump_item(item)))
+        line = dump_item(item)
+        if line not in self._verdicts:
+            self._verdicts[line] = self._threads.submit(self._score, item, line)
+        self._pending[key] = (item, self._verdicts[line])
 
     def collect(self) -> dict[Key, Score]:
         """Waits for all that was submitted since the last call: {(slot, sample): score}, in order of submission.
@@ -69,7 +76,7 @@ class Scorer:
                 raise RuntimeError(f"scoring of {_name(item)}, rollout {key}, gave no verdict in {patience_s:.0f} s") from None
             if not math.isnan(seconds):
                 latencies[item.task].append(seconds)
-        self._pending = {}
+        self._pending, self._verdicts = {}, {}
         self.latencies = dict(latencies)
         return scores
 
