@@ -103,11 +103,13 @@ def test_a_crash_is_an_error_and_the_next_item_still_scores(folder):
 
 def test_equal_responses_to_a_row_are_scored_once_and_share_the_verdict(folder, tmp_path):
     count = f"open({str(tmp_path / 'calls')!r}, 'a').write('x') and Score(reward=0.5)"
+    row = Row(key="one", answer="right")
     with pool(folder, workers=2) as scorer:
-        scores = score_all(scorer, [count, "right", count, count])
-        assert [score.reward for score in scores] == [0.5, 1.0, 0.5, 0.5]
-        assert (tmp_path / "calls").read_text() == "x"
-        score_all(scorer, [count])  # a later batch asks again
+        for batch in ([count, "right", count, count], [count]):  # a later batch asks again
+            for sample, text in enumerate(batch):
+                scorer.submit(rollout(text, sample=sample), "toy", row)
+            rewards = [score.reward for score in scorer.collect().values()]
+            assert rewards == [1.0 if text == "right" else 0.5 for text in batch]
     assert (tmp_path / "calls").read_text() == "xx"
 
 
