@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.conftest import TEXTS
 from vlrl.config import load_config
-from vlrl.data.shards import NewRow, write_dataset
+from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.model.tiny import build_tiny
 from vlrl.preflight import preflight
 from vlrl.ranks import Ranks
@@ -132,7 +132,13 @@ def write_checkpoint() -> None:
     state = Path("runs/run/checkpoints/step-000002/state.json")
     state.parent.mkdir(parents=True)
     config = load_config(Path("run.yaml")).model_dump(mode="json")
-    state.write_text(json.dumps({"world_size": 1, "tasks": list(config["mixture"]), **config}))
+    data = {task: Dataset(Path("data") / task).fingerprint for task in config["mixture"]}
+    state.write_text(json.dumps({"world_size": 1, "tasks": list(config["mixture"]), "data": data, **config}))
+
+
+def write_checkpoint_of_other_data() -> None:
+    write_checkpoint()
+    write_rows("sums", *(NewRow(question=f"What is {n} + 3?", answer=str(n + 3)) for n in range(8)))
 
 
 def shard(name: str) -> Path:
@@ -266,6 +272,11 @@ CASES = [
         says="policy.lr was 1e-06 in the checkpoint, 1e-05 now",
         overrides=("policy.lr=1e-5",),
         damage=write_checkpoint,
+    ),
+    Case(
+        input="a resume with other data",
+        says="data.sums was ",
+        damage=write_checkpoint_of_other_data,
     ),
 ]
 

@@ -197,12 +197,20 @@ def test_a_longer_run_resumes_from_the_checkpoint_before_a_damaged_one(dense):
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     printed = loop.run()
-    assert f"falling back to step-{STEPS - 2:06d}" in printed
-    assert loop.steady_metrics[:STEPS] == dense.steady_metrics
+    kept = STEPS - 2
+    assert f"falling back to step-{kept:06d}" in printed
+    assert loop.steady_metrics[:kept] == dense.steady_metrics[:kept]
+    # What it goes on from is the saved state: the next step's rollouts are the other run's, though its rate decays more slowly.
+    assert _of_step(kept + 1, loop.rollouts) == _of_step(kept + 1, dense.rollouts)
+    assert loop.metrics[kept]["policy/lr"] > dense.metrics[kept]["policy/lr"]
     check_files(loop, STEPS + 1)
     root = loop.folder / "checkpoints"
     shutil.rmtree(root / f"step-{STEPS + 1:06d}")
     assert newest_good(root).step == STEPS, "the damaged checkpoint was not replaced"
+
+
+def _of_step(step: int, lines: list[dict]) -> list[dict]:
+    return [line for line in lines if line["step"] == step]
 
 
 @pytest.mark.slow
@@ -214,8 +222,9 @@ def test_a_finished_run_is_not_trained_again(dense):
 
 @pytest.mark.slow
 def test_another_learning_rate_is_refused_at_a_resume(dense):
-    printed = finished(dense.with_(policy__lr=1e-5).start(), exit_code=2)
-    assert "policy.lr was 0.0003 in the checkpoint, 1e-05 now" in printed
+    was = load_config(dense.folder / "config.yaml").policy.lr
+    printed = finished(dense.with_(policy__lr=was / 2).start(), exit_code=2)
+    assert f"policy.lr was {was} in the checkpoint, {was / 2} now" in printed
 
 
 @pytest.mark.slow

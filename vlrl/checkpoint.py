@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 Agree = Callable[[int], int]
 
-MAY_DIFFER = ("name", "runs", "wandb", "checkpoints", "evaluation", "steps")
+MAY_DIFFER = ("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps")
 """Settings that may change at a resume: they decide where a run is kept and how long it goes on, not what a step computes."""
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"

@@ -4,6 +4,7 @@ A fault is printed as its one sentence and ends with exit code 2; VLRL_TRACEBACK
 """
 
 import logging
+import math
 import os
 import sys
 import warnings
@@ -116,14 +117,16 @@ def _sentences() -> Iterator[None]:
 
 def _report(config: Config, summary: dict[str, Any] | None) -> None:
     console = Console()
+    title = f"{config.name}: accuracy on held-out rows, mean of {config.evaluation.samples} samples, ± 95 % interval"
     if summary is None:
         console.print(f"Stopped; the same command goes on from the checkpoint in {config.folder}/checkpoints")
         return
-    table = Table("task", "before", "after", "rise", title=f"{config.name}: avg@{config.evaluation.samples} on held-out rows")
+    table = Table("task", "before", "after", "rise", title=title)
     number: Callable[[float], str] = "{:.3f}".format
     for task, values in summary["tasks"].items():
         cells = [f"{number(values[at])} ± {number(values[f'{at}_interval'])}" for at in ("before", "after")]
-        table.add_row(task, *cells, f"{values['after'] - values['before']:+.3f}")
+        rise, interval = values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
+        table.add_row(task, *cells, f"{rise:+.3f} ± {number(interval)}")
     mean = summary["mean"]
     table.add_section()
     table.add_row("mean", number(mean["before"]), number(mean["after"]), f"{mean['after'] - mean['before']:+.3f}")

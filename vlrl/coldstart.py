@@ -18,14 +18,10 @@ _DONE = "coldstart.json"
 def coldstart(run: Run, folder: Path) -> None:
     """Trains config.model on demonstrations and writes the result to `folder`. ValueError for a row without a response."""
     config = run.config
-    facts = config.model_dump(mode="json", include={"model", "coldstart", "mixture", "seed", "images"})
-    if _is_done(folder, facts):
+    if _is_done(folder, run.origin):
         return
-    settings = config.policy.model_copy(
-        update={"lr": config.coldstart.lr, "warmup_steps": config.coldstart.warmup_steps, "final_lr": 1.0}
-    )
     steps = config.coldstart.steps
-    policy = Policy(settings, config.model, ranks=run.ranks, updates=steps, temperature=1.0, banned=run.banned)
+    policy = Policy(run.coldstart_policy, config.model, ranks=run.ranks, updates=steps, temperature=1.0, banned=run.banned)
     mixture = run.coldstart_mixture()
     with progress("Cold start", steps, shown=run.ranks.is_first) as tick:
         for step in range(steps):
@@ -34,7 +30,7 @@ def coldstart(run: Run, folder: Path) -> None:
     weights = policy.named_weights()
     if run.ranks.is_first:
         save_checkpoint(weights, config.model, folder, run.encoder.processor)
-        (folder / _DONE).write_text(json.dumps(facts))
+        (folder / _DONE).write_text(json.dumps(run.origin))
     else:
         for _ in weights:  # under ZeRO-3 gathering is a collective
             pass
@@ -65,5 +61,5 @@ def _supervised_step(run: Run, policy: Policy, draws: list) -> float:
     return run.ranks.sum({"loss": total})["loss"]
 
 
-def _is_done(folder: Path, facts: dict) -> bool:
-    return (folder / _DONE).exists() and json.loads((folder / _DONE).read_text()) == facts
+def _is_done(folder: Path, origin: dict) -> bool:
+    return (folder / _DONE).exists() and json.loads((folder / _DONE).read_text()) == origin

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from vlrl import config as cfg
 from vlrl.config import Config
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import Dataset
@@ -36,7 +37,14 @@ class Run:
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the saved one; the tasks' order decides their slots."""
-        return {"world_size": self.ranks.size, "tasks": list(self.config.mixture), **self.config.model_dump(mode="json")}
+        settings = self.config.model_dump(mode="json")
+        return {"world_size": self.ranks.size, "tasks": list(self.config.mixture), "data": self._data, **settings}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What decides the model that the first step samples from: where these are equal, a cold start need not be repeated."""
+        settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
+        return {"data": self._data, "policy": self.coldstart_policy.model_dump(mode="json"), **settings}
 
     def mixture(self) -> Mixture:
         """The training steps' mixture."""
@@ -51,6 +59,13 @@ class Run:
             seed=config.seed,
         )
 
+    @property
+    def coldstart_policy(self) -> cfg.Policy:
+        """The policy's settings with the cold start's rate, which stays as it is after the warm-up."""
+        settings = self.config.coldstart
+        rate = {"lr": settings.lr, "warmup_steps": settings.warmup_steps, "final_lr": 1.0}
+        return self.config.policy.model_copy(update=rate)
+
     def coldstart_mixture(self) -> Mixture:
         """The cold start's mixture: whole batches, in an order of its own."""
         config, settings = self.config, self.config.coldstart
@@ -58,6 +73,10 @@ class Run:
         return Mixture(
             weights, self._sizes, prompts_per_step=settings.batch_size, minibatches=1, steps=settings.steps, seed=config.seed + 1
         )
+
+    @property
+    def _data(self) -> dict[str, str]:
+        return {task: rows.fingerprint for task, rows in self.rows.items()}
 
     @property
     def _sizes(self) -> dict[str, int]:

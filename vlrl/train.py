@@ -64,7 +64,7 @@ def train(run: Run) -> dict[str, Any] | None:
     with ExitStack() as stack:
         parts = _start(run, stack)
         first = _resume(parts)
-        before = _evaluated_before(parts)
+        before = _evaluated_before(parts, first)
         with progress("Training", config.steps, shown=run.ranks.is_first) as tick:
             tick(first)
             for step in range(first, config.steps):
@@ -287,15 +287,21 @@ def _stop_early(parts: Parts) -> None:
         raise Stopped
 
 
-def _evaluated_before(parts: Parts) -> dict[str, Accuracy]:
-    """Each task's accuracy before the first step: measured once, then kept beside the run."""
-    path = parts.run.config.folder / "evaluated_before.json"
-    known = parts.run.ranks.gather(path.exists())[0]
-    if known:
-        return {task: Accuracy(**values) for task, values in json.loads(path.read_text()).items()}
-    before = evaluate(parts.run, parts.engine, parts.scorer, "before")
+def _evaluated_before(parts: Parts, first: int) -> dict[str, Accuracy]:
+    """Each task's accuracy before the first step: measured once, then kept beside the run.
+
+    ValueError where a run that goes on after `first` steps has lost it: that model is gone.
+    """
+    run, path = parts.run, parts.run.config.folder / "evaluated_before.json"
+    of = {"origin": run.origin, "evaluation": run.config.evaluation.model_dump(exclude={"every"})}
+    kept = run.ranks.gather(json.loads(path.read_text()) if run.ranks.is_first and path.exists() else None)[0]
+    if first and not kept:
+        raise ValueError(f"{path} is missing: what the run began with can't be measured again; put it back, or start a new run")
+    if kept and (first or kept["of"] == of):
+        return {task: Accuracy(**values) for task, values in kept["tasks"].items()}
+    before = evaluate(run, parts.engine, parts.scorer, "before")
     if parts.log:
-        path.write_text(json.dumps({task: asdict(accuracy) for task, accuracy in before.items()}))
+        path.write_text(json.dumps({"of": of, "tasks": {task: asdict(accuracy) for task, accuracy in before.items()}}))
     return before
 
 

@@ -22,14 +22,14 @@ _FLOOR = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 class Canary:
-    """Compares engine and trainer; `baseline` is their difference at start, before any sync."""
+    """Compares engine and trainer; `baseline` is their largest difference over ranks at start, before any sync."""
 
     def __init__(self, policy: Policy, engine: Engine, encoder: Encoder, *, temperature: float, tolerance: float, folder: Path):
         self._policy, self._engine = policy, engine
         self._temperature = temperature
         self._filler = encoder.filler()
         self._probes = _probes(encoder, folder)
-        self.baseline = self.difference()
+        self.baseline = max(policy.ranks.gather(self.difference()))
         self.bound = tolerance * max(self.baseline, _FLOOR[policy.settings.dtype])
 
     def difference(self) -> float:

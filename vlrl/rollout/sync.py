@@ -35,9 +35,11 @@ def push_weights(engine: Engine, weights: Iterable[tuple[str, Tensor]], *, names
 
 
 def differing_tensors(engine: Engine, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The names of the trainer's tensors that the engine holds otherwise, as far as their layout lets one tell."""
-    wanted = list(weights)
-    return engine.llm.apply_model(lambda model: _differing(model, wanted))[0]
+    """The names of the trainer's tensors that the engine holds otherwise, as far as their layout lets one tell.
+
+    All ranks call it: under ZeRO-3 `weights` gathers one tensor at a time, and no more than one is held.
+    """
+    return engine.llm.apply_model(lambda model: _differing(model, weights))[0]
 
 
 def _stream(weights: Iterable[tuple[str, Tensor]], seen: set[str]) -> Iterator[tuple[str, Tensor]]:
@@ -61,12 +63,12 @@ def _forget_expert_kernels(model: nn.Module) -> None:
                 method.moe_kernel = None
 
 
-def _differing(model: Any, wanted: list[tuple[str, Tensor]]) -> list[str]:
+def _differing(model: Any, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
     held = dict(model.named_parameters())
     fused = {part: whole for whole, parts in model.packed_modules_mapping.items() for part in parts}
     filled: dict[str, int] = {}
     differing = []
-    for name, tensor in wanted:
+    for name, tensor in weights:
         own = name.replace("model.language_model.", "language_model.model.").replace("model.visual.", "visual.")
         module = own.split(".")[-2]
         own = own.replace(f".{module}.", f".{fused.get(module, module)}.")

@@ -1,0 +1,42 @@
+"""What a run is known by: when a cold start may be reused, and what a resumed run must share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import bad_input_table
+from vlrl.config import load_config
+from vlrl.data.shards import NewRow
+from vlrl.ranks import Ranks
+from vlrl.run import Run, open_run
+
+
+@pytest.fixture
+def opened(tiny_dense, tmp_path, monkeypatch):
+    """A function that opens the good run of the table of bad input, with overrides."""
+    monkeypatch.chdir(tmp_path)
+    bad_input_table.write_good_run(Path(tiny_dense))
+
+    def open_with(*overrides: str) -> Run:
+        return open_run(load_config(Path("run.yaml"), overrides), Ranks(0, 1, 0))
+
+    return open_with
+
+
+@pytest.mark.parametrize("override", ["policy.lr=1e-5", "algorithm.tau_neg=1.2", "steps=7", "evaluation.rows=3"])
+def test_what_comes_after_a_cold_start_leaves_its_origin_as_it_is(opened, override):
+    assert opened(override).origin == opened().origin
+
+
+@pytest.mark.parametrize("override", ["coldstart.lr=1e-5", "seed=1", "mixture.sums.weight=3", "policy.dtype=bfloat16"])
+def test_what_a_cold_start_computes_with_is_of_its_origin(opened, override):
+    assert opened(override).origin != opened().origin
+
+
+def test_other_rows_make_another_origin_and_identity(opened):
+    before = opened()
+    bad_input_table.write_rows("sums", *(NewRow(question=f"{n} + 3?", answer=str(n + 3)) for n in range(8)))
+    after = opened()
+    assert before.origin != after.origin
+    assert {key for key in before.identity if before.identity[key] != after.identity[key]} == {"data"}
+    assert {task for task in before.rows if before.identity["data"][task] != after.identity["data"][task]} == {"sums"}
