@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    0: ["types", "config"],
+    0: ["types", "config", "pipes"],
     1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks"],
     2: ["verifiers", "scoring", "model"],
     3: ["policy", "rollout", "checkpoint", "run"],

@@ -12,7 +12,7 @@ import pytest
 
 from vlrl.processes import MAX_LINE, Child
 
-TAKE = "from vlrl.processes import take_pipes\nrequests, replies = take_pipes(silent=True)\n"
+TAKE = "from vlrl.pipes import take_pipes\nrequests, replies = take_pipes(silent=True)\n"
 SAY = "import sys\ndef say(text):\n    replies.write(f'{text}\\n'.encode())\n    replies.flush()\n"
 
 

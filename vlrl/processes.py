@@ -5,7 +5,6 @@ stdout. Nothing is forked with Python code in it, so a parent may hold threads a
 the first line is sent, and what a child does before it reads that line is our own code.
 """
 
-import ctypes
 import os
 import resource
 import select
@@ -14,16 +13,14 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import BinaryIO
 
 MAX_LINE = 1 << 20
-_PR_SET_PDEATHSIG = 1
 
 
 class Child:
     """A running child process, the leader of a session of its own. It is killed when the thread that started it ends.
 
-    argv: the program, which calls `take_pipes` first; limits: resource.RLIMIT_* to its value, hard and soft.
+    argv: the program, which calls `vlrl.pipes.take_pipes` first; limits: resource.RLIMIT_* to its value, hard and soft.
     """
 
     def __init__(self, argv: Sequence[str], *, limits: Mapping[int, int], env: Mapping[str, str], cwd: str | None = None):
@@ -73,22 +70,6 @@ class Child:
             self._stdin.close()
         self._stdout.close()
         return self._process.wait()
-
-
-def take_pipes(*, silent: bool) -> tuple[BinaryIO, BinaryIO]:
-    """What a child does first: (requests, replies), its stdin and stdout moved to private descriptors.
-
-    Foreign code that reads then finds an empty input, and what it prints goes to stderr, or nowhere if silent.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    if silent:
-        os.dup2(nowhere, 2)
-    os.dup2(2, 1)
-    os.close(nowhere)
-    return requests, replies
 
 
 def _lower_limit(pid: int, kind: int, value: int) -> None:

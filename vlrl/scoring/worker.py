@@ -6,7 +6,7 @@ count imports, then the score. It ends with its input, or with the process that 
 
 import sys
 
-from vlrl.processes import take_pipes
+from vlrl.pipes import take_pipes
 from vlrl.scoring.wire import dump_score, load_item
 from vlrl.tasks import load_task, verdict
 from vlrl.types import Score, Status

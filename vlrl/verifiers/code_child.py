@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any
 
-from vlrl.processes import take_pipes
+from vlrl.pipes import take_pipes
 
 _SCALARS = (type(None), bool, int, float, str)
 _SEQUENCES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set}

@@ -1,0 +1,24 @@
+"""What a child process of `vlrl.processes` does first, with as few imports as can be: one is started for every solution."""
+
+import ctypes
+import os
+import signal
+from io import BufferedReader, BufferedWriter
+
+_PR_SET_PDEATHSIG = 1
+
+
+def take_pipes(*, silent: bool) -> tuple[BufferedReader, BufferedWriter]:
+    """What a child does first: (requests, replies), its stdin and stdout moved to private descriptors.
+
+    Foreign code that reads then finds an empty input, and what it prints goes to stderr, or nowhere if silent.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    if silent:
+        os.dup2(nowhere, 2)
+    os.dup2(2, 1)
+    os.close(nowhere)
+    return requests, replies
