@@ -10,6 +10,7 @@ RUN ?= configs/cpu.yaml
 # Parts that share two cores (engine, verifiers, ranks) are quicker with a thread each than waiting for one another's.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: env data train test test-slow check clean
 .DELETE_ON_ERROR:
@@ -33,6 +34,7 @@ check: $(VENV)/ready
 
 # torch first and alone: as pip is set up here, or else from PyTorch's own index of CPU builds.
 $(VENV)/ready: requirements/cpu.txt pyproject.toml
+	@echo "Making the environment in $(VENV): 200 packages, 3 GB, some minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-deps torch==2.13.0+cpu 2>/dev/null \
 	  || $(BIN)/pip install -q --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu torchvision==0.28.0+cpu

@@ -17,6 +17,10 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 280
 
+# Two ranks, by either launcher; alone, a run is its own only rank.
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+DEEPSPEED = ("deepspeed.launcher.runner", "--num_gpus", "2", "--no_local_rank", "--module")
+
 # A random model finds no right answer. This reward splits its responses, so that every step has a gradient.
 EVEN_LENGTH = '''"""even_length: a response of an even number of characters. A row whose answer is "raise" breaks the verifier."""
 
@@ -43,21 +47,20 @@ class Loop:
     """A run of configs/cpu.yaml with overrides, small enough for a test."""
 
     overrides: dict[str, Any]
-    ranks: int = 1
+    launcher: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
         return Path(self.overrides["runs"]) / self.overrides["name"]
 
-    def with_(self, *, ranks: int = 1, **overrides: Any) -> "Loop":
+    def with_(self, *, launcher: tuple[str, ...] = (), **overrides: Any) -> "Loop":
         """Other settings; a dot in a setting's name is written as two underscores: `policy__lr=1e-3`."""
         named = {key.replace("__", "."): value for key, value in overrides.items()}
-        return replace(self, overrides=self.overrides | named, ranks=ranks)
+        return replace(self, overrides=self.overrides | named, launcher=launcher)
 
     def start(self) -> subprocess.Popen[str]:
-        launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(self.ranks), "-m"] if self.ranks > 1 else []
         settings = [f"{key}={json.dumps(value, default=str)}" for key, value in self.overrides.items()]
-        return python("-m", *launcher, "vlrl.cli", "train", "configs/cpu.yaml", *settings)
+        return python("-m", *self.launcher, "vlrl.cli", "train", "configs/cpu.yaml", *settings)
 
     def run(self) -> str:
         """Runs to the end, which must be a good one. Returns what it printed."""

@@ -127,6 +127,8 @@ def test_a_full_disk_is_an_error_with_a_sentence(tmp_path, name):
 class ToyWandb:
     """wandb as far as the log uses it, raising at one place; it counts the calls that got through."""
 
+    url = "https://wandb.example/run"
+
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
         self.calls: list[str] = []
@@ -158,7 +160,7 @@ def toy_wandb(monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", toy)
         return toy
 
-    for name in ("WANDB_CACHE_DIR", "WANDB_ERROR_REPORTING"):
+    for name in ("WANDB_CACHE_DIR", "WANDB_ERROR_REPORTING", "WANDB_SILENT"):
         monkeypatch.setenv(name, "")  # remembered, so that what the log sets ends with the test
         monkeypatch.delenv(name)
     return install
@@ -175,6 +177,12 @@ def test_wandb_gets_what_the_files_get(tmp_path, toy_wandb):
     toy = toy_wandb()
     three_steps(run_log(tmp_path, wandb="offline"))
     assert toy.calls == ["init", "log 1", "log 2", "log 3", "summary", "finish"]
+
+
+def test_the_run_s_page_at_wandb_is_told(tmp_path, toy_wandb, capsys):
+    toy_wandb()
+    run_log(tmp_path, wandb="online")
+    assert "wandb: https://wandb.example/run" in capsys.readouterr().out
 
 
 def test_wandb_is_told_to_report_no_errors_home_unless_the_user_asked(tmp_path, toy_wandb, monkeypatch):

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from tests.loop import EVEN_LENGTH, Loop, finished, python, same_weights
+from tests.loop import DEEPSPEED, EVEN_LENGTH, TORCHRUN, Loop, finished, python, same_weights
 from vlrl.checkpoint import newest_good
 from vlrl.config import load_config
 from vlrl.data.images import open_image
@@ -229,12 +229,19 @@ def test_another_learning_rate_is_refused_at_a_resume(dense):
 
 @pytest.mark.slow
 def test_two_ranks_run_the_loop_and_resume_after_sigterm(small):
-    loop = small.with_(name="ranks", ranks=2, threads=1, policy__zero_stage=2, steps=4)
+    loop = small.with_(name="ranks", launcher=TORCHRUN, policy__zero_stage=2, steps=4)
     # The launcher hands the signal to the ranks and ends with a code of its own.
     loop.interrupted(signal.SIGTERM, lambda: len(loop.metrics) == 1, exit_code=None)
     assert loop.checkpoints()[-1] == len(loop.metrics) < 4
     loop.run()
     check_files(loop, 4)
+
+
+@pytest.mark.slow
+def test_the_deepspeed_launcher_runs_the_loop_on_two_ranks(small):
+    loop = small.with_(name="deepspeed", launcher=DEEPSPEED, policy__zero_stage=3, steps=2, coldstart__steps=2)
+    loop.run()
+    check_files(loop, 2)
 
 
 @pytest.mark.slow

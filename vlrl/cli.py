@@ -117,7 +117,7 @@ def _sentences() -> Iterator[None]:
 
 def _report(config: Config, summary: dict[str, Any] | None) -> None:
     console = Console()
-    title = f"{config.name}: accuracy on held-out rows, mean of {config.evaluation.samples} samples, ± 95 % interval"
+    title = f"{config.name}: held-out accuracy ± 95 % interval"
     if summary is None:
         console.print(f"Stopped; the same command goes on from the checkpoint in {config.folder}/checkpoints")
         return

@@ -77,13 +77,17 @@ class RunLog:
         self._wandb = None
 
     def _start_wandb(self, *, mode: Literal["offline", "online"], **run: Any) -> None:
-        # Read when wandb is imported: without these it keeps a log under the home folder, and looks up its server even offline.
+        # Read when wandb is imported: without these it keeps a log under the home folder, looks up its server even offline, and
+        # talks of other products.
         os.environ.setdefault("WANDB_CACHE_DIR", str(self.folder.absolute() / "wandb" / "cache"))
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb  # half a second, and nothing at all where it is disabled
 
         settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
         self._wandb = wandb.init(mode=mode, dir=str(self.folder), settings=settings, **run)
+        if self._wandb.url:
+            print(f"wandb: {self._wandb.url}", flush=True)
 
     def _guarded(self, call: Callable[[], Any]) -> None:
         try:
