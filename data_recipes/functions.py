@@ -1,4 +1,4 @@
-"""functions (code): a one-line Python function from its description, with calls and their results as the tests."""
+"""functions (code): a short Python function from its description, with calls and their results as the tests."""
 
 import random
 from collections.abc import Iterator
@@ -8,36 +8,36 @@ from vlrl.data.shards import NewRow
 
 SOURCE = "made by this script"
 LICENCE = "Apache-2.0"
-VERSION = 1
-OPERATIONS = {f"add {n}": f"({{}} + {n})" for n in range(1, 10)}
-OPERATIONS |= {f"subtract {n}": f"({{}} - {n})" for n in range(1, 10)}
-OPERATIONS |= {f"multiply by {n}": f"({{}} * {n})" for n in range(2, 10)}
-OPERATIONS |= {"square": "({} ** 2)", "negate": "(-{})"}
+VERSION = 2
+OPERATIONS = {f"add {n}": f"x + {n}" for n in range(1, 10)}
+OPERATIONS |= {f"subtract {n}": f"x - {n}" for n in range(1, 10)}
+OPERATIONS |= {f"multiply by {n}": f"x * {n}" for n in range(2, 10)}
+OPERATIONS |= {"square": "x ** 2", "negate": "-x"}
 ARGUMENTS = (-3, 0, 1, 7, 12)
 
 
 def raws(seed: int, num: int) -> Iterator[list[str]]:
     rng = random.Random(seed)
     for _ in range(num):
-        yield rng.sample(list(OPERATIONS), rng.choice((2, 3)))
+        yield rng.sample(list(OPERATIONS), 2)
 
 
 def to_row(raw: list[str]) -> NewRow | None:
-    expression = "x"
-    for operation in raw:
-        expression = OPERATIONS[operation].format(expression)
-    expression = expression[1:-1]  # the outermost brackets
-    tests = [[[x], eval(expression, {"x": x})] for x in ARGUMENTS]
+    """The demonstration takes one step a line."""
+    steps = "".join(f"    x = {OPERATIONS[operation]}\n" for operation in raw)
+    code = f"def f(x):\n{steps}    return x"
+    namespace: dict = {}
+    exec(code, namespace)
     return NewRow(
         question=f"Write f(x): {', then '.join(raw)}.",
-        meta={"entry_point": "f", "tests": tests},
-        response=f"```python\ndef f(x):\n    return {expression}\n```",
+        meta={"entry_point": "f", "tests": [[[x], namespace["f"](x)] for x in ARGUMENTS]},
+        response=f"```python\n{code}\n```",
     )
 
 
 def main() -> None:
-    options = parse_options(__doc__, train=2000, eval=200)
-    rows = (to_row(raw) for raw in raws(options.seed, num=2 * (options.train + options.eval)))
+    options = parse_options(__doc__, train=500, eval=150)
+    rows = (to_row(raw) for raw in raws(options.seed, num=3 * (options.train + options.eval)))
     write_splits(options, rows, source=SOURCE, licence=LICENCE, recipe="functions", recipe_version=VERSION)
 
 

@@ -88,9 +88,9 @@ def test_images_come_first_in_the_prompt(built, name):
 
 def test_chain_sum_keeps_easy_sums_and_works_them_out():
     to_row = recipe("chain_sum").to_row
-    sums = {text: to_row({"metadata": {"expression": text}, "answer": str(eval(text))}) for text in ("23 + 45", "7 + 2")}
+    sums = {text: to_row({"metadata": {"expression": text}, "answer": str(eval(text))}) for text in ("23 + 45", "21 + 32")}
     assert sums["23 + 45"] == NewRow(question="23 + 45 = ?", answer="68", response="3+5=8, 2+4=6 \\boxed{68}")
-    assert sums["7 + 2"].response == "7+2=9, 0+0=0 \\boxed{9}"
+    assert sums["21 + 32"].response == "1+2=3, 2+3=5 \\boxed{53}"
     for refused in ("27 + 45", "23 - 11", "51 + 12"):
         assert to_row({"metadata": {"expression": refused}, "answer": str(eval(refused))}) is None
 
@@ -109,7 +109,7 @@ def test_knights_shortens_the_puzzle_and_tries_each_case():
 def test_functions_describes_in_order_and_tests_by_calls():
     row = recipe("functions").to_row(["add 3", "square"])
     assert row.question == "Write f(x): add 3, then square."
-    assert "return (x + 3) ** 2" in row.response
+    assert "    x = x + 3\n    x = x ** 2\n    return x" in row.response
     assert row.meta["tests"][:2] == [[[-3], 0], [[0], 9]]
 
 
