@@ -7,6 +7,7 @@ def test_the_doctor_names_all_that_a_run_needs():
     found = dict(line.split(": ", 1) for line in doctor())
     assert list(found) == [
         "python", "torch", "transformers", "deepspeed", "vllm", "device", "cores", "memory", "free disk", "C++ compiler",
+        "jail for code",
     ]  # fmt: skip
     assert int(found["cores"]) >= 1
 
@@ -14,4 +15,4 @@ def test_the_doctor_names_all_that_a_run_needs():
 def test_a_missing_compiler_is_said_with_what_it_is_for(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
-    assert doctor()[-1].startswith("C++ compiler: none; DeepSpeed's")
+    assert any(line.startswith("C++ compiler: none; DeepSpeed's") for line in doctor())

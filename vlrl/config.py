@@ -110,10 +110,13 @@ class Images(Section):
 
 
 class Scoring(Section):
+    """isolation: of a model's code; "limits" alone, without the jail, must be asked for (see vlrl.verifiers.sandbox)."""
+
     workers: Count = 2
     timeout_s: Positive = 10.0
     memory_mb: Count = 2048
     max_failed_share: Share = 0.2
+    isolation: Literal["jail", "limits"] = "jail"
 
 
 class Evaluation(Section):

@@ -6,6 +6,8 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vlrl.verifiers.sandbox import why_not
+
 _PACKAGES = ("torch", "transformers", "deepspeed", "vllm")
 _COMPILERS = ("c++", "g++", "clang++")
 
@@ -21,6 +23,7 @@ def doctor() -> list[str]:
         f"memory: {memory / 1e9:.1f} GB",
         f"free disk: {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB in {Path.cwd()}",
         f"C++ compiler: {_compiler()}",
+        f"jail for code: {why_not() or 'works'}",
     ]
 
 

@@ -7,6 +7,7 @@ that no check meets costs its own group, not the run.
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -22,6 +23,7 @@ from vlrl.rollout.groups import encode_prompt
 from vlrl.run import Run, attempt_each, open_each, open_run
 from vlrl.tasks import check_examples, verdict
 from vlrl.types import Draw, Row, Status
+from vlrl.verifiers.sandbox import ISOLATION
 
 _HASHED_BYTES = 1 << 30  # of one data set; hashing it all takes about a second
 _MAX_READ = 20_000
@@ -35,6 +37,7 @@ def preflight(config: Config, ranks: Ranks) -> Run:
             f"engine.tensor_parallel: {ranks.size} ranks do not split into engines of {config.engine.tensor_parallel}; "
             "start a multiple of it"
         )
+    os.environ[ISOLATION] = config.scoring.isolation  # for the examples here, and for the scoring workers
     fault = ""
     try:
         run = open_run(config, ranks)

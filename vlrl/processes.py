@@ -23,9 +23,19 @@ class Child:
     argv: the program, which calls `vlrl.pipes.take_pipes` first; limits: resource.RLIMIT_* to its value, hard and soft.
     """
 
-    def __init__(self, argv: Sequence[str], *, limits: Mapping[int, int], env: Mapping[str, str], cwd: str | None = None):
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        limits: Mapping[int, int],
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        pass_fds: Sequence[int] = (),
+    ):
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=env, cwd=cwd, start_new_session=True)
+        self._process = subprocess.Popen(
+            argv, stdin=pipe, stdout=pipe, env=env, cwd=cwd, pass_fds=pass_fds, start_new_session=True
+        )
         self._received = bytearray()
         assert self._process.stdin and self._process.stdout
         self._stdin, self._stdout = self._process.stdin, self._process.stdout

@@ -2,13 +2,14 @@
 
 import doctest
 import time
+from pathlib import Path
 
 import pytest
 
 from vlrl.tasks import BadRow
 from vlrl.types import Status
-from vlrl.verifiers import code, code_child
-from vlrl.verifiers.code import extract_code, run_calls, same_value, score_calls
+from vlrl.verifiers import code, code_child, sandbox
+from vlrl.verifiers.code import extract_code, run_calls, same_value, score_calls, score_programs, score_tests
 
 ADD = [((1, 2), 3), ((-4, 4), 0), ((10, 32), 42)]
 RIGHT = "def add(a, b):\n    return a + b\n"
@@ -118,12 +119,75 @@ def f(path):
     if 'SECRET_TOKEN' in os.environ: return 'secret'
     open(path, 'wb', buffering=0).write(b'x')"""
     (outcome,) = run_calls(source, "f", [(str(tmp_path / "file"),)], timeout_s=2, memory_mb=256)
-    assert "File too large" in outcome.error
+    assert "No such file or directory" in outcome.error
 
 
-def test_a_process_that_cannot_start_is_not_the_solutions_fault():
+def test_a_process_that_cannot_start_is_not_the_solutions_fault(monkeypatch):
+    monkeypatch.setattr(sandbox, "_way", lambda: (["/bin/false"], None))
     with pytest.raises(RuntimeError, match="did not start"):
-        run_calls(RIGHT, "add", [(1, 2)], timeout_s=2, memory_mb=1)
+        run_calls(RIGHT, "add", [(1, 2)], timeout_s=2, memory_mb=256)
+
+
+def test_a_process_that_cannot_be_confined_runs_nothing(monkeypatch):
+    monkeypatch.setattr(sandbox, "_filter", lambda: "AAAAAAAAAAA=")
+    with pytest.raises(RuntimeError, match="cannot be confined"):
+        run_calls(RIGHT, "add", [(1, 2)], timeout_s=2, memory_mb=256)
+
+
+def test_a_machine_that_cannot_jail_says_what_to_allow(monkeypatch):
+    monkeypatch.setattr(sandbox, "_bwrap", lambda: "/bin/false")
+    monkeypatch.setattr(sandbox, "_way", sandbox._way.__wrapped__)
+    assert "cannot jail a model's code" in sandbox.why_not() and "scoring.isolation: limits" in sandbox.why_not()
+    with pytest.raises(sandbox.SandboxError):
+        run_calls(RIGHT, "add", [(1, 2)], timeout_s=2, memory_mb=256)
+
+
+def test_another_isolation_is_used_only_where_it_is_named(monkeypatch):
+    monkeypatch.setenv(sandbox.ISOLATION, "limits")
+    source = "import os\ndef f(x):\n    os.stat(x)\n    return os.fork()"
+    (outcome,) = run_calls(source, "f", [("/etc/passwd",)], timeout_s=2, memory_mb=256)
+    assert "Operation not permitted" in outcome.error
+    monkeypatch.setenv(sandbox.ISOLATION, "none")
+    with pytest.raises(sandbox.SandboxError, match="known: jail, limits"):
+        run_calls(RIGHT, "add", [(1, 2)], timeout_s=2, memory_mb=256)
+
+
+OUTSIDE = {
+    "the network": "import socket; socket.create_connection(('127.0.0.1', 9))",
+    "a socket": "import socket; socket.socketpair()",
+    "a process": "import os; os.fork()",
+    "a program": "import os; os.execv('/bin/true', ['true'])",
+    "a thread": "import threading; threading.Thread(target=print).start()",
+    "a signal": "import os; os.kill(1, 9)",
+    "a debugger": "import ctypes\n    if ctypes.CDLL(None).ptrace(16, 1, 0, 0): raise OSError('not traced')",
+    "a user's file": "open('/etc/passwd')",
+    "the system": "open('/usr/new', 'w')",
+    "a large file": "open('/tmp/large', 'wb').write(b'x' * (9 << 20))",
+    "a higher limit": "import resource; resource.setrlimit(resource.RLIMIT_CPU, (99, 99))",
+    "root": "import os; os.setuid(0)",
+}
+
+
+@pytest.mark.parametrize("body", OUTSIDE.values(), ids=OUTSIDE)
+def test_a_jail_keeps_code_from(body):
+    (outcome,) = run_calls(f"def f():\n    {body}\n    return 1", "f", [()], timeout_s=2, memory_mb=512)
+    assert outcome.error.split(":")[0].endswith("Error"), outcome
+    assert "ModuleNotFound" not in outcome.error
+
+
+def test_a_jail_sees_no_process_but_its_own_and_leaves_none():
+    source = "import os\ndef f():\n    return [os.getuid(), len([p for p in os.listdir('/proc') if p.isdigit()])]"
+    (outcome,) = run_calls(source, "f", [()], timeout_s=2, memory_mb=256)
+    assert outcome.value == [65534, 2]
+    before = _bubblewraps()
+    for _ in range(3):
+        run_calls("def f():\n    while True: pass", "f", [()], timeout_s=0.05, memory_mb=256)
+    assert _bubblewraps() <= before
+
+
+def _bubblewraps() -> int:
+    commands = [path / "comm" for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return sum(command.read_text().strip() == "bwrap" for command in commands if command.exists())
 
 
 @pytest.mark.parametrize(
@@ -170,3 +234,53 @@ def test_a_response_without_code_is_wrong():
 def test_a_row_without_tests_is_the_rows_fault():
     with pytest.raises(BadRow, match="no tests for 'add'"):
         score(RIGHT, tests=[])
+
+
+def test_plain_data_of_the_standard_library_crosses():
+    source = "from collections import Counter\ndef f(x): return [Counter(x), complex(1, 2), frozenset(x)]"
+    (outcome,) = run_calls(source, "f", [("aab",)], timeout_s=2, memory_mb=256)
+    assert outcome.value == [{"a": 2, "b": 1}, 1 + 2j, frozenset("ab")]
+
+
+def test_tests_that_are_code_call_the_jail():
+    tests = ["assert add(1, b=2) == 3", "assert candidate(*[one, 1]) == 2"]
+    assert score_tests(f"```python\n{RIGHT}\n```", "add", tests, setup="one = 1").parts == {"code": 1.0, "passed": 1.0}
+    half = score_tests("```python\ndef add(a, b): return 3\n```", "add", tests, setup="one = 1")
+    assert (half.reward, half.parts["passed"]) == (0.0, 0.5)
+
+
+def test_tests_that_cannot_be_run_are_the_rows_fault():
+    for tests, setup in ((["assert ("], ""), (["assert add(1, 2)"], "import nothing_of_that_name"), ([], "")):
+        with pytest.raises(BadRow):
+            score_tests(RIGHT, "add", tests, setup=setup)
+
+
+PROGRAM = """```python
+import sys
+n = int(input())
+sys.stdout.buffer.write(b"%d\\n" % sum(map(int, sys.stdin.read().split()[:n])))
+```"""
+
+
+def test_a_program_is_run_on_every_case():
+    assert score_programs(PROGRAM, [("2\n3 4\n", "7"), ("1\n5\n", "5\n\n")]).reward == 1.0
+    assert score_programs(PROGRAM, [("2\n3 4\n", "7"), ("1\n5\n", "6")]).parts["passed"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("print('x' * (1 << 20))", "bytes of output"),
+        ("while True: pass", "timeout"),
+        ("raise SystemExit(1)", "SystemExit"),
+        ("import os; os._exit(0)", "the process ended"),
+    ],
+)
+def test_a_program_that_ends_badly_is_wrong(body, fault):
+    score = score_programs(f"```python\n{body}\n```", [("", "7")], timeout_s=0.5)
+    assert (score.reward, score.status) == (0.0, Status.OK)
+    assert fault in score.detail
+
+
+def test_a_program_may_exit():
+    assert score_programs("```python\nimport sys\nprint(7)\nsys.exit(0)\n```", [("", "7")]).reward == 1.0

@@ -1,33 +1,25 @@
-"""Scores a Python function by calling it in a process of its own and comparing what comes back with what should.
+"""Scores a model's code by running it in a jail of its own and looking at what comes back.
 
-Expected values never leave this process: the child gets the source and the arguments, and returns plain data, which is
-compared here by exact type. So whatever a solution does to its process, it can only say values, and wrong ones fail.
-
-The child has no privileges dropped and no namespaces of its own: it is limited in memory, time, files and (unless root)
-processes, but it can read what its user can read, reach the network, and signal its user's processes. Against hostile
-code, run the whole trainer in a container that you can lose.
+Tests and expected values never leave this process: the child gets the source and the arguments, and returns plain data, which
+is compared here by exact type. So whatever a solution does to its process, it can only say values, and wrong ones fail.
+The jail is `verifiers.sandbox`. Tests that are code run here, in a scoring worker, which is killed where they do not end.
 """
 
 import json
 import math
-import os
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from vlrl.processes import Child
 from vlrl.tasks import BadRow
 from vlrl.types import Score
+from vlrl.verifiers import sandbox
 from vlrl.verifiers.answers import after_reasoning
 from vlrl.verifiers.code_child import decode, encode
 
 _START_S = 30.0
-_ROOT = str(Path(__file__).parents[2])
-_MAIN = f"import sys; sys.path.insert(0, {_ROOT!r}); from vlrl.verifiers.code_child import main; sys.path.pop(0); main()"
+_FILE_BYTES = 8 << 20
 _FENCE = "```python"
 
 
@@ -37,6 +29,10 @@ class Outcome:
 
     value: Any = None
     error: str = ""
+
+
+class SolutionError(Exception):
+    """Raised to test code for a call that the solution answered with an exception, or not at all."""
 
 
 def extract_code(response: str) -> str | None:
@@ -51,6 +47,60 @@ def extract_code(response: str) -> str | None:
     return code.strip("\n") if fence else None
 
 
+class Solution:
+    """A model's function in a jail; a context manager.
+
+    timeout_s: for all calls together, from when the process is ready. RuntimeError where the process itself could not be
+    started, which is never the solution's fault.
+    """
+
+    def __init__(self, source: str, *, timeout_s: float, memory_mb: int, entry_point: str = "", stdin: str | None = None):
+        job = {"source": source} | ({"entry_point": entry_point} if stdin is None else {"stdin": stdin})
+        self._child, confine = sandbox.start(_limits(timeout_s, memory_mb))
+        try:
+            self._child.send(json.dumps(job | {"confine": confine}).encode())
+            said = json.loads(self._child.receive(time.monotonic() + _START_S))
+        except (EOFError, OSError, ValueError) as error:
+            raise RuntimeError(f"the process for a solution did not start ({error!r}, exit code {self._child.kill()})") from error
+        if said != "ready":
+            self._child.kill()
+            raise RuntimeError(f"the process for a solution did not start: {said}")
+        self._deadline = time.monotonic() + timeout_s
+
+    def call(self, *args: Any, **kwargs: Any) -> Outcome:
+        """The outcome of one call. After the time is over each has the error "timeout"."""
+        try:
+            self._child.send(json.dumps({"args": encode(list(args)), "kwargs": encode(kwargs)}).encode())
+        except OSError:
+            return Outcome(error="the process ended")
+        return self.receive()
+
+    def receive(self) -> Outcome:
+        """The next outcome that the process tells of."""
+        try:
+            reply = json.loads(self._child.receive(self._deadline))
+            return Outcome(error=str(reply["error"])) if "error" in reply else Outcome(value=decode(reply["value"]))
+        except TimeoutError:
+            return Outcome(error="timeout")
+        except EOFError:
+            return Outcome(error="the process ended, or returned too much")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # it wrote to the pipe itself
+            return Outcome(error=f"unreadable reply ({type(error).__name__})")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As test code calls it: the value, or SolutionError."""
+        outcome = self.call(*args, **kwargs)
+        if outcome.error:
+            raise SolutionError(outcome.error)
+        return outcome.value
+
+    def __enter__(self) -> "Solution":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+
+
 def score_calls(
     response: str, entry_point: str, tests: Sequence[Sequence[Any]], *, timeout_s: float = 2.0, memory_mb: int = 512
 ) -> Score:
@@ -63,32 +113,72 @@ def score_calls(
         raise BadRow(f"the row has no tests for {entry_point!r}")
     source = extract_code(response)
     if source is None:
-        return Score(reward=0.0, parts={"code": 0.0, "passed": 0.0}, detail="no code")
+        return _no_code()
     outcomes = run_calls(source, entry_point, [args for args, _ in tests], timeout_s=timeout_s, memory_mb=memory_mb)
     passed = [not got.error and same_value(got.value, want) for got, (_, want) in zip(outcomes, tests, strict=True)]
-    share = sum(passed) / len(passed)
-    detail = next((got.error or f"returned {got.value!r}"[:200] for got, ok in zip(outcomes, passed, strict=True) if not ok), "")
-    return Score(reward=float(share == 1), parts={"code": 1.0, "passed": share}, detail=detail)
+    faults = [got.error or f"returned {got.value!r}"[:200] for got, ok in zip(outcomes, passed, strict=True) if not ok]
+    return _score(passed, faults)
+
+
+def score_tests(
+    response: str, entry_point: str, tests: Sequence[str], *, setup: str = "", timeout_s: float = 2.0, memory_mb: int = 512
+) -> Score:
+    """As `score_calls`, with tests that are code: `assert add(1, 2) == 3`. A test passes that ends without an exception.
+
+    setup: code that the tests need, run once before them. The tests are trusted and run in this process, where the entry
+    point is a stand-in, also called `candidate`, that calls the jail and returns plain data.
+    BadRow where there are no tests, one is not Python, or their setup fails.
+    """
+    if not tests:
+        raise BadRow(f"the row has no tests for {entry_point!r}")
+    namespace: dict[str, Any] = {"__name__": "tests"}
+    try:
+        pieces = [compile(test, "test", "exec") for test in tests]
+        exec(compile(setup, "setup", "exec"), namespace)
+    except Exception as error:
+        raise BadRow(f"the row's tests cannot be run ({type(error).__name__}: {error})") from None
+    source = extract_code(response)
+    if source is None:
+        return _no_code()
+    passed, faults = [], []
+    with Solution(source, entry_point=entry_point, timeout_s=timeout_s, memory_mb=memory_mb) as solution:
+        namespace |= {entry_point: solution, "candidate": solution}
+        for piece in pieces:
+            try:
+                exec(piece, namespace)
+                passed.append(True)
+            except Exception as error:  # a test may trip over an odd value in any way
+                passed.append(False)
+                faults.append(f"{type(error).__name__}: {error}"[:200])
+    return _score(passed, faults)
+
+
+def score_programs(response: str, cases: Sequence[Sequence[str]], *, timeout_s: float = 2.0, memory_mb: int = 512) -> Score:
+    """As `score_calls` for a program: cases are (stdin, stdout) each, every one in a process of its own with timeout_s.
+
+    Output is right where it has the same lines, but for white space at their ends and empty lines at the end.
+    """
+    if not cases:
+        raise BadRow("the row has no cases to run a program on")
+    source = extract_code(response)
+    if source is None:
+        return _no_code()
+    passed, faults = [], []
+    for stdin, stdout in cases:
+        with Solution(source, stdin=stdin, timeout_s=timeout_s, memory_mb=memory_mb) as program:
+            outcome = program.receive()
+        passed.append(not outcome.error and isinstance(outcome.value, str) and same_output(outcome.value, stdout))
+        if not passed[-1]:
+            faults.append(outcome.error or f"printed {outcome.value!r}"[:200])
+    return _score(passed, faults)
 
 
 def run_calls(
     source: str, entry_point: str, calls: Sequence[Sequence[Any]], *, timeout_s: float, memory_mb: int
 ) -> list[Outcome]:
-    """The outcome of entry_point(*call) for each call, in order, all in one fresh process that defines `source` first.
-
-    timeout_s: for all calls together, from when the process is ready; calls after it have the error "timeout".
-    RuntimeError where the process itself could not be started, which is never the solution's fault.
-    """
-    job = {"source": source, "entry_point": entry_point, "calls": [encode(list(call)) for call in calls]}
-    argv = [sys.executable, "-I", "-S", "-B", "-c", _MAIN]
-    env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    child = Child(argv, limits=_limits(timeout_s, memory_mb), env=env, cwd="/")
-    try:
-        _start(child, json.dumps(job).encode())
-        deadline = time.monotonic() + timeout_s
-        return [_outcome(child, deadline) for _ in calls]
-    finally:
-        child.kill()
+    """The outcome of entry_point(*call) for each call, in order, all in one fresh process that defines `source` first."""
+    with Solution(source, entry_point=entry_point, timeout_s=timeout_s, memory_mb=memory_mb) as solution:
+        return [solution.call(*call) for call in calls]
 
 
 def same_value(value: Any, expected: Any) -> bool:
@@ -110,32 +200,33 @@ def same_value(value: Any, expected: Any) -> bool:
     return value == expected
 
 
-def _limits(timeout_s: float, memory_mb: int) -> dict[int, int]:
+def same_output(printed: str, expected: str) -> bool:
+    """Whether two outputs have the same lines.
+
+    >>> same_output("1 2 \\n3\\n\\n", "1 2\\n3"), same_output("1  2", "1 2")
+    (True, False)
+    """
+    return _lines(printed) == _lines(expected)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def _score(passed: Sequence[bool], faults: Sequence[str]) -> Score:
+    share = sum(passed) / len(passed)
+    return Score(reward=float(share == 1), parts={"code": 1.0, "passed": share}, detail=faults[0] if faults else "")
+
+
+def _no_code() -> Score:
+    return Score(reward=0.0, parts={"code": 0.0, "passed": 0.0}, detail="no code")
+
+
+def _limits(timeout_s: float, memory_mb: int) -> dict[str, int]:
     return {
-        resource.RLIMIT_AS: memory_mb << 20,
-        resource.RLIMIT_CPU: math.ceil(timeout_s) + 1,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NOFILE: 32,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_CORE: 0,
+        "RLIMIT_AS": memory_mb << 20,
+        "RLIMIT_CPU": math.ceil(timeout_s) + 1,
+        "RLIMIT_FSIZE": _FILE_BYTES,
+        "RLIMIT_NOFILE": 32,
+        "RLIMIT_CORE": 0,
     }
-
-
-def _start(child: Child, job: bytes) -> None:
-    try:
-        child.send(job)
-        child.receive(time.monotonic() + _START_S)
-    except (EOFError, OSError) as error:
-        raise RuntimeError(f"the process for a solution did not start ({error!r}, exit code {child.kill()})") from error
-
-
-def _outcome(child: Child, deadline: float) -> Outcome:
-    try:
-        reply = json.loads(child.receive(deadline))
-        return Outcome(error=str(reply["error"])) if "error" in reply else Outcome(value=decode(reply["value"]))
-    except TimeoutError:
-        return Outcome(error="timeout")
-    except EOFError:
-        return Outcome(error="the process ended, or returned too much")
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # the solution wrote to the pipe itself
-        return Outcome(error=f"unreadable reply ({type(error).__name__})")
