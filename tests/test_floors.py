@@ -18,8 +18,28 @@ FLOORS = {
     6: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-WITHOUT_TORCH = ["tasks", "verifiers.answers", "verifiers.code", "verifiers.code_child", "scoring", "scoring.worker"]
-WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe", "types", "config", "plan", "doctor", "cli"]
+WITHOUT_TORCH = [
+    "tasks",
+    "verifiers.answers",
+    "verifiers.code",
+    "verifiers.code_child",
+    "verifiers.sandbox",
+    "scoring",
+    "scoring.worker",
+]
+WITHOUT_TORCH += [
+    "verifiers.grids",
+    "verifiers.logic",
+    "data.mixture",
+    "data.shards",
+    "data.images",
+    "data.recipe",
+    "types",
+    "config",
+    "plan",
+    "doctor",
+    "cli",
+]
 
 
 def imports(path: Path) -> set[str]:
