@@ -13,7 +13,7 @@ FLOORS = {
     1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks"],
     2: ["verifiers", "scoring", "model"],
     3: ["policy", "rollout", "checkpoint", "run"],
-    4: ["rollout.canary", "preflight", "plan", "doctor", "evaluate", "coldstart", "update", "report"],
+    4: ["rollout.canary", "preflight", "author", "plan", "doctor", "evaluate", "coldstart", "update", "report"],
     5: ["train"],
     6: ["cli"],
 }

@@ -3,6 +3,7 @@
 A fault is printed as its one sentence and ends with exit code 2; VLRL_TRACEBACK=1 shows where it was found.
 """
 
+import json
 import logging
 import math
 import os
@@ -85,6 +86,122 @@ def tiny(
 
         count = build_tiny(folder, [text for row in rows for text in (row.question, row.response)], moe=moe, seed=seed)
         print(f"{folder}: {count / 1e6:.2f} M parameters")
+
+
+TaskName = Annotated[str, typer.Argument(help="The task: its file's stem.")]
+Folders = Annotated[list[Path], typer.Option("--tasks", help="Folders of task files; may be given again.")]
+_TASKS = [Path("tasks")]
+
+
+@app.command()
+def verify(
+    task: TaskName,
+    cases: Annotated[Path, typer.Option(help='JSON lines: {"response": "...", "row": {...}, "expected": reward}.')],
+    folders: Folders = _TASKS,
+    timeout_s: float = 10.0,
+    workers: int = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Scores responses whose reward is known, as training would; ends with 1 where any verdict is another."""
+    with _sentences():
+        from vlrl.author import read_cases, verify_cases
+        from vlrl.scoring import Scorer
+        from vlrl.tasks import load_task
+
+        load_task(task, folders)
+        known = read_cases(cases)
+        with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
+            report = verify_cases(task, known, scorer)
+    print_report = _print_json if as_json else _print_confusion
+    print_report(report)
+    raise typer.Exit(bool(report.disagreements))
+
+
+@app.command(name="try")
+def try_task(
+    task: TaskName,
+    rows: Annotated[Path, typer.Option(help="The data set whose rows are shown.")],
+    folders: Folders = _TASKS,
+    num: Annotated[int, typer.Option(help="Rows to show.")] = 3,
+    images: Annotated[Path, typer.Option(help="Where the rows' images are written.")] = Path("runs/try"),
+    ask: Annotated[bool, typer.Option(help="Score answers that you type.")] = True,
+) -> None:
+    """Shows a task's prompts with their images, the score of each row's own answer, and of answers that you type."""
+    with _sentences():
+        from vlrl.author import score_one, shown, verdict_of
+        from vlrl.data.shards import Dataset
+        from vlrl.scoring import Scorer
+        from vlrl.tasks import load_task
+
+        loaded, dataset = load_task(task, folders), Dataset(rows)
+        with Scorer(folders, 1, 10.0, memory_mb=2048) as scorer:
+
+            def tell(whose: str, response: str) -> None:
+                score = score_one(task, response, row, scorer)
+                print(f"{whose}: {verdict_of(score)} {dict(score.parts)} {score.detail}".rstrip())
+
+            for number in range(min(num, len(dataset))):
+                row = dataset[number]
+                print(f"--- row {row.key}", *shown(loaded, row, images), sep="\n")
+                gold = row.response or f"\\boxed{{{row.answer}}}"
+                tell(f"its own answer {gold!r}", gold)
+                while ask and sys.stdin.isatty() and (answer := input("your answer (empty to go on): ")):
+                    tell("yours", answer)
+
+
+new = typer.Typer(no_args_is_help=True, help="Starts a file of your own.")
+app.add_typer(new, name="new")
+
+
+@new.command(name="task")
+def new_task(name: TaskName, folder: Annotated[Path, typer.Option(help="The task folder.")] = Path("tasks")) -> None:
+    """Writes a task file that runs, to be changed."""
+    with _sentences():
+        from vlrl.author import new_task as write_task
+
+        print(f"{write_task(name, folder)}: change prompt, verify and EXAMPLES; then vlrl try {name} --rows FOLDER")
+
+
+@new.callback()
+def _new() -> None:
+    """Starts a file of your own."""
+
+
+def _print_json(report: Any) -> None:
+    told = {
+        "cases": len(report.cases),
+        "disagreements": [
+            {
+                "line": number + 1,
+                "response": report.cases[number].response,
+                "expected": report.cases[number].expected,
+                "reward": report.scores[number].reward,
+                "status": report.scores[number].status,
+                "detail": report.scores[number].detail,
+            }
+            for number in report.disagreements
+        ],
+        "confusion": [[expected, got, count] for (expected, got), count in report.confusion.items()],
+        "p50_s": report.percentile(50),
+        "p99_s": report.percentile(99),
+    }
+    print(json.dumps(told))
+
+
+def _print_confusion(report: Any) -> None:
+    table = Table("expected", "got", "cases")
+    for (expected, got), count in sorted(report.confusion.items()):
+        table.add_row(expected, got, str(count))
+    console = Console()
+    console.print(table)
+    for number in report.disagreements:
+        case, score = report.cases[number], report.scores[number]
+        got = f"{score.reward:g}" if score.status == "ok" else score.status
+        console.print(
+            f"line {number + 1}: expected {case.expected:g}, got {got} {score.detail}: {case.response!r:.200}", markup=False
+        )
+    latency = f"{1000 * report.percentile(50):.1f} ms at half of them, {1000 * report.percentile(99):.1f} ms at 99 %"
+    console.print(f"{len(report.disagreements)} of {len(report.cases)} disagree; {latency}")
 
 
 def _load(run_file: Path, overrides: list[str] | None) -> Config:

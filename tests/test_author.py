@@ -1,0 +1,107 @@
+"""What a task's author is told: a file that runs, prompts with their images, verdicts that differ from what they should be."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.bad_input_table import png
+from vlrl.author import new_task, read_cases, row_of, shown
+from vlrl.cli import app
+from vlrl.data.shards import Dataset, NewRow, write_dataset
+from vlrl.tasks import check_examples, load_task
+
+
+@pytest.fixture
+def sky(tmp_path):
+    """A folder with a new task in it."""
+    new_task("sky", tmp_path / "tasks")
+    return tmp_path / "tasks"
+
+
+def cases(folder, *lines: dict):
+    path = folder / "cases.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def command(*arguments) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+RIGHT = {"response": "\\boxed{blue}", "row": {"answer": "blue"}, "expected": 1}
+BARE = {"response": "blue", "row": {"answer": "blue"}, "expected": 0}
+
+
+def test_a_new_task_runs_as_it_is(sky):
+    assert check_examples(load_task("sky", [sky])) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("sky", "is there already"), ("a sky", "can't be a task's name"), ("_sky", "can't be")]
+)
+def test_a_name_that_no_task_can_have_is_refused(sky, name, says):
+    with pytest.raises(ValueError, match=says):
+        new_task(name, sky)
+
+
+def test_verdicts_as_expected_end_well(sky, tmp_path):
+    code, printed = command("verify", "sky", "--tasks", sky, "--cases", cases(tmp_path, RIGHT, BARE))
+    assert code == 0, printed
+    assert "0 of 2 disagree" in printed
+
+
+def test_a_disagreement_is_told_with_its_line_and_ends_with_1(sky, tmp_path):
+    path = cases(tmp_path, RIGHT, BARE | {"expected": 1})
+    code, printed = command("verify", "sky", "--tasks", sky, "--cases", path)
+    assert code == 1
+    assert "line 2: expected 1, got 0" in printed
+    code, printed = command("verify", "sky", "--tasks", sky, "--cases", path, "--json")
+    told = json.loads(printed)
+    assert (code, told["cases"], [each["line"] for each in told["disagreements"]]) == (1, 2, [2])
+    assert sorted(told["confusion"]) == [["1", "0", 1], ["1", "1", 1]]
+
+
+def test_a_verifier_that_fails_is_a_disagreement_of_its_own_kind(sky, tmp_path):
+    (sky / "broken.py").write_text((sky / "sky.py").read_text().replace("answer = last_boxed", "answer = 1 / 0 or last_boxed"))
+    code, printed = command("verify", "broken", "--tasks", sky, "--cases", cases(tmp_path, BARE), "--json")
+    assert code == 1
+    assert json.loads(printed)["confusion"] == [["0", "error", 1]]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"response": ""', r":1 can't be read"),
+        ('{"response": "", "row": {}}', ":1 has no 'expected'"),
+        ('{"response": "", "row": {"gold": 1}, "expected": 1}', "a row has no gold; it has answer, images"),
+        ("", "holds no case"),
+    ],
+)
+def test_a_case_that_cannot_be_read_is_named(tmp_path, line, says):
+    (tmp_path / "cases.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=says):
+        read_cases(tmp_path / "cases.jsonl")
+
+
+def test_prompts_are_shown_with_their_images_as_files(sky, tmp_path):
+    rows = [NewRow(question="Which colour?", answer="grey", images=(png(32, 32), png(40, 32)))]
+    dataset = write_dataset(tmp_path / "rows", rows, source="test", licence="none", recipe="sky", recipe_version=1)
+    head, first, second, text = shown(load_task("sky", [sky]), dataset[0], tmp_path / "images")
+    assert (head, text.splitlines()[0]) == ("[user]", "Which colour?")
+    assert [path.read_bytes() for path in sorted((tmp_path / "images").iterdir())] == [png(32, 32), png(40, 32)]
+    assert all(f"<image: {tmp_path / 'images'}" in line for line in (first, second))
+
+
+def test_a_rows_own_answer_is_scored_where_it_is_tried(sky, tmp_path):
+    rows = [NewRow(question="Which colour?", answer="grey"), NewRow(question="And now?", answer="red", response="red")]
+    folder = Dataset(write_dataset(tmp_path / "rows", rows, source="", licence="", recipe="sky", recipe_version=1).folder).folder
+    code, printed = command("try", "sky", "--tasks", sky, "--rows", folder, "--images", tmp_path / "images")
+    assert code == 0, printed
+    assert "its own answer '\\\\boxed{grey}': 1 {'boxed': 1.0}" in printed
+    assert "its own answer 'red': 0 {'boxed': 0.0}" in printed
+
+
+def test_a_row_is_read_from_json_with_its_images_in_order():
+    assert row_of({"question": "q", "images": ["a.png", "b.png"]}).images == ("a.png", "b.png")

@@ -1,0 +1,158 @@
+"""What the author of a task needs before any training: a file that runs, its prompts to look at, its verdicts put to the test.
+
+Responses are scored by the pool that training uses, with its deadlines and its jail.
+"""
+
+import json
+import keyword
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vlrl.data.images import read_image_bytes
+from vlrl.scoring import Scorer
+from vlrl.tasks import Task
+from vlrl.types import Message, Rollout, Row, Score, Status
+
+TEMPLATE = '''"""{name}: what is asked, and how it is answered. Rows: where they come from."""
+
+from vlrl.types import Message, Row, Score
+from vlrl.verifiers.answers import last_boxed, same_text
+
+INSTRUCTION = "Put the final answer in \\\\boxed{{}}."
+
+
+def prompt(row: Row) -> list[Message]:
+    images = [{{"type": "image", "image": ref}} for ref in row.images]
+    return [{{"role": "user", "content": [*images, {{"type": "text", "text": f"{{row.question}}\\n\\n{{INSTRUCTION}}"}}]}}]
+
+
+def verify(response: str, row: Row) -> Score:
+    answer = last_boxed(response)
+    correct = answer is not None and same_text(answer, row.answer)
+    return Score(reward=float(correct), parts={{"boxed": float(answer is not None)}})
+
+
+EXAMPLES = [  # (response, row, reward): run before every training run
+    ("It is \\\\boxed{{blue}}.", Row(question="Which colour has the sky?", answer="blue"), 1.0),
+    ("It is blue.", Row(question="Which colour has the sky?", answer="blue"), 0.0),
+]
+'''
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A response to a row, with the reward that it should get."""
+
+    response: str
+    row: Row
+    expected: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Scores in the order of the cases, and the seconds that each verdict took, in no order."""
+
+    cases: Sequence[Case]
+    scores: Sequence[Score]
+    seconds: Sequence[float]
+
+    @property
+    def disagreements(self) -> list[int]:
+        """Numbers of the cases whose score is not ok, or whose reward is another than expected."""
+        pairs = enumerate(zip(self.cases, self.scores, strict=True))
+        return [n for n, (case, score) in pairs if score.status is not Status.OK or abs(score.reward - case.expected) > 1e-6]
+
+    @property
+    def confusion(self) -> Counter[tuple[str, str]]:
+        """How often each expected reward was met by each reward, or by a status that is not ok."""
+        return Counter((f"{c.expected:g}", verdict_of(s)) for c, s in zip(self.cases, self.scores, strict=True))
+
+    def percentile(self, percent: int) -> float:
+        ordered = sorted(self.seconds) or [float("nan")]
+        return ordered[(len(ordered) - 1) * percent // 100]
+
+
+def verdict_of(score: Score) -> str:
+    """The reward as text, or the status where it is not ok."""
+    return f"{score.reward:g}" if score.status is Status.OK else score.status
+
+
+def new_task(name: str, folder: Path) -> Path:
+    """Writes a task file that runs, to be changed. ValueError where the name can't be a task's, or is taken."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise ValueError(f"{name!r} can't be a task's name: letters, digits and _, as in shape_counting")
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise ValueError(f"{path} is there already; choose another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(TEMPLATE.format(name=name))
+    return path
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The cases of a JSON lines file: {"response": "...", "row": {"answer": "..."}, "expected": 1}. ValueError names the line."""
+    if not path.exists():
+        raise ValueError(f"no file {path}; a line of it is " + '{"response": "...", "row": {"answer": "..."}, "expected": 1}')
+    cases = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            raw = json.loads(line)
+            cases.append(Case(response=raw["response"], row=row_of(raw["row"]), expected=float(raw["expected"])))
+        except (ValueError, KeyError, TypeError) as error:
+            fault = f"has no {error}" if isinstance(error, KeyError) else f"can't be read ({error})"
+            raise ValueError(f"{path}:{number} {fault}") from None
+    if not cases:
+        raise ValueError(f"{path} holds no case")
+    return cases
+
+
+def row_of(raw: dict[str, Any]) -> Row:
+    """A row from JSON data. ValueError names a field that rows do not have."""
+    known = {field.name for field in fields(Row)}
+    if unknown := sorted(raw.keys() - known):
+        raise ValueError(f"a row has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return Row(**raw | {"images": tuple(raw.get("images", ()))})
+
+
+def verify_cases(task: str, cases: Sequence[Case], scorer: Scorer) -> Report:
+    """Scores the cases as training would."""
+    for number, case in enumerate(cases):
+        scorer.submit(_said(case.response, number), task, case.row)
+    scores = scorer.collect()
+    seconds = [second for task_seconds in scorer.latencies.values() for second in task_seconds]
+    return Report(cases=cases, scores=[scores[number, 0] for number in range(len(cases))], seconds=seconds)
+
+
+def score_one(task: str, response: str, row: Row, scorer: Scorer) -> Score:
+    """One response's score, as training would give it."""
+    return verify_cases(task, [Case(response=response, row=row, expected=0.0)], scorer).scores[0]
+
+
+def shown(task: Task, row: Row, images: Path) -> Iterator[str]:
+    """The prompt line by line, with the row's images written as files under `images`."""
+    count = 0
+    for message in task.prompt(row):
+        yield f"[{message['role']}]"
+        for part in _parts(message):
+            if part["type"] == "image":
+                images.mkdir(parents=True, exist_ok=True)
+                content = read_image_bytes(part["image"])
+                kind = "png" if content[1:4] == b"PNG" else "jpg"
+                path = images / f"{task.name}-{row.key}-{count}.{kind}"
+                path.write_bytes(content)
+                count += 1
+                yield f"<image: {path}>"
+            else:
+                yield part["text"]
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _said(response: str, slot: int) -> Rollout:
+    return Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=response, finish_reason="stop", weight_version=0)
