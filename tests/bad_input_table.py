@@ -268,6 +268,16 @@ CASES = [
         damage=write_huge_model,
     ),
     Case(
+        input="a reward of a part that no score has",
+        says="no score of tasks/sums.py has a part 'boxd'",
+        overrides=("mixture.sums.reward.weights={reward: 1, boxd: 0.1}",),
+    ),
+    Case(
+        input="an unknown key of a task's reward",
+        says="did you mean 'weights'?",
+        overrides=("mixture.sums.reward={weight: 1}",),
+    ),
+    Case(
         input="a resume with another config",
         says="policy.lr was 1e-06 in the checkpoint, 1e-05 now",
         overrides=("policy.lr=1e-5",),

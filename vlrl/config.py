@@ -7,7 +7,7 @@ reads as text (`1e-6`) are understood. The resolved file is kept in the run fold
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Reward(Section):
+    """How a task's score becomes the reward that it trains on; as it is, that is the verifier's own.
+
+    weights: of the score's parts and of "reward", the verifier's own, instead of that one alone. gate: a part that must be at
+    least 1, or these count 0. length_penalty: taken off a response that reaches max_new_tokens, less so the more of its last
+    length_buffer tokens it leaves (arXiv 2503.14476, eq. 13).
+    """
+
+    weights: dict[str, float] = {}
+    gate: str | None = None
+    length_penalty: Annotated[float, Field(ge=0)] = 0.0
+    length_buffer: Count = 256
+
+
 class TaskMix(Section):
     """A task's place in the mixture; what is not given here is as for the whole run.
 
@@ -37,6 +51,7 @@ class TaskMix(Section):
     eval_rows: Path | None = None
     group_size: GroupSize | None = None
     max_new_tokens: Count | None = None
+    reward: Reward = Reward()
 
 
 class Sampling(Section):
@@ -277,5 +292,7 @@ def _sentence(fault: Any, where: str) -> str:
 
 
 def _known_keys(place: list[str]) -> list[str]:
-    section: Any = Config if not place else TaskMix if place[0] == "mixture" else Config.model_fields[place[0]].annotation
+    section: Any = Config
+    for name in place:  # the keys of a dict of sections, such as the mixture's tasks, are the user's own
+        section = section.model_fields[name].annotation if name in getattr(section, "model_fields", {}) else get_args(section)[1]
     return list(section.model_fields)

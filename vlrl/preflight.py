@@ -20,6 +20,7 @@ from vlrl.data.shards import Dataset, check_row
 from vlrl.model.load import check_model
 from vlrl.ranks import Ranks
 from vlrl.rollout.groups import encode_prompt
+from vlrl.rollout.reward import unknown_parts
 from vlrl.run import Run, attempt_each, open_each, open_run
 from vlrl.tasks import check_examples, verdict
 from vlrl.types import Draw, Row, Status
@@ -79,7 +80,15 @@ def _mixture(run: Run) -> Iterator[str]:
 
 def _examples(run: Run) -> Iterator[str]:
     for task in run.tasks.values():
-        yield from check_examples(task)
+        if faults := check_examples(task):
+            yield from faults
+            continue
+        known = {part for response, row, _ in task.examples for part in verdict(task, response, row).parts}
+        for part in unknown_parts(run.config.mixture[task.name].reward, known):
+            yield (
+                f"mixture.{task.name}.reward: no score of {task.path} has a part {part!r}; "
+                f"its examples' have {', '.join(sorted(known)) or 'none'}, and the verifier's own is 'reward'"
+            )
 
 
 def _resume(run: Run) -> Iterator[str]:

@@ -70,6 +70,8 @@ def _host_group() -> Any:
 
 def join_ranks() -> Ranks:
     """Starts the process group: of the launcher's ranks where RANK is set, of this process alone where it is not."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns at import that it looked for a GPU in vain
     import deepspeed
 
     if "RANK" not in os.environ:

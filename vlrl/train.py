@@ -27,6 +27,7 @@ from vlrl.policy import Policy, Reference
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups, summarise, with_advantages
+from vlrl.rollout.reward import shaped
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
 from vlrl.scoring import Scorer
@@ -111,7 +112,8 @@ def _rollouts(parts: Parts, step: int, clock: Clock) -> tuple[dict[int, EncodedP
             )
     except Stopped:
         return {}, []
-    return encoded, [with_advantages(group, config.algorithm) for group in groups]
+    rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
+    return encoded, [with_advantages(group, config.algorithm) for group in rewarded]
 
 
 def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedPrompt], clock: Clock) -> Totals:
