@@ -43,7 +43,7 @@ $(VENV)/ready: requirements/cpu.txt pyproject.toml
 	touch $@
 
 data/%/eval/manifest.json: data_recipes/%.py vlrl/data/shards.py vlrl/data/recipe.py | $(VENV)/ready
-	$(BIN)/python data_recipes/$*.py --out data/$*
+	$(BIN)/vlrl data build data_recipes/$*.py --out data/$*
 
 models/tiny/config.json: vlrl/model/tiny.py | $(DATA)
 	$(BIN)/vlrl tiny models/tiny

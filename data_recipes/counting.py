@@ -6,21 +6,22 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageDraw
 
-from vlrl.data.recipe import parse_options, write_splits
 from vlrl.data.shards import NewRow
 
 SOURCE = "rendered by this script"
 LICENCE = "Apache-2.0"
 VERSION = 1
+TRAIN, EVAL = 2000, 200
+DRAWN = 2400
 CELL, CELLS = 16, 4  # a scene is a grid of 4x4 cells of 16 pixels, at most one shape in each
 Scene = dict[tuple[int, int], str]
 """Shape at each taken cell: "circle" (red) or "square" (blue)."""
 
 
-def raws(seed: int, num: int) -> Iterator[tuple[Scene, ...]]:
+def raws(source: str | None, seed: int) -> Iterator[tuple[Scene, ...]]:
     rng = random.Random(seed)
     cells = [(column, row) for column in range(CELLS) for row in range(CELLS)]
-    for number in range(num):
+    for number in range(DRAWN):
         scenes = []
         for most in (3, 3) if number % 10 == 0 else (5,):
             circles, squares = rng.randint(1, most), rng.randint(0, 3)
@@ -29,7 +30,7 @@ def raws(seed: int, num: int) -> Iterator[tuple[Scene, ...]]:
         yield tuple(scenes)
 
 
-def to_row(raw: tuple[Scene, ...]) -> NewRow | None:
+def to_row(raw: tuple[Scene, ...]) -> NewRow:
     count = sum(shape == "circle" for scene in raw for shape in scene.values())
     place = "in both images" if len(raw) > 1 else "are there"
     return NewRow(
@@ -53,13 +54,3 @@ def render(scene: Scene) -> bytes:
     png = io.BytesIO()
     image.save(png, format="PNG")
     return png.getvalue()
-
-
-def main() -> None:
-    options = parse_options(__doc__, train=2000, eval=200)
-    rows = (to_row(raw) for raw in raws(options.seed, num=options.train + options.eval + 200))
-    write_splits(options, rows, source=SOURCE, licence=LICENCE, recipe="counting", recipe_version=VERSION)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,34 +7,24 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from vlrl.data.recipe import parse_options, write_splits
 from vlrl.data.shards import NewRow
 
 SOURCE = "scikit-learn load_digits (UCI ML hand-written digits, test set)"
 LICENCE = "BSD-3-Clause; data CC BY 4.0"
 VERSION = 1
+TRAIN, EVAL = 1500, 200
 SIDE = 64
 
 
-def raws() -> Iterator[tuple[np.ndarray, int]]:
+def raws(source: str | None, seed: int) -> Iterator[tuple[np.ndarray, int]]:
     """Each scan, [8, 8] of 0 to 16, with its digit."""
     scans = load_digits()
     yield from zip(scans.images, scans.target.tolist(), strict=True)
 
 
-def to_row(raw: tuple[np.ndarray, int]) -> NewRow | None:
+def to_row(raw: tuple[np.ndarray, int]) -> NewRow:
     scan, digit = raw
     pixels = (scan * 15.9375).astype(np.uint8)
     png = io.BytesIO()
     Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(png, format="PNG")
     return NewRow(question="Which digit is this?", answer=str(digit), images=(png.getvalue(),), response=f"\\boxed{{{digit}}}")
-
-
-def main() -> None:
-    options = parse_options(__doc__, train=1500, eval=200)
-    rows = (to_row(raw) for raw in raws())
-    write_splits(options, rows, source=SOURCE, licence=LICENCE, recipe="digits", recipe_version=VERSION)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,12 +3,13 @@
 import random
 from collections.abc import Iterator
 
-from vlrl.data.recipe import parse_options, write_splits
 from vlrl.data.shards import NewRow
 
 SOURCE = "made by this script"
 LICENCE = "Apache-2.0"
 VERSION = 2
+TRAIN, EVAL = 500, 150
+DRAWN = 2000
 OPERATIONS = {f"add {n}": f"x + {n}" for n in range(1, 10)}
 OPERATIONS |= {f"subtract {n}": f"x - {n}" for n in range(1, 10)}
 OPERATIONS |= {f"multiply by {n}": f"x * {n}" for n in range(2, 10)}
@@ -16,13 +17,13 @@ OPERATIONS |= {"square": "x ** 2", "negate": "-x"}
 ARGUMENTS = (-3, 0, 1, 7, 12)
 
 
-def raws(seed: int, num: int) -> Iterator[list[str]]:
+def raws(source: str | None, seed: int) -> Iterator[list[str]]:
     rng = random.Random(seed)
-    for _ in range(num):
+    for _ in range(DRAWN):
         yield rng.sample(list(OPERATIONS), 2)
 
 
-def to_row(raw: list[str]) -> NewRow | None:
+def to_row(raw: list[str]) -> NewRow:
     """The demonstration takes one step a line."""
     steps = "".join(f"    x = {OPERATIONS[operation]}\n" for operation in raw)
     code = f"def f(x):\n{steps}    return x"
@@ -33,13 +34,3 @@ def to_row(raw: list[str]) -> NewRow | None:
         meta={"entry_point": "f", "tests": [[[x], namespace["f"](x)] for x in ARGUMENTS]},
         response=f"```python\n{code}\n```",
     )
-
-
-def main() -> None:
-    options = parse_options(__doc__, train=500, eval=150)
-    rows = (to_row(raw) for raw in raws(options.seed, num=3 * (options.train + options.eval)))
-    write_splits(options, rows, source=SOURCE, licence=LICENCE, recipe="functions", recipe_version=VERSION)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,8 +12,8 @@ FLOORS = {
     0: ["types", "config", "pipes"],
     1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks"],
     2: ["verifiers", "scoring", "model"],
-    3: ["policy", "rollout", "checkpoint", "run"],
-    4: ["rollout.canary", "preflight", "author", "plan", "doctor", "evaluate", "coldstart", "update", "report"],
+    3: ["policy", "rollout", "checkpoint", "run", "author"],
+    4: ["rollout.canary", "preflight", "build", "plan", "doctor", "evaluate", "coldstart", "update", "report"],
     5: ["train"],
     6: ["cli"],
 }

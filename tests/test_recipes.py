@@ -1,15 +1,19 @@
 """Every recipe: pure rows from raw records, splits without a row in common, demonstrations that its task's verifier accepts."""
 
-import importlib.util
-import sys
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vlrl.build import build
+from vlrl.data import recipe as recipes
 from vlrl.data.images import open_image
-from vlrl.data.recipe import Options, write_splits
+from vlrl.data.recipe import Drop, load_recipe
 from vlrl.data.shards import Dataset, NewRow
+from vlrl.scoring import Scorer
 from vlrl.tasks import load_task, verdict
 from vlrl.types import Status
 
@@ -19,27 +23,33 @@ TRAIN, EVAL = 24, 8
 
 
 def recipe(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "data_recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe(ROOT / "data_recipes" / f"{name}.py")
+
+
+def dropped(name: str, raw) -> str:
+    """Why a record is no row."""
+    with pytest.raises(Drop) as reason:
+        recipe(name).to_row(raw)
+    return str(reason.value)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Builds a recipe's two small data sets, once each."""
+    """Builds a recipe's two small data sets from its first records, once each."""
     folders: dict[str, Path] = {}
 
-    def build(name: str) -> Path:
+    def build_small(name: str) -> Path:
         if name not in folders:
             folders[name] = tmp_path_factory.mktemp(name)
-            arguments = ["--out", str(folders[name]), "--train", str(TRAIN), "--eval", str(EVAL)]
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", [name, *arguments])
-                recipe(name).main()
+            whole = recipe(name)
+            first = replace(whole, raws=lambda source, seed: islice(whole.raws(source, seed), 1500))
+            if name == "functions":  # each of its answers takes a jail
+                first = replace(whole, raws=lambda source, seed: islice(whole.raws(source, seed), 40))
+            with Scorer([ROOT / "tasks"], 2, 10.0, memory_mb=2048) as scorer:
+                build(replace(first, sizes={"train": TRAIN, "eval": EVAL}), folders[name], scorer)
         return folders[name]
 
-    return build
+    return build_small
 
 
 def rows_of(folder: Path) -> list:
@@ -91,8 +101,8 @@ def test_chain_sum_keeps_easy_sums_and_works_them_out():
     sums = {text: to_row({"metadata": {"expression": text}, "answer": str(eval(text))}) for text in ("23 + 45", "21 + 32")}
     assert sums["23 + 45"] == NewRow(question="23 + 45 = ?", answer="68", response="3+5=8, 2+4=6 \\boxed{68}")
     assert sums["21 + 32"].response == "1+2=3, 2+3=5 \\boxed{53}"
-    for refused in ("27 + 45", "23 - 11", "51 + 12"):
-        assert to_row({"metadata": {"expression": refused}, "answer": str(eval(refused))}) is None
+    for refused, why in {"27 + 45": "units that carry", "23 - 11": "a difference", "51 + 12": "a number above 50"}.items():
+        assert dropped("chain_sum", {"metadata": {"expression": refused}, "answer": str(eval(refused))}) == why
 
 
 def test_knights_shortens_the_puzzle_and_tries_each_case():
@@ -103,7 +113,7 @@ def test_knights_shortens_the_puzzle_and_tries_each_case():
     assert row.response.startswith("knight, knight: true, false. knight, knave: false, true. ")
     assert row.response.endswith("knave, knave: false, false. \\boxed{knave, knave}")
     implication = {"statements": (("->", ("lying", 1), ("lying", 0)), ("lying", 1)), "solution": (True, False)}
-    assert recipe("knights").to_row({"metadata": implication}) is None
+    assert "an implication" in dropped("knights", {"metadata": implication})
 
 
 def test_functions_describes_in_order_and_tests_by_calls():
@@ -130,13 +140,15 @@ def test_counting_counts_red_circles_over_all_images(tmp_path):
 
 
 def test_one_row_in_ten_of_counting_has_two_images():
-    scenes = list(recipe("counting").raws(seed=0, num=100))
+    scenes = list(islice(recipe("counting").raws(None, 0), 100))
     assert sum(len(raw) == 2 for raw in scenes) == 10
     assert all(1 <= int(recipe("counting").to_row(raw).answer) <= 6 for raw in scenes)
 
 
-def test_a_recipe_asked_for_too_many_rows_says_how_many_there_are(tmp_path):
-    options = Options(out=tmp_path, seed=0, train=3, eval=1)
-    rows = [NewRow(question="1+1", answer="2"), NewRow(question="1+1", answer="2"), None]
-    with pytest.raises(ValueError, match="pairs: 1 distinct rows among 3 records; 4 were asked for"):
-        write_splits(options, rows, source="", licence="", recipe="pairs", recipe_version=1)
+def test_a_question_asked_before_is_left_out_and_counted():
+    pairs = replace(
+        recipe("chain_sum"), raws=lambda source, seed: ["1+1", "1+1"], to_row=lambda raw: NewRow(question=raw, answer="2")
+    )
+    reasons: Counter[str] = Counter()
+    assert len(list(recipes.rows_of(pairs, None, 0, reasons))) == 1
+    assert reasons == {"asked before": 1}

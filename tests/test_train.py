@@ -24,7 +24,8 @@ def small(tmp_path_factory, tiny_dense) -> Loop:
     """A run of three tasks over rows of the real recipes: sums, digits, and responses of even length about pictures."""
     root = tmp_path_factory.mktemp("loop")
     for recipe in ("chain_sum", "digits", "counting"):
-        finished(python(f"data_recipes/{recipe}.py", "--out", root / recipe, "--train", "24", "--eval", "4"))
+        sizes = ("--train", "24", "--eval", "4")
+        finished(python("-m", "vlrl.cli", "data", "build", f"data_recipes/{recipe}.py", "--out", root / recipe, *sizes))
     (root / "tasks").mkdir()
     (root / "tasks" / "even_length.py").write_text(EVEN_LENGTH)
     rows = {"chain_sum": "chain_sum", "digits": "digits", "even_length": "counting"}

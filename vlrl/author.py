@@ -6,7 +6,7 @@ Responses are scored by the pool that training uses, with its deadlines and its 
 import json
 import keyword
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -119,16 +119,21 @@ def row_of(raw: dict[str, Any]) -> Row:
 
 def verify_cases(task: str, cases: Sequence[Case], scorer: Scorer) -> Report:
     """Scores the cases as training would."""
-    for number, case in enumerate(cases):
-        scorer.submit(_said(case.response, number), task, case.row)
-    scores = scorer.collect()
+    scores = score_all(task, [(case.response, case.row) for case in cases], scorer)
     seconds = [second for task_seconds in scorer.latencies.values() for second in task_seconds]
-    return Report(cases=cases, scores=[scores[number, 0] for number in range(len(cases))], seconds=seconds)
+    return Report(cases=cases, scores=scores, seconds=seconds)
 
 
-def score_one(task: str, response: str, row: Row, scorer: Scorer) -> Score:
-    """One response's score, as training would give it."""
-    return verify_cases(task, [Case(response=response, row=row, expected=0.0)], scorer).scores[0]
+def score_all(
+    task: str, pairs: Sequence[tuple[str, Row]], scorer: Scorer, tick: Callable[[], None] = lambda: None
+) -> list[Score]:
+    """The scores of (response, row) pairs, in their order, as training would give them. tick: called after each."""
+    for slot, (response, row) in enumerate(pairs):
+        scorer.submit(
+            Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=response, finish_reason="stop", weight_version=0), task, row
+        )
+    scores = scorer.collect(tick)
+    return [scores[slot, 0] for slot in range(len(pairs))]
 
 
 def shown(task: Task, row: Row, images: Path) -> Iterator[str]:
@@ -152,7 +157,3 @@ def shown(task: Task, row: Row, images: Path) -> Iterator[str]:
 def _parts(message: Message) -> list[dict[str, Any]]:
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _said(response: str, slot: int) -> Rollout:
-    return Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=response, finish_reason="stop", weight_version=0)

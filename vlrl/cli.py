@@ -128,7 +128,8 @@ def try_task(
 ) -> None:
     """Shows a task's prompts with their images, the score of each row's own answer, and of answers that you type."""
     with _sentences():
-        from vlrl.author import score_one, shown, verdict_of
+        from vlrl.author import score_all, shown, verdict_of
+        from vlrl.build import gold
         from vlrl.data.shards import Dataset
         from vlrl.scoring import Scorer
         from vlrl.tasks import load_task
@@ -137,14 +138,13 @@ def try_task(
         with Scorer(folders, 1, 10.0, memory_mb=2048) as scorer:
 
             def tell(whose: str, response: str) -> None:
-                score = score_one(task, response, row, scorer)
+                (score,) = score_all(task, [(response, row)], scorer)
                 print(f"{whose}: {verdict_of(score)} {dict(score.parts)} {score.detail}".rstrip())
 
             for number in range(min(num, len(dataset))):
                 row = dataset[number]
                 print(f"--- row {row.key}", *shown(loaded, row, images), sep="\n")
-                gold = row.response or f"\\boxed{{{row.answer}}}"
-                tell(f"its own answer {gold!r}", gold)
+                tell(f"its own answer {gold(row)!r}", gold(row))
                 while ask and sys.stdin.isatty() and (answer := input("your answer (empty to go on): ")):
                     tell("yours", answer)
 
@@ -160,6 +160,86 @@ def new_task(name: TaskName, folder: Annotated[Path, typer.Option(help="The task
         from vlrl.author import new_task as write_task
 
         print(f"{write_task(name, folder)}: change prompt, verify and EXAMPLES; then vlrl try {name} --rows FOLDER")
+
+
+data = typer.Typer(no_args_is_help=True, help="Builds data sets from recipes, and looks at them.")
+app.add_typer(data, name="data")
+
+
+@data.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, as those in data_recipes/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/train and OUT/eval.")],
+    source: Annotated[
+        str | None, typer.Option("--from", help="A file, or a data set on the hub, in place of the recipe's.")
+    ] = None,
+    train: Annotated[int | None, typer.Option(help="Rows of OUT/train; -1: all that are left.")] = None,
+    evaluation: Annotated[int | None, typer.Option("--eval", help="Rows of OUT/eval; -1: all that are left.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws and splits the rows.")] = 0,
+    against: Annotated[list[Path] | None, typer.Option(help="Evaluation sets whose questions train must not hold.")] = None,
+    ngram: Annotated[int, typer.Option(help="Words in a run that counts as alike.")] = 8,
+    overlap: Annotated[float, typer.Option(help="Share of alike runs from which a question is left out.")] = 0.5,
+    folders: Folders = _TASKS,
+    timeout_s: float = 10.0,
+    workers: int = 2,
+) -> None:
+    """Builds a recipe's data sets; each row's own answer must be accepted by its task's verifier."""
+    with _sentences():
+        from dataclasses import replace
+
+        from vlrl.build import build as build_sets
+        from vlrl.build import told
+        from vlrl.data.recipe import load_recipe
+        from vlrl.data.shards import Dataset
+        from vlrl.scoring import Scorer
+        from vlrl.tasks import load_task
+
+        loaded = load_recipe(recipe)
+        asked = {name: size for name, size in (("train", train), ("eval", evaluation)) if size is not None}
+        loaded = replace(loaded, sizes=loaded.sizes | {name: None if size < 0 else size for name, size in asked.items()})
+        load_task(loaded.task, folders)
+        others = [Dataset(folder) for folder in against or ()]
+        with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
+            built, dropped = build_sets(
+                loaded, out, scorer, source=source, seed=seed, against=others, ngram=ngram, overlap=overlap
+            )
+    for dataset in built.values():
+        print(f"{dataset.folder}: {len(dataset)} rows, {dataset.manifest.num_images} images")
+    print(f"left out: {told(dropped)}")
+
+
+@data.command()
+def check(folder: Path, task: Annotated[str, typer.Option(help="The rows' task.")], folders: Folders = _TASKS) -> None:
+    """Reads a whole data set, and puts each row's own answer to its task's verifier; ends with 1 where one is not accepted."""
+    with _sentences():
+        from vlrl.build import gold_faults
+        from vlrl.data.shards import Dataset
+        from vlrl.scoring import Scorer
+
+        dataset = Dataset(folder)
+        dataset.verify()
+        rows = [dataset[number] for number in range(len(dataset))]
+        with Scorer(folders, 2, 10.0, memory_mb=2048) as scorer:
+            faults = gold_faults(task, rows, scorer)
+    for row, fault in zip(rows, faults, strict=True):
+        if fault:
+            print(f"row {row.key}: {fault}")
+    print(f"{folder}: {len(rows)} rows, {sum(map(bool, faults))} with an answer that is not accepted")
+    raise typer.Exit(any(faults))
+
+
+@data.command()
+def show(folder: Path, num: Annotated[int, typer.Option(help="Rows to show.")] = 3) -> None:
+    """Prints a data set's manifest and its first rows."""
+    with _sentences():
+        from dataclasses import asdict
+
+        from vlrl.data.shards import Dataset
+
+        dataset = Dataset(folder)
+        print(json.dumps(asdict(dataset.manifest), indent=2))
+        for number in range(min(num, len(dataset))):
+            print(json.dumps(asdict(dataset[number]), ensure_ascii=False, indent=2))
 
 
 @new.callback()

@@ -153,7 +153,7 @@ def _dataset_faults(run: Run, task: str, demonstrated: bool) -> Iterator[str]:
     """Of the task's data set: its bytes, its rows, and the prompts of a few of them. demonstrated: it needs responses."""
     dataset = run.rows[task]
     if not len(dataset):
-        yield f"{dataset.folder} holds no rows; build it again with its script in data_recipes/"
+        yield f"{dataset.folder} holds no rows; build it again: vlrl data build RECIPE --out FOLDER"
         return
     if sum(facts["bytes"] for facts in dataset.manifest.files.values()) <= _HASHED_BYTES:
         _, faults = attempt_each({"": dataset.verify})

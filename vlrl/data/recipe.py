@@ -1,50 +1,122 @@
-"""What all recipes share: the command line, and two data sets, OUT/train and OUT/eval, without a row in common.
+"""A recipe is one file that turns a source's records into rows; `vlrl data build` does the rest. It defines:
 
-A recipe is a script around a pure `to_row(raw)`: it names its source, turns each raw record into a NewRow or None (left
-out), and hands the rows over. Rows that repeat a question with the same images count once, before the split.
+    SOURCE, LICENCE, VERSION                             what the manifest says
+    TRAIN, EVAL = 400, 100                               rows of the two data sets; None: all that are left
+    def raws(source: str | None, seed: int)              the records, of a file or a hub's data set where there is one to name
+    def to_row(raw) -> NewRow                            pure; raises Drop("why") for a record that is no row
+
+Its task is the one of the same name, or TASK. Rows that repeat a question with the same images count once, before the split.
 """
 
-import argparse
+import importlib.util
+import json
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from vlrl.data.shards import NewRow, write_dataset
+from vlrl.data.shards import NewRow
+
+_PARTS = ("SOURCE", "LICENCE", "VERSION", "TRAIN", "EVAL", "raws", "to_row")
+
+
+class Drop(Exception):  # noqa: N818 (a verdict, not an error)
+    """Raised by `to_row` for a record that is no row; the reason is counted and told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """out: folder of the two data sets; train, eval: rows of each."""
+class Recipe:
+    """A loaded recipe file: what it defines, under the file's stem. sizes: rows of each split, None for all that are left."""
 
-    out: Path
-    seed: int
-    train: int
-    eval: int
-
-
-def parse_options(description: str | None, *, train: int, eval: int) -> Options:
-    """--out, --seed, --train and --eval of a recipe's command line, with the recipe's own sizes as defaults."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the data sets OUT/train and OUT/eval")
-    parser.add_argument("--seed", type=int, default=0, help="draws and splits the rows")
-    parser.add_argument("--train", type=int, default=train, help="rows of OUT/train")
-    parser.add_argument("--eval", type=int, default=eval, help="rows of OUT/eval")
-    return Options(**vars(parser.parse_args()))
+    name: str
+    task: str
+    source: str
+    licence: str
+    version: int
+    sizes: dict[str, int | None]
+    raws: Callable[[str | None, int], Iterable[Any]]
+    to_row: Callable[[Any], NewRow]
 
 
-def write_splits(
-    options: Options, rows: Iterable[NewRow | None], *, source: str, licence: str, recipe: str, recipe_version: int
-) -> None:
-    """Writes OUT/train and OUT/eval from the distinct rows, shuffled. ValueError: fewer distinct rows than asked for."""
-    drawn = list(rows)
-    distinct = list({(row.question, row.images): row for row in drawn if row is not None}.values())
-    num_wanted = options.train + options.eval
-    if len(distinct) < num_wanted:
-        raise ValueError(f"{recipe}: {len(distinct)} distinct rows among {len(drawn)} records; {num_wanted} were asked for")
-    random.Random(options.seed).shuffle(distinct)
-    splits = {"eval": distinct[: options.eval], "train": distinct[options.eval : num_wanted]}
-    for split, chosen in splits.items():
-        folder = options.out / split
-        dataset = write_dataset(folder, chosen, source=source, licence=licence, recipe=recipe, recipe_version=recipe_version)
-        print(f"{folder}: {len(dataset)} rows, {dataset.manifest.num_images} images")
+def load_recipe(path: Path) -> Recipe:
+    """ValueError where the file cannot be loaded, or a part is missing."""
+    module = _load_module(path)
+    if missing := [part for part in _PARTS if part not in vars(module)]:
+        raise ValueError(f"{path} must define {', '.join(missing)}; see the docstring of vlrl/data/recipe.py")
+    return Recipe(
+        name=path.stem,
+        task=getattr(module, "TASK", path.stem),
+        source=module.SOURCE,
+        licence=module.LICENCE,
+        version=module.VERSION,
+        sizes={"train": module.TRAIN, "eval": module.EVAL},
+        raws=module.raws,
+        to_row=module.to_row,
+    )
+
+
+def rows_of(recipe: Recipe, source: str | None, seed: int, dropped: Counter[str]) -> Iterator[NewRow]:
+    """The distinct rows in the records' order; what is left out is counted in `dropped`, by reason."""
+    seen = set()
+    for raw in recipe.raws(source, seed):
+        try:
+            row = recipe.to_row(raw)
+        except Drop as reason:
+            dropped[str(reason)] += 1
+            continue
+        if (row.question, row.images) in seen:
+            dropped["asked before"] += 1
+            continue
+        seen.add((row.question, row.images))
+        yield row
+
+
+def split(rows: Sequence[NewRow], sizes: dict[str, int | None], seed: int) -> dict[str, list[NewRow]]:
+    """The rows, shuffled, as train and eval without a row in common. ValueError: fewer rows than asked for."""
+    wanted = sum(size or 0 for size in sizes.values())
+    if len(rows) < wanted:
+        raise ValueError(f"there are {len(rows)} rows; {wanted} were asked for")
+    shuffled = random.Random(seed).sample(list(rows), len(rows))
+    num_eval = len(rows) - (sizes["train"] or 0) if sizes["eval"] is None else sizes["eval"]
+    end = len(rows) if sizes["train"] is None else num_eval + sizes["train"]
+    return {"eval": shuffled[:num_eval], "train": shuffled[num_eval:end]}
+
+
+def records(source: str | None, default: str, *, split: str) -> Iterator[dict[str, Any]]:
+    """The records of a .json, .jsonl, .csv or .parquet file, or of a data set on the hub (`default` where source is None).
+
+    A record's path of an image is relative to the file. ValueError where the source cannot be read.
+    """
+    name = source or default
+    path = Path(name)
+    if path.suffix in (".jsonl", ".json") and path.exists():
+        text = path.read_text()
+        yield from json.loads(text) if path.suffix == ".json" else map(json.loads, text.splitlines())
+        return
+    from datasets import load_dataset  # a second or two, for a source that is no plain file
+
+    kinds = {".csv": "csv", ".parquet": "parquet"}
+    try:
+        if path.suffix in kinds:
+            yield from load_dataset(kinds[path.suffix], data_files=name, split="train")
+        else:
+            yield from load_dataset(name, split=split)
+    except Exception as error:  # the library and its readers fail in ways of their own
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name} cannot be read ({type(error).__name__}: {reason}); name a file with --from") from None
+
+
+def _load_module(path: Path) -> ModuleType:
+    if not path.exists():
+        raise ValueError(f"no recipe {path}; found {sorted(file.stem for file in path.parent.glob('[!_]*.py'))}")
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    assert spec and spec.loader, path
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be loaded: {error}") from error
+    return module

@@ -170,7 +170,7 @@ def _extension(image: bytes, key: str) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
-        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; build it with its script in data_recipes/")
+        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; build it: vlrl data build RECIPE --out FOLDER")
     try:
         return Manifest(**json.loads(path.read_text()))
     except (TypeError, json.JSONDecodeError) as error:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,8 +61,10 @@ class Scorer:
             self._verdicts[line] = self._threads.submit(self._score, item, line)
         self._pending[key] = (item, self._verdicts[line])
 
-    def collect(self) -> dict[Key, Score]:
+    def collect(self, tick: Callable[[], None] = lambda: None) -> dict[Key, Score]:
         """Waits for all that was submitted since the last call: {(slot, sample): score}, in order of submission.
+
+        tick: called after each.
 
         RuntimeError, naming task and row, where one has no verdict long after its deadline, which is a fault of this pool.
         """
@@ -76,6 +78,7 @@ class Scorer:
                 raise RuntimeError(f"scoring of {_name(item)}, rollout {key}, gave no verdict in {patience_s:.0f} s") from None
             if not math.isnan(seconds):
                 latencies[item.task].append(seconds)
+            tick()
         self._pending, self._verdicts = {}, {}
         self.latencies = dict(latencies)
         return scores

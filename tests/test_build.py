@@ -1,0 +1,125 @@
+"""Data sets from recipes: answers that their verifier refuses, near copies of evaluation questions, and what is told of them."""
+
+import doctest
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import vlrl.build
+from vlrl.cli import app
+from vlrl.data.recipe import load_recipe, records
+from vlrl.data.shards import Dataset, NewRow, write_dataset
+
+RECIPE = """
+from vlrl.data.recipe import Drop, records
+from vlrl.data.shards import NewRow
+
+SOURCE, LICENCE, VERSION = "made up", "none", 1
+TRAIN, EVAL = None, 3
+TASK = "chain_sum"
+
+def raws(source, seed):
+    yield from records(source, "nobody/nothing", split="train")
+
+def to_row(raw):
+    if raw["answer"] == "":
+        raise Drop("no answer")
+    return NewRow(question=raw["question"], answer=raw["answer"])
+"""
+SENTENCE = "How much is the sum of the two numbers {} and one?"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A recipe and ten records: one without an answer, one with an answer that is no number, one twice."""
+    (tmp_path / "sums.py").write_text(RECIPE)
+    raws = [{"question": SENTENCE.format(n), "answer": str(n + 1)} for n in range(10)]
+    raws[3]["answer"], raws[4]["answer"], raws[5] = "", "five", raws[6]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, raws)))
+    return tmp_path
+
+
+def data(*arguments) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def build(made, out="out", *more) -> tuple[int, str]:
+    return data("build", made / "sums.py", "--out", made / out, "--from", made / "sums.jsonl", *more)
+
+
+def questions(folder) -> set[str]:
+    dataset = Dataset(folder)
+    return {dataset[number].question for number in range(len(dataset))}
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(vlrl.build).failed == 0
+
+
+def test_rows_with_answers_that_the_verifier_refuses_are_left_out_and_told(made):
+    code, printed = build(made)
+    assert code == 0, printed
+    assert (len(Dataset(made / "out/train")), len(Dataset(made / "out/eval"))) == (4, 3)
+    for reason in ("1 no answer", "1 asked before", "1 its own answer is not accepted by chain_sum (bad_row)"):
+        assert reason in printed
+    assert Dataset(made / "out/train").manifest.source == str(made / "sums.jsonl")
+
+
+def test_two_builds_are_the_same_bytes(made):
+    for out in ("one", "two"):
+        build(made, out)
+    one, two = ({path.name: path.read_bytes() for path in (made / out / "train").iterdir()} for out in ("one", "two"))
+    assert one == two
+
+
+def test_near_copies_of_an_evaluation_set_are_not_trained_on(made):
+    rows = [NewRow(question=SENTENCE.format(8).upper() + " Think.", answer="9")]
+    write_dataset(made / "test", rows, source="", licence="", recipe="test", recipe_version=1)
+    code, printed = build(made, "out", "--against", made / "test", "--eval", 0, "--ngram", 9, "--overlap", 1.0)
+    assert code == 0, printed
+    assert "1 like a question of another evaluation set" in printed
+    assert SENTENCE.format(8) not in questions(made / "out/train")
+    assert len(questions(made / "out/train")) == 6
+
+
+def test_more_rows_than_there_are_is_a_sentence(made):
+    code, printed = build(made, "out", "--train", 50)
+    assert code == 2
+    assert "sums: there are 7 rows; 53 were asked for; left out: 1 no answer" in printed
+
+
+def test_a_check_names_the_rows_whose_answers_are_refused(made):
+    rows = [NewRow(question="1 + 1", answer="2"), NewRow(question="1 + 2", answer="three")]
+    write_dataset(made / "rows", rows, source="", licence="", recipe="sums", recipe_version=1)
+    code, printed = data("check", made / "rows", "--task", "chain_sum")
+    assert code == 1
+    assert "row 00000001: its own answer is not accepted by chain_sum (bad_row)" in printed
+
+
+def test_a_data_set_is_shown_with_its_manifest(made):
+    build(made)
+    code, printed = data("show", made / "out/eval", "--num", 1)
+    assert code == 0
+    assert '"licence": "none"' in printed and '"question": "How much' in printed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"), [("def to_row", "def row", "must define to_row"), ("records\n", "recods\n", "cannot")]
+)
+def test_a_recipe_that_cannot_be_used_is_named(made, old, new, says):
+    (made / "sums.py").write_text(RECIPE.replace(old, new, 1))
+    with pytest.raises(ValueError, match=says):
+        load_recipe(made / "sums.py")
+
+
+def test_records_are_read_from_csv_too(tmp_path):
+    (tmp_path / "rows.csv").write_text("question,answer\n1 + 1,2\n")
+    assert list(records(str(tmp_path / "rows.csv"), "nobody/nothing", split="train")) == [{"question": "1 + 1", "answer": 2}]
+
+
+def test_a_source_that_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="cannot be read .*; name a file with --from"):
+        list(records(str(tmp_path / "missing.csv"), "nobody/nothing", split="train"))
