@@ -103,7 +103,7 @@ def test_a_build_that_stops_half_way_is_no_data_set(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "set", broken_source())
-    with pytest.raises(ValueError, match=r"set is no complete data set: it has no manifest\.json; build it with"):
+    with pytest.raises(ValueError, match=r"set is no complete data set: it has no manifest\.json; build it: vlrl data build"):
         Dataset(tmp_path / "set")
 
 
