@@ -119,6 +119,12 @@ def test_records_are_read_from_csv_too(tmp_path):
     assert list(records(str(tmp_path / "rows.csv"), "nobody/nothing", split="train")) == [{"question": "1 + 1", "answer": 2}]
 
 
+def test_a_line_of_json_may_hold_other_line_separators(tmp_path):
+    raws = [{"question": "one\u2028two\x85three"}, {"question": "four"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(raw, ensure_ascii=False) for raw in raws) + "\n\n")
+    assert list(records(str(tmp_path / "rows.jsonl"), "nobody/nothing", split="train")) == raws
+
+
 def test_a_source_that_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="cannot be read .*; name a file with --from"):

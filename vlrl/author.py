@@ -96,16 +96,16 @@ def read_cases(path: Path) -> list[Case]:
     """The cases of a JSON lines file: {"response": "...", "row": {"answer": "..."}, "expected": 1}. ValueError names the line."""
     if not path.exists():
         raise ValueError(f"no file {path}; a line of it is " + '{"response": "...", "row": {"answer": "..."}, "expected": 1}')
-    cases = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    cases: list[Case] = []
+    if not path.read_text().strip():
+        raise ValueError(f"{path} holds no case")
+    for number, line in enumerate(path.read_text().rstrip("\n").split("\n"), start=1):
         try:
             raw = json.loads(line)
             cases.append(Case(response=raw["response"], row=row_of(raw["row"]), expected=float(raw["expected"])))
         except (ValueError, KeyError, TypeError) as error:
             fault = f"has no {error}" if isinstance(error, KeyError) else f"can't be read ({error})"
             raise ValueError(f"{path}:{number} {fault}") from None
-    if not cases:
-        raise ValueError(f"{path} holds no case")
     return cases
 
 

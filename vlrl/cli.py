@@ -176,6 +176,7 @@ def build(
     train: Annotated[int | None, typer.Option(help="Rows of OUT/train; -1: all that are left.")] = None,
     evaluation: Annotated[int | None, typer.Option("--eval", help="Rows of OUT/eval; -1: all that are left.")] = None,
     seed: Annotated[int, typer.Option(help="Draws and splits the rows.")] = 0,
+    task: Annotated[str | None, typer.Option(help="The task that checks the answers, in place of the recipe's.")] = None,
     against: Annotated[list[Path] | None, typer.Option(help="Evaluation sets whose questions train must not hold.")] = None,
     ngram: Annotated[int, typer.Option(help="Words in a run that counts as alike.")] = 8,
     overlap: Annotated[float, typer.Option(help="Share of alike runs from which a question is left out.")] = 0.5,
@@ -196,7 +197,8 @@ def build(
 
         loaded = load_recipe(recipe)
         asked = {name: size for name, size in (("train", train), ("eval", evaluation)) if size is not None}
-        loaded = replace(loaded, sizes=loaded.sizes | {name: None if size < 0 else size for name, size in asked.items()})
+        sizes = loaded.sizes | {name: None if size < 0 else size for name, size in asked.items()}
+        loaded = replace(loaded, sizes=sizes, task=task or loaded.task)
         load_task(loaded.task, folders)
         others = [Dataset(folder) for folder in against or ()]
         with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:

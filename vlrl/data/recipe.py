@@ -93,8 +93,8 @@ def records(source: str | None, default: str, *, split: str) -> Iterator[dict[st
     name = source or default
     path = Path(name)
     if path.suffix in (".jsonl", ".json") and path.exists():
-        text = path.read_text()
-        yield from json.loads(text) if path.suffix == ".json" else map(json.loads, text.splitlines())
+        with path.open(encoding="utf-8") as lines:  # a line ends at \n alone: JSON text may hold other separators
+            yield from json.load(lines) if path.suffix == ".json" else map(json.loads, filter(str.strip, lines))
         return
     from datasets import load_dataset  # a second or two, for a source that is no plain file
 

@@ -1,0 +1,31 @@
+"""gsm8k (math): word problems of primary school with one number as their answer, of the hub or of a file."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlrl.data.recipe import Drop, records
+from vlrl.data.shards import NewRow
+
+SOURCE = "openai/gsm8k"
+LICENCE = "MIT"
+VERSION = 1
+TRAIN, EVAL = None, 200
+TASK = "math_number"
+CALCULATION = re.compile(r"<<[^<>]*>>")
+
+
+def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
+    if source is None:
+        from datasets import load_dataset
+
+        return iter(load_dataset(SOURCE, "main", split="train"))
+    return records(source, SOURCE, split="train")
+
+
+def to_row(raw: Mapping[str, Any]) -> NewRow:
+    working, mark, answer = raw["answer"].rpartition("####")
+    if not mark:
+        raise Drop("no #### before the answer")
+    working, answer = CALCULATION.sub("", working).strip(), answer.strip().replace(",", "")
+    return NewRow(question=raw["question"].strip(), answer=answer, response=f"{working}\n\\boxed{{{answer}}}")

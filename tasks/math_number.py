@@ -1,0 +1,26 @@
+"""math_number: a word problem with one number as its answer, in \\boxed{}. Rows: data_recipes/gsm8k.py."""
+
+from vlrl.types import Message, Row, Score
+from vlrl.verifiers.answers import last_boxed, same_number
+
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+def prompt(row: Row) -> list[Message]:
+    return [{"role": "user", "content": [{"type": "text", "text": f"{row.question}\n{INSTRUCTION}"}]}]
+
+
+def verify(response: str, row: Row) -> Score:
+    answer = last_boxed(response)
+    correct = answer is not None and same_number(answer, row.answer)
+    return Score(reward=float(correct), parts={"boxed": float(answer is not None)})
+
+
+EXAMPLES = [
+    ("Half of 1,450 is \\boxed{725}.", Row(answer="725"), 1.0),
+    ("\\boxed{\\$1{,}450.00}", Row(answer="1450"), 1.0),
+    ("\\boxed{1450 / 2}", Row(answer="725"), 1.0),
+    ("\\boxed{700 + 25}", Row(answer="725"), 0.0),  # a sum is no number
+    ("\\boxed{725} or \\boxed{726}", Row(answer="725"), 0.0),  # the last box counts
+    ("<think>\\boxed{725}</think> I am not sure.", Row(answer="725"), 0.0),
+]
