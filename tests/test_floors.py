@@ -18,28 +18,9 @@ FLOORS = {
     6: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-WITHOUT_TORCH = [
-    "tasks",
-    "verifiers.answers",
-    "verifiers.code",
-    "verifiers.code_child",
-    "verifiers.sandbox",
-    "scoring",
-    "scoring.worker",
-]
-WITHOUT_TORCH += [
-    "verifiers.grids",
-    "verifiers.logic",
-    "data.mixture",
-    "data.shards",
-    "data.images",
-    "data.recipe",
-    "types",
-    "config",
-    "plan",
-    "doctor",
-    "cli",
-]
+WITHOUT_TORCH = ["tasks", "scoring", "scoring.worker", "author", "build", "plan", "doctor", "cli", "types", "config"]
+WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe"]
+WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 
 
 def imports(path: Path) -> set[str]:

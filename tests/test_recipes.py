@@ -26,6 +26,11 @@ SAMPLES = {
     "humaneval": SHARED / "code/humaneval_164.jsonl",
     "mbpp": SHARED / "code/mbpp_test_11_510.jsonl",
     "cruxeval": SHARED / "code/cruxeval_400.jsonl",
+    "competition_math": SHARED / "math/math500.jsonl",
+    "bbh": SHARED / "logic/bbh_logic.jsonl",
+    "nlvr": SHARED / "vision/nlvr/rows.jsonl",
+    "puzzlevqa": SHARED / "vision/puzzlevqa/rows.jsonl",
+    "bccd_counting": SHARED / "vision/bccd/rows.jsonl",
 }
 FEW = {"functions": 40, "humaneval": 40, "mbpp": 40, "reasoning_gym": 40}  # records, where a row's answer takes its time
 
@@ -72,7 +77,7 @@ def rows_of(folder: Path) -> list:
 
 
 def content(row) -> tuple:
-    return row.question, *(open_image(ref, max_side=64).tobytes() for ref in row.images)
+    return row.question, *(open_image(ref, max_side=1024).tobytes() for ref in row.images)
 
 
 def test_every_recipe_s_task_is_there():

@@ -9,6 +9,7 @@ Its task is the one of the same name, or TASK. Rows that repeat a question with 
 """
 
 import importlib.util
+import io
 import json
 import random
 from collections import Counter
@@ -88,7 +89,7 @@ def split(rows: Sequence[NewRow], sizes: dict[str, int | None], seed: int) -> di
 def records(source: str | None, default: str, *, split: str) -> Iterator[dict[str, Any]]:
     """The records of a .json, .jsonl, .csv or .parquet file, or of a data set on the hub (`default` where source is None).
 
-    A record's path of an image is relative to the file. ValueError where the source cannot be read.
+    ValueError where the source cannot be read.
     """
     name = source or default
     path = Path(name)
@@ -96,8 +97,9 @@ def records(source: str | None, default: str, *, split: str) -> Iterator[dict[st
         with path.open(encoding="utf-8") as lines:  # a line ends at \n alone: JSON text may hold other separators
             yield from json.load(lines) if path.suffix == ".json" else map(json.loads, filter(str.strip, lines))
         return
-    from datasets import load_dataset  # a second or two, for a source that is no plain file
+    from datasets import disable_progress_bars, load_dataset  # a second or two, for a source that is no plain file
 
+    disable_progress_bars()
     kinds = {".csv": "csv", ".parquet": "parquet"}
     try:
         if path.suffix in kinds:
@@ -107,6 +109,21 @@ def records(source: str | None, default: str, *, split: str) -> Iterator[dict[st
     except Exception as error:  # the library and its readers fail in ways of their own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{name} cannot be read ({type(error).__name__}: {reason}); name a file with --from") from None
+
+
+def pictured(raws: Iterable[dict[str, Any]], source: str | None, key: str = "image") -> Iterator[dict[str, Any]]:
+    """The records with their image as encoded bytes: of a path beside the file, of bytes, or of a picture of the hub's."""
+    for raw in raws:
+        image = raw[key]
+        if isinstance(image, str):
+            content = (Path(source or "").parent / image).read_bytes()
+        elif isinstance(image, dict):
+            content = image["bytes"]
+        else:
+            png = io.BytesIO()
+            image.convert("RGB").save(png, format="PNG")
+            content = png.getvalue()
+        yield {**raw, key: content}
 
 
 def _load_module(path: Path) -> ModuleType:

@@ -1,0 +1,24 @@
+"""puzzlevqa (vision): what is missing in a pattern of shapes, colours and numbers; one of a few options."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlrl.data.recipe import pictured, records
+from vlrl.data.shards import NewRow
+
+SOURCE = "declare-lab/PuzzleVQA"
+LICENCE = "MIT"
+VERSION = 1
+TRAIN, EVAL = None, 20
+TASK = "multiple_choice"
+
+
+def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
+    return pictured(records(source, SOURCE, split="train"), source)
+
+
+def to_row(raw: Mapping[str, Any]) -> NewRow:
+    """The letter is the answer: an option's text may look like a letter of another."""
+    options = [str(option) for option in raw["options"]]
+    letter = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[options.index(str(raw["answer"]))]
+    return NewRow(question=raw["question"], answer=letter, images=(raw["image"],), meta={"options": options})
