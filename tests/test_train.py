@@ -258,6 +258,7 @@ def test_broken_verifications_are_counted_and_masked_and_too_many_stop_the_run(s
 
     printed = finished(loop.start(), exit_code=2)
     assert "step 2: 50% of the rollouts could not be scored (even_length 16 of 32), more than scoring.max_failed_share" in printed
+    assert "most often: error, RuntimeError: this row breaks the verifier" in printed
     first, second = loop.metrics
     assert (first["scoring/failed/even_length"], second["scoring/error/even_length"]) == (1 / prompts, 0.5)
     broken = [line for line in loop.rollouts if line["status"] == "error"]

@@ -5,6 +5,7 @@ equals the uninterrupted one: what a step draws and samples is a pure function o
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -31,7 +32,7 @@ from vlrl.rollout.reward import shaped
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
 from vlrl.scoring import Scorer
-from vlrl.types import Group
+from vlrl.types import Group, Status
 from vlrl.update import make_minibatch, old_logprobs, update
 
 
@@ -175,9 +176,16 @@ def _log(parts: Parts, step: int, groups: list[Group], totals: Totals, more: dic
         counts = ", ".join(f"{name.rpartition('/')[2]} {count:.0f} of {planned:.0f}" for name, (count, planned) in failed.items())
         raise RuntimeError(
             f"step {step}: {share:.0%} of the rollouts could not be scored ({counts}), more than scoring.max_failed_share "
-            f"{run.config.scoring.max_failed_share:.0%}; their `detail` in rollouts.jsonl says why"
+            f"{run.config.scoring.max_failed_share:.0%}; most often: {_commonest_fault(gathered)}"
         )
     return metrics
+
+
+def _commonest_fault(gathered: list[list[Group]]) -> str:
+    """The detail that most rollouts without a verdict have; rollouts.jsonl has the others."""
+    scores = [score for groups in gathered for group in groups for score in group.scores]
+    details = Counter(f"{score.status}, {score.detail}" for score in scores if score.status is not Status.OK)
+    return details.most_common(1)[0][0] if details else "rows from which no prompt can be made, named above"
 
 
 def _latencies(scorer: Scorer) -> dict[str, float]:

@@ -156,3 +156,15 @@ def test_neither_side_of_the_pool_imports_torch():
     program = f"import sys, {modules}; print([name for name in ('torch', 'numpy', 'PIL', 'yaml') if name in sys.modules])"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_of_ten_thousand_scores_with_dying_workers_none_is_lost_and_none_doubled(folder):
+    with pool(folder, workers=2) as scorer:
+        for number in range(10_000):
+            text = f"Score(reward={number})" if number % 100 else f"os._exit({1 + number % 7})"
+            scorer.submit(rollout(text, slot=number // 8, sample=number % 8), "toy", Row(answer="", key=str(number)))
+        scores = scorer.collect()
+    assert list(scores) == [(number // 8, number % 8) for number in range(10_000)]
+    for number, score in enumerate(scores.values()):
+        assert (score.status, score.reward) == ((Status.OK, number) if number % 100 else (Status.ERROR, 0.0))
