@@ -1,0 +1,238 @@
+"""Boxes and points: right ones score in either convention, and naming more than was asked never pays."""
+
+import doctest
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlrl.tasks import BadRow
+from vlrl.verifiers import boxes
+from vlrl.verifiers.boxes import Frame, answered_boxes, box_gain, box_iou, boxes_f1, iou, point_in_box
+
+SHARED = Path(__file__).parents[3] / "shared"
+VECTORS = SHARED / "vectors" / "vision_cases.jsonl"
+BCCD = SHARED / "data" / "vision" / "bccd" / "rows.jsonl"
+FRAME = Frame(width=1000, height=800)
+GOLD = (100, 200, 300, 400)
+RIGHT = '{"bbox_2d": [100, 250, 300, 500]}'
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def rendered(golds, width: int, height: int) -> str:
+    """The boxes as Qwen3-VL writes them, in whole thousandths."""
+    limits = (width, height, width, height)
+    places = [[round(edge * 1000 / limit) for edge, limit in zip(gold, limits, strict=True)] for gold in golds]
+    return "```json\n" + json.dumps([{"bbox_2d": place, "label": "cell"} for place in places]) + "\n```"
+
+
+def some_boxes(width: int = 1000, height: int = 800):
+    sides = [st.lists(st.integers(0, side), min_size=2, max_size=2, unique=True).map(sorted) for side in (width, height)]
+    return st.tuples(*sides).map(lambda box: (box[0][0], box[1][0], box[0][1], box[1][1]))
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(boxes).failed == 0
+
+
+@pytest.mark.skipif(not VECTORS.exists(), reason="no shared vectors")
+@pytest.mark.parametrize("case", [case for case in lines(VECTORS) if case["kind"].startswith(("iou", "multi", "point"))], ids=str)
+def test_the_vectors_get_their_verdicts(case):
+    size = (case["width"], case["height"])
+    if case["kind"] == "iou_abs":
+        frame = Frame(width=size[0], height=size[1], convention="pixels", resized=size)
+    else:
+        frame = Frame(width=size[0], height=size[1])
+    score = {"iou_rel1000": box_iou, "iou_abs": box_iou, "multi_iou50_f1": boxes_f1, "point_in_box": point_in_box}[case["kind"]]
+    value = score(case["answer"], case["gold"], frame)
+    if case["expected"] is None:
+        assert case["expected_min"] <= value <= case["expected_max"]
+    else:
+        assert value == pytest.approx(case["expected"])
+
+
+@pytest.mark.skipif(not BCCD.exists(), reason="no shared data")
+def test_every_cell_of_bccd_survives_being_written_in_thousandths():
+    lowest = 1.0
+    for row in lines(BCCD):
+        width, height = row["width"], row["height"]
+        frame = Frame(width=width, height=height)
+        golds = [item["bbox"] for item in row["objects"]]
+        assert boxes_f1(rendered(golds, width, height), golds, frame) == 1
+        lowest = min(lowest, *(box_iou(rendered([gold], width, height), gold, frame) for gold in golds))
+    assert lowest > 0.95, lowest
+
+
+@pytest.mark.skipif(not BCCD.exists(), reason="no shared data")
+def test_a_cell_too_many_or_too_few_costs_something():
+    for row in lines(BCCD):
+        width, height = row["width"], row["height"]
+        frame = Frame(width=width, height=height)
+        golds = [item["bbox"] for item in row["objects"]]
+        num = len(golds)
+        assert boxes_f1(rendered(golds[1:], width, height), golds, frame) == pytest.approx(2 * (num - 1) / (2 * num - 1))
+        assert boxes_f1(rendered([*golds, golds[0]], width, height), golds, frame) == pytest.approx(2 * num / (2 * num + 1))
+
+
+@settings(deadline=None, max_examples=100)
+@given(some_boxes(), some_boxes())
+def test_iou_is_a_symmetric_share(one, other):
+    assert iou(one, other) == iou(other, one)
+    assert 0 <= iou(one, other) <= 1
+    assert (iou(one, other) == 1) == (one == other)
+
+
+edge = st.floats(0, 1000)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(edge, edge, edge, edge), min_size=2, max_size=2))
+def test_iou_of_odd_fractions_is_still_a_share(pair):
+    one, other = ((min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in pair)
+    assert 0 <= iou(one, other) == iou(other, one) <= 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(some_boxes(), min_size=1, max_size=6), st.lists(some_boxes(), max_size=6), st.randoms())
+def test_f1_does_not_depend_on_the_order(golds, given_boxes, random):
+    response = rendered(given_boxes, 1000, 800)
+    assert 0 <= (score := boxes_f1(response, golds, FRAME, threshold=0.2)) <= 1
+    mixed = random.sample(given_boxes, len(given_boxes))
+    assert boxes_f1(rendered(mixed, 1000, 800), random.sample(golds, len(golds)), FRAME, threshold=0.2) == score
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(some_boxes(), min_size=1, max_size=6))
+def test_the_references_themselves_score_one(golds):
+    pixels = Frame(width=1000, height=800, convention="pixels", resized=(500, 400))
+    response = json.dumps([{"bbox_2d": [value / 2 for value in gold]} for gold in golds])
+    assert boxes_f1(response, golds, pixels) == 1
+    assert boxes_f1(response.replace("]}]", ']}, {"bbox_2d": [0, 0, 1, 1]}]'), golds, pixels) < 1
+    if len(golds) == 1:
+        assert box_iou(response, golds[0], pixels) == 1
+
+
+def test_the_largest_matching_is_found_where_the_nearest_box_would_spoil_it():
+    first, second, shared = (0, 0, 100, 100), (0, 0, 100, 60), (0, 0, 100, 90)
+    response = rendered([shared, first], 1000, 800)
+    assert iou(shared, first) > 0.5 and iou(shared, second) > 0.5 and iou(first, second) > 0.5
+    assert boxes_f1(response, [first, second], FRAME, threshold=0.65) == 1
+
+
+def test_nothing_to_find_is_found_by_an_empty_list_alone():
+    assert boxes_f1("[]", [], FRAME) == 1
+    assert boxes_f1(RIGHT, [], FRAME) == boxes_f1("none", [], FRAME) == boxes_f1("[]", [GOLD], FRAME) == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(some_boxes())
+def test_the_whole_image_gains_nothing_and_the_reference_all(gold):
+    if gold != FRAME.whole:
+        pixels = Frame(width=1000, height=800, convention="pixels", resized=(1000, 800))
+        assert box_gain(json.dumps({"bbox_2d": gold}), gold, pixels) == pytest.approx(1)
+        assert box_gain('{"bbox_2d": [0, 0, 1000, 1000]}', gold, FRAME) == 0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"I see it: {RIGHT}",
+        f"{RIGHT} there",
+        f"[{RIGHT}, {RIGHT}]",
+        f"[{RIGHT}, 7]",
+        f'[{RIGHT}, {{"label": "cat"}}]',
+        f"[[{RIGHT}]]",
+        f"<think>{RIGHT}</think>",
+        '{"bbox_2d": "[100, 250, 300, 500]"}',
+        '{"bbox_2d": ["100", "250", "300", "500"]}',
+        '{"bbox_2d": [[100, 250, 300, 500]]}',
+        '{"bbox_2d": [300, 250, 100, 500]}',
+        '{"bbox_2d": [100, 500, 300, 250]}',
+        '{"bbox_2d": [100, 250, 100, 500]}',
+        '{"bbox_2d": [-1, 250, 300, 500]}',
+        '{"bbox_2d": [100, 250, 300, 1000.1]}',
+        '{"bbox_2d": [100, 250, 300, 1e400]}',
+        '{"bbox_2d": [100, 250, 300, Infinity]}',
+        '{"bbox_2d": [100, 250, 300, null]}',
+        '{"bbox_2d": [0, 0, 1, 1], "bbox_2d": [100, 250, 300, 500]}',
+        '{"bbox": [100, 250, 300, 500]}',
+        "[100, 250, 300, 500]",
+    ],
+)
+def test_what_is_not_one_well_formed_box_scores_nothing(response):
+    assert box_iou(RIGHT, GOLD, FRAME) == 1
+    assert box_iou(response, GOLD, FRAME) == 0
+
+
+def test_pixels_are_those_of_the_resized_image():
+    frame = Frame(width=1000, height=800, convention="pixels", resized=(500, 200))
+    assert box_iou('{"bbox_2d": [50, 50, 150, 100]}', GOLD, frame) == 1
+    assert answered_boxes('{"bbox_2d": [50, 50, 501, 100]}', frame) is None
+
+
+@pytest.mark.parametrize(
+    ("response", "inside"),
+    [
+        ('{"point_2d": [300, 500]}', True),
+        ('{"point_2d": [300.5, 500]}', False),
+        ('{"point_2d": [200, 375, 0]}', False),
+        ('{"point_2d": [true, 375]}', False),
+        ('[{"point_2d": [200, 375]}, {"point_2d": [200, 375]}]', False),
+        ("[]", False),
+        ('<point x="30" y="50">cat</point>', True),
+        ('<points x1="20" y1="37.5" x2="90" y2="90">cat</points>', False),
+        ('<point x="20" y="37.5">cat</point><point x="90" y="90">cat</point>', False),
+        ('<point x="200" y="37.5">cat</point>', False),
+        ('<point x="٢٠" y="37.5">cat</point>', False),
+        ('It is here: <point x="20" y="37.5">cat</point>', False),
+    ],
+)
+def test_one_point_on_or_inside_the_border_is_right(response, inside):
+    assert point_in_box(response, GOLD, FRAME) == inside
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [(), (1, 2, 3), (300, 200, 100, 400), (100, 200, 300, 801), (-1, 0, 5, 5), (0, 0, True, 1), (0, 0, float("nan"), 9), "abcd"],
+)
+def test_an_impossible_reference_is_the_rows_fault(gold):
+    for score in (box_iou, box_gain, point_in_box):
+        with pytest.raises(BadRow, match="not a box"):
+            score("none", gold, FRAME)
+    with pytest.raises(BadRow, match="not a box"):
+        boxes_f1("none", [gold], FRAME)
+
+
+def test_a_reference_around_everything_has_nothing_to_gain():
+    with pytest.raises(BadRow, match="nothing to find"):
+        box_gain(RIGHT, FRAME.whole, FRAME)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"convention": "relative_999"}, {"convention": "pixels"}, {"resized": (5, 5)}, {"width": 0}, {"height": 4.5}]
+    + [{"convention": "pixels", "resized": (0, 5)}, {"convention": "pixels", "resized": ()}],
+)
+def test_an_impossible_frame_is_the_rows_fault(fields):
+    with pytest.raises(BadRow):
+        Frame(**{"width": 10, "height": 10} | fields)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(max_size=80) | st.text(alphabet='[]{}bbox_2dpoint",:0e9-. ', max_size=80))
+def test_no_text_upsets_the_parser(text):
+    for response in (text, f'{{"bbox_2d": {text}}}', f'{{"point_2d": [{text}]}}', f'<point x="{text}" y="5">a</point>'):
+        assert 0 <= box_iou(response, GOLD, FRAME) <= 1
+        assert point_in_box(response, GOLD, FRAME) in (True, False)
+        assert 0 <= boxes_f1(response, [GOLD], FRAME) <= 1
+
+
+@pytest.mark.parametrize("text", ['{"bbox_2d": [', "[[", "9", "<point x=", '<points x="', "\n", "```json\n"])
+def test_a_megabyte_is_no_answer(text):
+    response = text * (10**6 // len(text))
+    assert box_iou(response, GOLD, FRAME) == boxes_f1(response, [GOLD], FRAME) == point_in_box(response, GOLD, FRAME) == 0

@@ -1,0 +1,166 @@
+"""Short answers that are not compared to the letter: counts, read text, values off a chart; and the language they are in.
+
+All but `same_language` take the answer itself (what was in the box, say), not the response around it.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+
+from vlrl.tasks import BadRow
+from vlrl.verifiers.answers import MAX_ANSWER, number, same_text
+
+MAX_GOLD = 512
+
+_COUNT = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3}){1,2}|[0-9]{1,9}")
+_NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_NUMERALS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
+
+_YEAR = re.compile(r"(?:1[5-9]|20)[0-9]{2}")
+_MISSING = re.compile(r"[+-]?(?:nan|inf|infinity|)", re.IGNORECASE)
+_UNIT = re.compile(r"(?:\\?%|(?i:percent|thousand|million|billion|trillion)|[kKMB])\Z", re.ASCII)
+_FACTORS = {"%": Fraction(1, 100), "percent": Fraction(1, 100)}
+_FACTORS |= {"k": Fraction(10**3), "thousand": Fraction(10**3), "m": Fraction(10**6), "million": Fraction(10**6)}
+_FACTORS |= {"b": Fraction(10**9), "billion": Fraction(10**9), "trillion": Fraction(10**12)}
+
+_TO_READ = 20_000
+_ENOUGH = 8
+_MOST = 2 / 3
+_NOT_PROSE = re.compile(
+    r"""(?sx) ```.*?(?:```|\Z) | `[^`\n]*`                                                      # code
+    | \$\$.*?(?:\$\$|\Z) | \$[^$\n]*\$ | \\\[.*?(?:\\\]|\Z) | \\\(.*?(?:\\\)|\Z) | \\[a-zA-Z]+  # LaTeX
+    | https?://\S+ | </?\w+> """
+)
+_UNITS = {
+    "Latin": r"[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ\u0300-\u036f]{2,}",  # a letter alone is more often a variable
+    "Greek": r"[Ͱ-Ͽἀ-῿]{2,}",
+    "Cyrillic": r"[\u0400-\u052f]+",
+    "Hebrew": r"[\u05d0-\u05ea]+",
+    "Arabic": r"[\u0620-\u065f\u066e-\u06ef\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufefc]+",
+    "Devanagari": r"[\u0900-\u0963\u0971-\u097f]+",
+    "Thai": r"[\u0e01-\u0e4e]{1,5}",  # written without spaces
+    "Korean": r"[\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3]+",
+    "Japanese": r"[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\uff66-\uff9d]",  # kana
+    "Chinese": r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]",
+}
+_UNIT_OF = re.compile("|".join(f"(?P<{script}>{pattern})" for script, pattern in _UNITS.items()))
+
+
+def count(answer: str) -> int | None:
+    """The count that `answer` is: ASCII digits, in complete groups of thousands or plain, or zero to twenty in English.
+
+    None for all else: a sign, a fraction, a unit, a range, two numbers, more than nine digits. One full stop may follow.
+
+    >>> count("1,024"), count("Seven."), count("6 or 7"), count("-7"), count("7e0"), count("٧")
+    (1024, 7, None, None, None, None)
+    """
+    word = answer.strip().removesuffix(".").lower()
+    if _COUNT.fullmatch(word):
+        return int(word.replace(",", ""))
+    return _NUMERALS.index(word) if word in _NUMERALS else None
+
+
+def anls(answer: str, golds: Sequence[str]) -> float:
+    """Normalised Levenshtein similarity with the nearest reference: 1 - NL where NL, the edits by the longer length, is
+    under a half, else 0 (https://arxiv.org/abs/1907.00490). Case, white space and compatibility forms do not count.
+
+    0 for more than 4,096 characters; BadRow without references, or where one is empty or over 512 characters.
+
+    >>> anls("hallo", ["hello"]), anls(" Shell  ISNI", ["Shell Isni", "x"]), anls("00", ["O0"])
+    (0.8, 1.0, 0.0)
+    """
+    expected = [_plain(gold) for gold in golds]
+    if not expected or not all(0 < len(gold) <= MAX_GOLD for gold in expected):
+        raise BadRow(f"anls needs references of 1 to {MAX_GOLD} characters, it has {str(golds)[:100]}")
+    if len(answer) > MAX_ANSWER:
+        return 0.0
+    given = _plain(answer)
+    return max(_similarity(given, gold) for gold in expected)
+
+
+def relaxed_number(answer: str, gold: str, *, tolerance: float = 0.05, exact: bool = False) -> bool:
+    """Whether the value read off a chart is the reference, give or take `tolerance` of it, both ends included.
+
+    Numbers are those of `answers.number` with %, percent, k, K, M, B, thousand, million, billion or trillion after them; 5% is
+    0.05, so it is not 5. No tolerance for 0, for a year (four plain digits, 1500 to 2099), and where `exact`, as for counts.
+    A reference that is not a number is compared as text; BadRow where it is empty, NaN or infinite.
+
+    >>> relaxed_number("$1,290", "1234"), relaxed_number("3.5 million", "3400000"), relaxed_number("5%", "0.05")
+    (True, True, True)
+    >>> relaxed_number("2014", "2015"), relaxed_number("10 or 20", "10"), relaxed_number("5", "5%")
+    (False, False, False)
+    """
+    if _MISSING.fullmatch(gold.strip()):
+        raise BadRow(f"the reference {gold!r} is no value")
+    expected = _quantity(gold)
+    if expected is None:
+        return same_text(answer, gold)
+    value = _quantity(answer)
+    if value is None:
+        return False
+    if exact or _YEAR.fullmatch(gold.strip()):
+        return value == expected
+    return abs(value - expected) <= Fraction(str(tolerance)) * abs(expected)
+
+
+def same_language(response: str, question: str) -> bool:
+    """Whether the response is mostly in the script of the question; True where there is too little text to tell.
+
+    Counted in the first 20,000 characters are words of two letters and more, each Chinese character and each kana; not
+    code, LaTeX, links, tags and numbers. Two thirds of either text must be in one script; under 8 words, or in a question
+    of mixed scripts, nothing can be told. Chinese characters are Japanese where at least a tenth of them and the kana are
+    kana. Languages of one script, French and English say, are not told apart.
+
+    >>> question = "How many red blood cells are there in this image?"
+    >>> same_language("这张图片里一共有七个红细胞。", question), same_language("I see seven of them, so \\\\boxed{7}.", question)
+    (False, True)
+    """
+    asked, given = _scripts(question), _scripts(response)
+    if min(asked.total(), given.total()) < _ENOUGH:
+        return True
+    script, num_asked = asked.most_common(1)[0]
+    return num_asked < _MOST * asked.total() or given[script] >= _MOST * given.total()
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _similarity(one: str, other: str) -> float:
+    longest = max(len(one), len(other))
+    if 2 * min(len(one), len(other)) <= longest:
+        return 0.0  # half of it or more must be written anew, however long it is
+    edits = _edits(one, other)
+    return 1 - edits / longest if 2 * edits < longest else 0.0
+
+
+def _edits(one: str, other: str) -> int:
+    """The Levenshtein distance: the fewest characters to put in, take out or replace."""
+    row = list(range(len(other) + 1))
+    for line, letter in enumerate(one, start=1):
+        diagonal, row[0] = row[0], line
+        for column, wanted in enumerate(other, start=1):
+            cost = min(row[column] + 1, row[column - 1] + 1, diagonal + (letter != wanted))
+            diagonal, row[column] = row[column], cost
+    return row[-1]
+
+
+def _quantity(text: str) -> Fraction | None:
+    text = text.strip().removesuffix(".")
+    unit = _UNIT.search(text)
+    if unit is None:
+        return number(text)
+    value = number(text[: unit.start()])
+    return None if value is None else value * _FACTORS[unit.group().removeprefix("\\").lower()]
+
+
+def _scripts(text: str) -> Counter[str]:
+    """How many words, characters or kana the text has of each script."""
+    prose = _NOT_PROSE.sub(" ", text[:_TO_READ])
+    counts = Counter(unit.lastgroup or "" for unit in _UNIT_OF.finditer(prose))
+    kana, han = counts.pop("Japanese", 0), counts.pop("Chinese", 0)
+    if kana + han:
+        counts["Japanese" if 10 * kana >= kana + han else "Chinese"] = kana + han
+    return counts
