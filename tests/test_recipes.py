@@ -31,6 +31,7 @@ SAMPLES = {
     "nlvr": SHARED / "vision/nlvr/rows.jsonl",
     "puzzlevqa": SHARED / "vision/puzzlevqa/rows.jsonl",
     "bccd_counting": SHARED / "vision/bccd/rows.jsonl",
+    "bccd_grounding": SHARED / "vision/bccd/rows.jsonl",
 }
 FEW = {"functions": 40, "humaneval": 40, "mbpp": 40, "reasoning_gym": 40}  # records, where a row's answer takes its time
 
