@@ -5,7 +5,6 @@ Any grid that keeps the rules and the row's clues is right. (A zebra puzzle's on
 what the rules do not read is no answer, and a puzzle that cannot be read is a BadRow. Every check is linear in the answer.
 """
 
-import json
 import re
 from collections.abc import Container, Mapping, Sequence
 from itertools import chain
@@ -14,6 +13,7 @@ from typing import Any
 
 from vlrl.tasks import BadRow
 from vlrl.verifiers.answers import MAX_ANSWER, same_text
+from vlrl.verifiers.structured import read_json
 
 Grid = Sequence[Sequence[int]]
 
@@ -191,18 +191,10 @@ def _in_order(one: int, other: int, sign: str) -> bool:
 
 
 def _json(answer: str) -> Any:
-    if len(answer) > MAX_ANSWER:
-        return None
     try:
-        return json.loads(_FENCE.sub("", answer), object_pairs_hook=_once)
-    except (ValueError, RecursionError):
+        return read_json(_FENCE.sub("", answer))
+    except ValueError:
         return None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key is given twice")
-    return dict(pairs)
 
 
 def _cells(grid: Any) -> dict[tuple[str, str], Any]:
