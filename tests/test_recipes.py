@@ -53,11 +53,11 @@ def built(tmp_path_factory):
     folders: dict[str, Path] = {}
 
     def build_small(name: str) -> Path:
+        sample = SAMPLES.get(name)
+        if sample and not sample.exists():
+            pytest.skip(f"no sample of {name} here")
         if name not in folders:
             folders[name] = tmp_path_factory.mktemp(name)
-            sample = SAMPLES.get(name)
-            if sample and not sample.exists():
-                pytest.skip(f"no sample of {name} here")
             whole = recipe(name)
             first = replace(whole, raws=lambda source, seed: islice(whole.raws(source, seed), FEW.get(name, 1500)))
             with Scorer([ROOT / "tasks"], 2, 10.0, memory_mb=2048) as scorer:
