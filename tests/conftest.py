@@ -9,9 +9,22 @@ import pytest
 from PIL import Image
 
 from vlrl.config import Images
+from vlrl.verifiers import sandbox
 
 TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", "def f(x):\n    return x + 3"] * 10
 SMALL_IMAGES = Images(min_pixels=32 * 32, max_pixels=128 * 128)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def isolation() -> None:
+    """Where this machine can't jail code, what is not about the jail runs with limits alone."""
+    if sandbox.why_not():
+        os.environ[sandbox.ISOLATION] = "limits"
+
+
+def needs_a_jail(function):
+    """Skips a test of the jail where this machine can't build one, and says why."""
+    return pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not())(function)
 
 
 @pytest.fixture(scope="session")

@@ -68,9 +68,13 @@ def check_examples(task: Task) -> list[str]:
     """One sentence for each of the task's examples that its verifier does not reproduce; none where all is well."""
     if not task.examples:
         return [f"{task.path}: EXAMPLES is empty; give at least one (response, row, reward)"]
-    faults = []
+    faults: list[str] = []
+    told: set[str] = set()  # what stops every verdict, such as a missing jail, is told once
     for number, (response, row, reward) in enumerate(task.examples):
         score = verdict(task, response, row)
+        if score.status != Status.OK and score.detail in told:
+            continue
+        told.add(score.detail)
         if score.status != Status.OK:
             faults.append(f"{task.path}: EXAMPLES[{number}] is worth {reward}, but verify gives {score.status}: {score.detail}")
         elif not math.isclose(score.reward, reward, abs_tol=1e-6):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_a_jail
 from vlrl.tasks import BadRow
 from vlrl.types import Status
 from vlrl.verifiers import code, code_child, sandbox
@@ -111,6 +112,7 @@ def test_a_call_cannot_change_the_arguments_of_the_next():
     assert [got.value for got in run_calls(source, "f", [(shared,), (shared,)], timeout_s=2, memory_mb=256)] == [2, 2]
 
 
+@needs_a_jail
 def test_the_child_has_no_environment_and_writes_no_file(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "x")
     source = """
@@ -123,6 +125,7 @@ def f(path):
 
 
 def test_a_process_that_cannot_start_is_not_the_solutions_fault(monkeypatch):
+    monkeypatch.setenv(sandbox.ISOLATION, "jail")
     monkeypatch.setattr(sandbox, "_way", lambda: (["/bin/false"], None))
     with pytest.raises(RuntimeError, match="did not start"):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=2, memory_mb=256)
@@ -135,6 +138,7 @@ def test_a_process_that_cannot_be_confined_runs_nothing(monkeypatch):
 
 
 def test_a_machine_that_cannot_jail_says_what_to_allow(monkeypatch):
+    monkeypatch.setenv(sandbox.ISOLATION, "jail")
     monkeypatch.setattr(sandbox, "_bwrap", lambda: "/bin/false")
     monkeypatch.setattr(sandbox, "_way", sandbox._way.__wrapped__)
     assert "cannot jail a model's code" in sandbox.why_not() and "scoring.isolation: limits" in sandbox.why_not()
@@ -168,6 +172,7 @@ OUTSIDE = {
 }
 
 
+@needs_a_jail
 @pytest.mark.parametrize("body", OUTSIDE.values(), ids=OUTSIDE)
 def test_a_jail_keeps_code_from(body):
     (outcome,) = run_calls(f"def f():\n    {body}\n    return 1", "f", [()], timeout_s=2, memory_mb=512)
@@ -175,6 +180,7 @@ def test_a_jail_keeps_code_from(body):
     assert "ModuleNotFound" not in outcome.error
 
 
+@needs_a_jail
 def test_a_jail_sees_no_process_but_its_own_and_leaves_none():
     source = "import os\ndef f():\n    return [os.getuid(), len([p for p in os.listdir('/proc') if p.isdigit()])]"
     (outcome,) = run_calls(source, "f", [()], timeout_s=2, memory_mb=256)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_a_jail
 from vlrl.tasks import BadRow
 from vlrl.types import Status
 from vlrl.verifiers.code import score_tests
@@ -21,6 +22,7 @@ def fenced(source: str) -> str:
     return f"```python\n{source}\n```"
 
 
+@needs_a_jail
 @pytest.mark.parametrize("case", lines("vectors/code_attacks.jsonl"), ids=lambda case: case["name"])
 def test_an_attack_fails_and_an_honest_solution_passes(case):
     score = score_tests(fenced(case["solution"]), case["entry_point"], case["tests"], timeout_s=4.0)
