@@ -68,18 +68,15 @@ def check_examples(task: Task) -> list[str]:
     """One sentence for each of the task's examples that its verifier does not reproduce; none where all is well."""
     if not task.examples:
         return [f"{task.path}: EXAMPLES is empty; give at least one (response, row, reward)"]
-    faults: list[str] = []
-    told: set[str] = set()  # what stops every verdict, such as a missing jail, is told once
+    faults: dict[str, str] = {}  # by what was wrong: what stops every verdict, such as a missing jail, is told once
     for number, (response, row, reward) in enumerate(task.examples):
         score = verdict(task, response, row)
-        if score.status != Status.OK and score.detail in told:
-            continue
-        told.add(score.detail)
+        worth = f"{task.path}: EXAMPLES[{number}] is worth {reward}, but verify gives"
         if score.status != Status.OK:
-            faults.append(f"{task.path}: EXAMPLES[{number}] is worth {reward}, but verify gives {score.status}: {score.detail}")
+            faults.setdefault(score.detail, f"{worth} {score.status}: {score.detail}")
         elif not math.isclose(score.reward, reward, abs_tol=1e-6):
-            faults.append(f"{task.path}: EXAMPLES[{number}] is worth {reward}, but verify gives {score.reward}")
-    return faults
+            faults[f"EXAMPLES[{number}]"] = f"{worth} {score.reward}"
+    return list(faults.values())
 
 
 @cache
