@@ -30,13 +30,15 @@ class Reward(Section):
 
     weights: of the score's parts and of "reward", the verifier's own, instead of that one alone. gate: a part that must be at
     least 1, or these count 0. length_penalty: taken off a response that reaches max_new_tokens, less so the more of its last
-    length_buffer tokens it leaves (arXiv 2503.14476, eq. 13).
+    length_buffer tokens it leaves (arXiv 2503.14476, eq. 13). language_penalty: taken off a response that is not in the
+    question's language.
     """
 
     weights: dict[str, float] = {}
     gate: str | None = None
     length_penalty: Annotated[float, Field(ge=0)] = 0.0
     length_buffer: Count = 256
+    language_penalty: Annotated[float, Field(ge=0)] = 0.0
 
 
 class TaskMix(Section):

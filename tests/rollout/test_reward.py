@@ -1,6 +1,7 @@
 """Composed rewards: weights, the gate, the length penalty, and what they leave alone."""
 
 import doctest
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -55,6 +56,15 @@ def test_the_penalty_grows_with_the_length_and_stays_in_bounds(num_tokens, buffe
     share = overrun(num_tokens, LIMIT, buffer)
     assert 0 <= share <= overrun(num_tokens + 1, LIMIT, buffer) <= 1
     assert overrun(LIMIT, LIMIT, buffer) == 1 and overrun(LIMIT - buffer, LIMIT, buffer) == 0
+
+
+def test_an_answer_in_another_language_than_the_question_costs_its_penalty():
+    question = "How many apples are there in the basket on the table?"
+    group = group_of((RIGHT, 5), (RIGHT, 5))
+    texts = ("There are seven apples in the basket, so the answer is seven.", "篮子里有七个苹果，所以答案是七。这是正确的结果。")
+    rollouts = tuple(replace(rollout, text=text) for rollout, text in zip(group.rollouts, texts, strict=True))
+    group = replace(group, prompt=replace(group.prompt, row=Row(question=question)), rollouts=rollouts)
+    assert [score.reward for score in shaped(group, cfg.Reward(language_penalty=0.3)).scores] == [1.0, 0.7]
 
 
 def test_a_score_that_is_not_ok_stays_masked():

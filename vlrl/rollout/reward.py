@@ -1,4 +1,4 @@
-"""A verifier's score to the reward that is trained on, as the run file composes it: weights, a gate, a penalty for length.
+"""A verifier's score to the reward that is trained on, as the run file composes it: weights, a gate, penalties for length and language.
 
 Evaluation takes the verifier's reward as it is.
 """
@@ -6,7 +6,8 @@ Evaluation takes the verifier's reward as it is.
 from dataclasses import replace
 
 from vlrl import config as cfg
-from vlrl.types import Group, Rollout, Score, Status
+from vlrl.types import Group, Prompt, Rollout, Score, Status
+from vlrl.verifiers.text import same_language
 
 VERDICT = "reward"
 
@@ -16,9 +17,7 @@ def shaped(group: Group, settings: cfg.Reward) -> Group:
     if settings == cfg.Reward():
         return group
     pairs = zip(group.rollouts, group.scores, strict=True)
-    return replace(
-        group, scores=tuple(_shaped(rollout, score, group.prompt.max_new_tokens, settings) for rollout, score in pairs)
-    )
+    return replace(group, scores=tuple(_shaped(rollout, score, group.prompt, settings) for rollout, score in pairs))
 
 
 def overrun(num_tokens: int, limit: int, buffer: int) -> float:
@@ -36,7 +35,7 @@ def unknown_parts(settings: cfg.Reward, known: set[str]) -> list[str]:
     return sorted(used - known - {VERDICT})
 
 
-def _shaped(rollout: Rollout, score: Score, limit: int, settings: cfg.Reward) -> Score:
+def _shaped(rollout: Rollout, score: Score, prompt: Prompt, settings: cfg.Reward) -> Score:
     if score.status is not Status.OK:
         return score
     parts = {**score.parts, VERDICT: score.reward}
@@ -44,5 +43,7 @@ def _shaped(rollout: Rollout, score: Score, limit: int, settings: cfg.Reward) ->
     reward = sum(weight * parts.get(name, 0.0) for name, weight in weights.items())
     if settings.gate and parts.get(settings.gate, 0.0) < 1:
         reward = 0.0
-    reward -= settings.length_penalty * overrun(len(rollout.tokens), limit, settings.length_buffer)
+    reward -= settings.length_penalty * overrun(len(rollout.tokens), prompt.max_new_tokens, settings.length_buffer)
+    if settings.language_penalty and not same_language(rollout.text, prompt.row.question):
+        reward -= settings.language_penalty
     return replace(score, reward=reward, parts={**score.parts, "verdict": score.reward})
