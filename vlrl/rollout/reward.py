@@ -1,4 +1,4 @@
-"""A verifier's score to the reward that is trained on, as the run file composes it: weights, a gate, penalties for length and language.
+"""A verifier's score to the reward that is trained on, as the run file composes it: weights, a gate, penalties.
 
 Evaluation takes the verifier's reward as it is.
 """
