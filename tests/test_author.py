@@ -63,8 +63,16 @@ def test_a_disagreement_is_told_with_its_line_and_ends_with_1(sky, tmp_path):
     assert sorted(told["confusion"]) == [["1", "0", 1], ["1", "1", 1]]
 
 
+def test_examples_that_do_not_hold_are_told_first(sky, tmp_path):
+    (sky / "sky.py").write_text((sky / "sky.py").read_text().replace('answer="blue"), 0.0)', 'answer="blue"), 1.0)'))
+    code, printed = command("verify", "sky", "--tasks", sky, "--cases", cases(tmp_path, RIGHT))
+    assert code == 2
+    assert "EXAMPLES[1] is worth 1.0, but verify gives 0.0" in printed.replace("\n", "")
+
+
 def test_a_verifier_that_fails_is_a_disagreement_of_its_own_kind(sky, tmp_path):
-    (sky / "broken.py").write_text((sky / "sky.py").read_text().replace("answer = last_boxed", "answer = 1 / 0 or last_boxed"))
+    fails = "assert row.question\n    answer = last_boxed"
+    (sky / "broken.py").write_text((sky / "sky.py").read_text().replace("answer = last_boxed", fails))
     code, printed = command("verify", "broken", "--tasks", sky, "--cases", cases(tmp_path, BARE), "--json")
     assert code == 1
     assert json.loads(printed)["confusion"] == [["0", "error", 1]]

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -125,7 +126,35 @@ def test_a_line_of_json_may_hold_other_line_separators(tmp_path):
     assert list(records(str(tmp_path / "rows.jsonl"), "nobody/nothing", split="train")) == raws
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"question": "a"}', "record 1 makes no row .KeyError: 'answer'.; it has question"),
+        ('{"question": "a", "answer": "1"}\n{"ques', "sums.jsonl:2 is not JSON"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named_by_its_place(made, text, says):
+    build(made)
+    (made / "sums.jsonl").write_text(text)
+    code, printed = build(made)
+    assert code == 2
+    assert re.search(says, printed.replace("\n", "")), printed
+    assert len(Dataset(made / "out/train")) == 4, "the set that was there is gone"
+
+
+def test_rows_without_anything_to_verify_by_are_left_out_and_counted(made):
+    (made / "sums.py").write_text(RECIPE.replace('raise Drop("no answer")', "pass"))
+    code, printed = build(made)
+    assert code == 0
+    assert "1 neither an answer nor meta to verify by" in printed
+
+
+def test_data_in_place_of_a_recipe_and_files_that_are_not_there_are_sentences(made):
+    assert "is no recipe, which is a .py file" in data("build", made / "sums.jsonl", "--out", made / "out")[1]
+    assert "no file nowhere.csv" in data("build", made / "sums.py", "--out", made / "out", "--from", "nowhere.csv")[1]
+
+
 def test_a_source_that_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="cannot be read .*; name a file with --from"):
-        list(records(str(tmp_path / "missing.csv"), "nobody/nothing", split="train"))
+        list(records(None, "nobody/nothing", split="train"))

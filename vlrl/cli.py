@@ -106,9 +106,8 @@ def verify(
     with _sentences():
         from vlrl.author import read_cases, verify_cases
         from vlrl.scoring import Scorer
-        from vlrl.tasks import load_task
 
-        load_task(task, folders)
+        _load_checked(task, folders)
         known = read_cases(cases)
         with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
             report = verify_cases(task, known, scorer)
@@ -132,9 +131,8 @@ def try_task(
         from vlrl.build import gold
         from vlrl.data.shards import Dataset
         from vlrl.scoring import Scorer
-        from vlrl.tasks import load_task
 
-        loaded, dataset = load_task(task, folders), Dataset(rows)
+        loaded, dataset = _load_checked(task, folders), Dataset(rows)
         with Scorer(folders, 1, 10.0, memory_mb=2048) as scorer:
 
             def tell(whose: str, response: str) -> None:
@@ -247,6 +245,16 @@ def show(folder: Path, num: Annotated[int, typer.Option(help="Rows to show.")] =
 @new.callback()
 def _new() -> None:
     """Starts a file of your own."""
+
+
+def _load_checked(name: str, folders: list[Path]) -> Any:
+    """The task, its EXAMPLES reproduced by its verifier. ValueError where they are not."""
+    from vlrl.tasks import check_examples, load_task
+
+    task = load_task(name, folders)
+    if faults := check_examples(task):
+        raise ValueError("\n".join(faults))
+    return task
 
 
 def _print_json(report: Any) -> None:

@@ -5,6 +5,8 @@
     def raws(source: str | None, seed: int)              the records, of a file or a hub's data set where there is one to name
     def to_row(raw) -> NewRow                            pure; raises Drop("why") for a record that is no row
 
+`records` reads files and data sets of the hub, so that raws may be `return records(source, SOURCE, split="train")`.
+
 Its task is the one of the same name, or TASK. Rows that repeat a question with the same images count once, before the split.
 """
 
@@ -62,11 +64,19 @@ def load_recipe(path: Path) -> Recipe:
 def rows_of(recipe: Recipe, source: str | None, seed: int, dropped: Counter[str]) -> Iterator[NewRow]:
     """The distinct rows in the records' order; what is left out is counted in `dropped`, by reason."""
     seen = set()
-    for raw in recipe.raws(source, seed):
+    for number, raw in enumerate(recipe.raws(source, seed), start=1):
         try:
             row = recipe.to_row(raw)
         except Drop as reason:
             dropped[str(reason)] += 1
+            continue
+        except (KeyError, TypeError, AttributeError) as error:
+            has = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, dict) else ""
+            raise ValueError(
+                f"recipe {recipe.name}: record {number} makes no row ({type(error).__name__}: {error}){has}"
+            ) from error
+        if not row.answer and not row.meta:
+            dropped["neither an answer nor meta to verify by"] += 1
             continue
         if (row.question, row.images) in seen:
             dropped["asked before"] += 1
@@ -95,8 +105,10 @@ def records(source: str | None, default: str, *, split: str) -> Iterator[dict[st
     path = Path(name)
     if path.suffix in (".jsonl", ".json") and path.exists():
         with path.open(encoding="utf-8") as lines:  # a line ends at \n alone: JSON text may hold other separators
-            yield from json.load(lines) if path.suffix == ".json" else map(json.loads, filter(str.strip, lines))
+            yield from json.load(lines) if path.suffix == ".json" else _json_lines(path, lines)
         return
+    if path.suffix in (".jsonl", ".json", ".csv", ".parquet") and not path.exists():
+        raise ValueError(f"no file {name}; name one with --from")
     from datasets import disable_progress_bars, load_dataset  # a second or two, for a source that is no plain file
 
     disable_progress_bars()
@@ -109,6 +121,15 @@ def records(source: str | None, default: str, *, split: str) -> Iterator[dict[st
     except Exception as error:  # the library and its readers fail in ways of their own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{name} cannot be read ({type(error).__name__}: {reason}); name a file with --from") from None
+
+
+def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number} is not JSON ({error.msg})") from None
 
 
 def pictured(raws: Iterable[dict[str, Any]], source: str | None, key: str = "image") -> Iterator[dict[str, Any]]:
@@ -127,6 +148,8 @@ def pictured(raws: Iterable[dict[str, Any]], source: str | None, key: str = "ima
 
 
 def _load_module(path: Path) -> ModuleType:
+    if path.suffix != ".py":
+        raise ValueError(f"{path} is no recipe, which is a .py file; data are read by one: RECIPE.py --from {path}")
     if not path.exists():
         raise ValueError(f"no recipe {path}; found {sorted(file.stem for file in path.parent.glob('[!_]*.py'))}")
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
