@@ -90,7 +90,8 @@ def split(rows: Sequence[NewRow], sizes: dict[str, int | None], seed: int) -> di
     wanted = sum(size or 0 for size in sizes.values())
     if len(rows) < wanted:
         raise ValueError(f"there are {len(rows)} rows; {wanted} were asked for")
-    shuffled = random.Random(seed).sample(list(rows), len(rows))
+    shuffled = list(rows)
+    random.Random(seed).shuffle(shuffled)
     num_eval = len(rows) - (sizes["train"] or 0) if sizes["eval"] is None else sizes["eval"]
     end = len(rows) if sizes["train"] is None else num_eval + sizes["train"]
     return {"eval": shuffled[:num_eval], "train": shuffled[num_eval:end]}
