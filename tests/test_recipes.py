@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlrl.build import build, gold
+from vlrl.build import build
 from vlrl.data import recipe as recipes
 from vlrl.data.images import open_image
 from vlrl.data.recipe import Drop, load_recipe
 from vlrl.data.shards import Dataset, NewRow
 from vlrl.scoring import Scorer
-from vlrl.tasks import load_task, verdict
+from vlrl.tasks import gold, load_task, verdict
 from vlrl.types import Status
 
 ROOT = Path(__file__).parents[1]

@@ -13,6 +13,7 @@ from vlrl.data.recipe import Recipe, rows_of, split
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.metrics import progress
 from vlrl.scoring import Scorer
+from vlrl.tasks import gold
 from vlrl.types import Row, Status
 
 _ENOUGH = 0.9  # of a reward: a box rounded to a grid still overlaps itself by more
@@ -75,11 +76,6 @@ def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[
         "" if ok else f"its own answer is not accepted by {task} ({verdict_of(score)})"
         for ok, score in zip(accepted, scores, strict=True)
     ]
-
-
-def gold(row: Row) -> str:
-    """The response that a row's own answer makes: its demonstration, or the answer in a box."""
-    return row.response or f"\\boxed{{{row.answer}}}"
 
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:

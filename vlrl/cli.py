@@ -128,9 +128,9 @@ def try_task(
     """Shows a task's prompts with their images, the score of each row's own answer, and of answers that you type."""
     with _sentences():
         from vlrl.author import score_all, shown, verdict_of
-        from vlrl.build import gold
         from vlrl.data.shards import Dataset
         from vlrl.scoring import Scorer
+        from vlrl.tasks import gold
 
         loaded, dataset = _load_checked(task, folders), Dataset(rows)
         with Scorer(folders, 1, 10.0, memory_mb=2048) as scorer:
@@ -279,6 +279,8 @@ def _print_json(report: Any) -> None:
 
 
 def _print_confusion(report: Any) -> None:
+    from vlrl.author import verdict_of
+
     table = Table("expected", "got", "cases")
     for (expected, got), count in sorted(report.confusion.items()):
         table.add_row(expected, got, str(count))
@@ -286,9 +288,9 @@ def _print_confusion(report: Any) -> None:
     console.print(table)
     for number in report.disagreements:
         case, score = report.cases[number], report.scores[number]
-        got = f"{score.reward:g}" if score.status == "ok" else score.status
         console.print(
-            f"line {number + 1}: expected {case.expected:g}, got {got} {score.detail}: {case.response!r:.200}", markup=False
+            f"line {number + 1}: expected {case.expected:g}, got {verdict_of(score)} {score.detail}: {case.response!r:.200}",
+            markup=False,
         )
     latency = f"{1000 * report.percentile(50):.1f} ms at half of them, {1000 * report.percentile(99):.1f} ms at 99 %"
     console.print(f"{len(report.disagreements)} of {len(report.cases)} disagree; {latency}")

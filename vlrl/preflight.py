@@ -22,7 +22,7 @@ from vlrl.ranks import Ranks
 from vlrl.rollout.groups import encode_prompt
 from vlrl.rollout.reward import unknown_parts
 from vlrl.run import Run, attempt_each, open_each, open_run
-from vlrl.tasks import check_examples, verdict
+from vlrl.tasks import check_examples, gold, verdict
 from vlrl.types import Draw, Row, Status
 from vlrl.verifiers.sandbox import ISOLATION
 
@@ -202,6 +202,6 @@ def _try_row(run: Run, task: str, number: int) -> None:
         fault = f"{type(error).__name__}: {error}"
         raise ValueError(f"{run.tasks[task].path}: no prompt can be made of row {row.key} ({fault})") from error
     # A verifier looks at the reference once there is an answer to hold against it.
-    score = verdict(run.tasks[task], row.response or f"\\boxed{{{row.answer}}}", row)
+    score = verdict(run.tasks[task], gold(row), row)
     if score.status is not Status.OK:
         raise ValueError(f"task {task}, row {row.key}: its answer can't be scored, verify gives {score.status}: {score.detail}")

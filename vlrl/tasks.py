@@ -64,6 +64,11 @@ def verdict(task: Task, response: str, row: Row) -> Score:
         return _failed(Status.ERROR, f"{type(error).__name__}: {error}")
 
 
+def gold(row: Row) -> str:
+    """The response that a row's own answer makes: its demonstration, or the answer in a box."""
+    return row.response or f"\\boxed{{{row.answer}}}"
+
+
 def check_examples(task: Task) -> list[str]:
     """One sentence for each of the task's examples that its verifier does not reproduce; none where all is well."""
     if not task.examples:

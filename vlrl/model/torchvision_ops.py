@@ -5,12 +5,13 @@ unknown. Qwen-VL's processors use none of them, so their schemas are all that is
 """
 
 import torch
+from torch import library
 
 _missing = [op for op in ("nms", "qnms") if not hasattr(torch.ops.torchvision, op)]
 if _missing:
     try:
         import torchvision  # noqa: F401
     except (RuntimeError, AttributeError):
-        _library = torch.library.Library("torchvision", "FRAGMENT")
+        _ops = library.Library("torchvision", "FRAGMENT")
         for _op in _missing:
-            _library.define(f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _ops.define(f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
