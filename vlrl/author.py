@@ -70,10 +70,6 @@ class Report:
         """How often each expected reward was met by each reward, or by a status that is not ok."""
         return Counter((f"{c.expected:g}", verdict_of(s)) for c, s in zip(self.cases, self.scores, strict=True))
 
-    def percentile(self, percent: int) -> float:
-        ordered = sorted(self.seconds) or [float("nan")]
-        return ordered[(len(ordered) - 1) * percent // 100]
-
 
 def verdict_of(score: Score) -> str:
     """The reward as text, or the status where it is not ok."""

@@ -258,6 +258,8 @@ def _load_checked(name: str, folders: list[Path]) -> Any:
 
 
 def _print_json(report: Any) -> None:
+    from vlrl.metrics import percentile
+
     told = {
         "cases": len(report.cases),
         "disagreements": [
@@ -272,14 +274,15 @@ def _print_json(report: Any) -> None:
             for number in report.disagreements
         ],
         "confusion": [[expected, got, count] for (expected, got), count in report.confusion.items()],
-        "p50_s": report.percentile(50),
-        "p99_s": report.percentile(99),
+        "p50_s": percentile(report.seconds, 50),
+        "p99_s": percentile(report.seconds, 99),
     }
     print(json.dumps(told))
 
 
 def _print_confusion(report: Any) -> None:
     from vlrl.author import verdict_of
+    from vlrl.metrics import percentile
 
     table = Table("expected", "got", "cases")
     for (expected, got), count in sorted(report.confusion.items()):
@@ -292,7 +295,9 @@ def _print_confusion(report: Any) -> None:
             f"line {number + 1}: expected {case.expected:g}, got {verdict_of(score)} {score.detail}: {case.response!r:.200}",
             markup=False,
         )
-    latency = f"{1000 * report.percentile(50):.1f} ms at half of them, {1000 * report.percentile(99):.1f} ms at 99 %"
+    latency = (
+        f"{1000 * percentile(report.seconds, 50):.1f} ms at half of them, {1000 * percentile(report.seconds, 99):.1f} ms at 99 %"
+    )
     console.print(f"{len(report.disagreements)} of {len(report.cases)} disagree; {latency}")
 
 

@@ -110,6 +110,12 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value that `percent` of them do not exceed, nan without any."""
+    ordered = sorted(values) or [math.nan]
+    return ordered[(len(ordered) - 1) * percent // 100]
+
+
 class Tick(Protocol):
     """Tells a progress line that `done` more are done, with a short note to show beside it."""
 

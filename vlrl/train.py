@@ -21,7 +21,7 @@ from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.data.mixture import Mixture
 from vlrl.evaluate import Accuracy, evaluate, mean_accuracy
-from vlrl.metrics import Clock, RunLog, progress
+from vlrl.metrics import Clock, RunLog, percentile, progress
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.load import save_checkpoint
 from vlrl.policy import Policy, Reference
@@ -190,12 +190,8 @@ def _commonest_fault(gathered: list[list[Group]]) -> str:
 
 def _latencies(scorer: Scorer) -> dict[str, float]:
     """p50 and p99 of each task's scoring time in seconds."""
-    metrics = {}
-    for task, seconds in scorer.latencies.items():
-        ordered = sorted(seconds)
-        for percent in (50, 99):
-            metrics[f"scoring/p{percent}_s/{task}"] = ordered[(len(ordered) - 1) * percent // 100]
-    return metrics
+    seconds_of = scorer.latencies
+    return {f"scoring/p{percent}_s/{task}": percentile(seconds_of[task], percent) for task in seconds_of for percent in (50, 99)}
 
 
 def _start(run: Run, stack: ExitStack) -> Parts:
