@@ -16,11 +16,7 @@ CALCULATION = re.compile(r"<<[^<>]*>>")
 
 
 def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
-    if source is None:
-        from datasets import load_dataset
-
-        return iter(load_dataset(SOURCE, "main", split="train"))
-    return records(source, SOURCE, split="train")
+    return records(source, SOURCE, split="train", config="main")
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:

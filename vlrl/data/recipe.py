@@ -24,6 +24,7 @@ from typing import Any
 from vlrl.data.shards import NewRow
 
 _PARTS = ("SOURCE", "LICENCE", "VERSION", "TRAIN", "EVAL", "raws", "to_row")
+_KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 class Drop(Exception):  # noqa: N818 (a verdict, not an error)
@@ -97,28 +98,29 @@ def split(rows: Sequence[NewRow], sizes: dict[str, int | None], seed: int) -> di
     return {"eval": shuffled[:num_eval], "train": shuffled[num_eval:end]}
 
 
-def records(source: str | None, default: str, *, split: str) -> Iterator[dict[str, Any]]:
+def records(source: str | None, default: str, *, split: str, config: str | None = None) -> Iterator[dict[str, Any]]:
     """The records of a .json, .jsonl, .csv or .parquet file, or of a data set on the hub (`default` where source is None).
 
+    split, config: of the hub's data set; a file of it may be named too, as hf://datasets/OWNER/NAME/FILE.
     ValueError where the source cannot be read.
     """
     name = source or default
-    path = Path(name)
-    if path.suffix in (".jsonl", ".json") and path.exists():
-        with path.open(encoding="utf-8") as lines:  # a line ends at \n alone: JSON text may hold other separators
-            yield from json.load(lines) if path.suffix == ".json" else _json_lines(path, lines)
-        return
-    if path.suffix in (".jsonl", ".json", ".csv", ".parquet") and not path.exists():
-        raise ValueError(f"no file {name}; name one with --from")
+    path, on_hub = Path(name), name.startswith("hf://")
+    if path.suffix in _KINDS and not on_hub:
+        if not path.exists():
+            raise ValueError(f"no file {name}; name one with --from")
+        if path.suffix in (".jsonl", ".json"):
+            with path.open(encoding="utf-8") as lines:  # a line ends at \n alone: JSON text may hold other separators
+                yield from json.load(lines) if path.suffix == ".json" else _json_lines(path, lines)
+            return
     from datasets import disable_progress_bars, load_dataset  # a second or two, for a source that is no plain file
 
     disable_progress_bars()
-    kinds = {".csv": "csv", ".parquet": "parquet"}
     try:
-        if path.suffix in kinds:
-            yield from load_dataset(kinds[path.suffix], data_files=name, split="train")
+        if path.suffix in _KINDS:
+            yield from load_dataset(_KINDS[path.suffix], data_files=name, split="train")
         else:
-            yield from load_dataset(name, split=split)
+            yield from load_dataset(name, config, split=split)
     except Exception as error:  # the library and its readers fail in ways of their own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{name} cannot be read ({type(error).__name__}: {reason}); name a file with --from") from None
