@@ -41,6 +41,13 @@ class Reward(Section):
     language_penalty: Annotated[float, Field(ge=0)] = 0.0
 
 
+class TaskScoring(Section):
+    """Where scoring a task differs from the others': a deadline of its own, and a bound on its share of the workers."""
+
+    timeout_s: Positive | None = None
+    workers: Count | None = None
+
+
 class TaskMix(Section):
     """A task's place in the mixture; what is not given here is as for the whole run.
 
@@ -54,6 +61,7 @@ class TaskMix(Section):
     group_size: GroupSize | None = None
     max_new_tokens: Count | None = None
     reward: Reward = Reward()
+    scoring: TaskScoring = TaskScoring()
 
 
 class Sampling(Section):

@@ -56,7 +56,7 @@ class Child:
     def receive(self, deadline: float) -> bytes:
         """The child's next line, without its newline. deadline: a time.monotonic() to wait for at most.
 
-        TimeoutError at the deadline; EOFError where no line can come: the child has ended, or has said 1 MiB without a newline.
+        TimeoutError at the deadline; EOFError where the child has ended; ValueError where it has said 1 MiB without a newline.
         """
         while (end := self._received.find(b"\n")) < 0:
             left = deadline - time.monotonic()
@@ -66,8 +66,10 @@ class Child:
                 continue
             said = os.read(self._stdout.fileno(), 1 << 16)
             self._received += said
-            if not said or (len(self._received) > MAX_LINE and b"\n" not in said):
+            if not said:
                 raise EOFError
+            if len(self._received) > MAX_LINE and b"\n" not in said:
+                raise ValueError(f"more than {MAX_LINE} bytes in a line")
         line = bytes(self._received[:end])
         del self._received[: end + 1]
         return line

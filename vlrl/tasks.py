@@ -107,7 +107,7 @@ def _checked(score: Score) -> Score:
     parts = {name: float(value) for name, value in score.parts.items()}
     if not all(map(math.isfinite, [reward, *parts.values()])):
         raise ValueError(f"verify must return finite numbers, it returned the reward {reward} with parts {parts}")
-    return replace(score, reward=reward, parts=parts)
+    return replace(score, reward=reward, parts=parts, detail=str(score.detail)[:_DETAIL])
 
 
 def _failed(status: Status, detail: str) -> Score:

@@ -217,7 +217,6 @@ def _start(run: Run, stack: ExitStack) -> Parts:
         merge_size=run.encoder.merge_size,
         ranks=ranks,
     )
-    scoring = config.scoring
     return Parts(
         run=run,
         mixture=run.mixture(),
@@ -231,11 +230,23 @@ def _start(run: Run, stack: ExitStack) -> Parts:
             tolerance=config.engine.canary_tolerance,
             folder=config.folder,
         ),
-        scorer=stack.enter_context(Scorer(config.task_folders, scoring.workers, scoring.timeout_s, scoring.memory_mb)),
+        scorer=stack.enter_context(_scorer(config)),
         stop=stack.enter_context(closing(StopSignal())),
         gate=_gate(config),
         log=stack.enter_context(closing(_open_log(config))) if ranks.is_first else None,
         reference=reference,
+    )
+
+
+def _scorer(config: Config) -> Scorer:
+    settings = config.scoring
+    return Scorer(
+        config.task_folders,
+        settings.workers,
+        settings.timeout_s,
+        settings.memory_mb,
+        timeouts_s={task: mix.scoring.timeout_s for task, mix in config.mixture.items() if mix.scoring.timeout_s},
+        at_a_time={task: mix.scoring.workers for task, mix in config.mixture.items() if mix.scoring.workers},
     )
 
 

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import time
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
 
+import vlrl.scoring.scorer
 from tests.test_processes import ends
 from vlrl.scoring import Scorer
 from vlrl.types import Rollout, Row, Score, Status
@@ -39,6 +41,7 @@ BROKEN = {
     "sys.exit(0)": "SystemExit",
     "(_ for _ in ()).throw(KeyboardInterrupt)": "KeyboardInterrupt",
     "bytearray(1 << 33)": "MemoryError",
+    "Score(reward=1.0, parts={'x' * (1 << 21): 1.0})": "unreadable reply: more than 1048576 bytes",
     "0.5": "it returned float",
     "Score(reward=float('nan'))": "finite",
     "1 / 0": "ZeroDivisionError",
@@ -51,8 +54,8 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def pool(folder: Path, workers: int = 1, timeout_s: float = 5.0) -> Scorer:
-    return Scorer([folder], workers=workers, timeout_s=timeout_s, memory_mb=1024)
+def pool(folder: Path, workers: int = 1, timeout_s: float = 5.0, **of_tasks) -> Scorer:
+    return Scorer([folder], workers=workers, timeout_s=timeout_s, memory_mb=1024, **of_tasks)
 
 
 def rollout(text: str, slot: int = 0, sample: int = 0) -> Rollout:
@@ -141,6 +144,44 @@ def test_a_killed_worker_takes_what_it_started_with_it(folder, tmp_path):
     with pool(folder, timeout_s=0.5) as scorer:
         score_all(scorer, [text])
     assert ends(int(note.read_text()))
+
+
+def test_a_task_may_have_a_deadline_of_its_own(folder):
+    (folder / "slow.py").write_text(TOY)
+    with pool(folder, timeout_s=0.5, timeouts_s={"slow": 5.0}) as scorer:
+        for slot, task in enumerate(("toy", "slow")):
+            scorer.submit(rollout("(time.sleep(1), Score(reward=1.0))[1]", slot), task, Row())
+        short, long = scorer.collect().values()
+    assert (short.status, long.status) == (Status.TIMEOUT, Status.OK)
+
+
+def test_a_task_that_may_have_one_worker_leaves_the_others_to_the_rest(folder):
+    (folder / "slow.py").write_text(TOY)
+    with pool(folder, workers=2, at_a_time={"slow": 1}) as scorer:
+        for slot in range(4):
+            scorer.submit(rollout(f"(time.sleep(0.3), Score(reward=time.time() + {slot} * 0))[1]", slot), "slow", Row())
+        for slot in range(4, 12):
+            scorer.submit(rollout("right", slot), "toy", Row(key=str(slot), answer="right"))
+        scores = scorer.collect()
+        ended = [scores[slot, 0].reward for slot in range(4)]
+    assert all(later - earlier > 0.29 for earlier, later in pairwise(ended)), "two of them ran side by side"
+    assert [scores[slot, 0].reward for slot in range(4, 12)] == [1.0] * 8
+
+
+def test_a_full_queue_lets_the_one_who_submits_wait(folder, monkeypatch):
+    monkeypatch.setattr(vlrl.scoring.scorer, "_MOST_WAITING", 2)
+    with pool(folder) as scorer:
+        began = time.monotonic()
+        scores = score_all(scorer, [f"(time.sleep(0.1), Score(reward={n}))[1]" for n in range(12)])
+        assert time.monotonic() - began > 1.0
+    assert [score.reward for score in scores] == list(range(12))
+
+
+def test_a_worker_is_replaced_after_so_many_items(folder, monkeypatch):
+    monkeypatch.setattr(vlrl.scoring.scorer, "_MOST_SCORED", 3)
+    with pool(folder) as scorer:
+        scores = score_all(scorer, [f"Score(reward=os.getpid() + {n} * 0)" for n in range(7)])
+    assert [len(list(same)) for _, same in groupby(score.reward for score in scores)] == [3, 3, 1]
 
 
 def test_closing_drops_what_waits(folder):

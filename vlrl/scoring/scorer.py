@@ -8,48 +8,66 @@ another item, or a silent reward of 0.
 import logging
 import math
 import os
-import queue
 import resource
 import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from types import MappingProxyType
 
 from vlrl.processes import Child
+from vlrl.scoring.jobs import Job, Jobs
 from vlrl.scoring.wire import Item, dump_item, load_score
 from vlrl.types import Rollout, Row, Score, Status
 
 log = logging.getLogger("vlrl.scoring")
 
 _START_S = 120.0  # for a worker to start and import a task's libraries, on a loaded machine
+_MOST_WAITING = 10_000
+_MOST_SCORED = 2_000  # by one worker, which is then replaced: what libraries keep for ever does not add up
 
 Key = tuple[int, int]
+Timed = tuple[Score, float]
 
 
 class Scorer:
     """A pool of scoring workers, each served by a thread here; a context manager.
 
     task_folders: as for `load_task`; timeout_s: for one verify, counted from its start in the worker; memory_mb: a worker's
-    address space. latencies: seconds that each verify of the last `collect` took, by task.
+    address space; timeouts_s: of tasks with another; at_a_time: workers that a task may have, where that is fewer than all.
+    latencies: seconds that each verify of the last `collect` took, by task.
     """
 
-    def __init__(self, task_folders: Sequence[Path | str], workers: int, timeout_s: float, memory_mb: int):
+    def __init__(
+        self,
+        task_folders: Sequence[Path | str],
+        workers: int,
+        timeout_s: float,
+        memory_mb: int,
+        *,
+        timeouts_s: Mapping[str, float] = MappingProxyType({}),
+        at_a_time: Mapping[str, int] = MappingProxyType({}),
+    ):
         self.latencies: dict[str, list[float]] = {}
         self._folders = [str(Path(folder).resolve()) for folder in task_folders]
         self._timeout_s = timeout_s
+        self._timeouts_s = timeouts_s
+        # Items of a task start in order, so that each is done soon after the one before it.
+        self._patience_s = 2 * (_START_S + max([timeout_s, *timeouts_s.values()]))
         self._limits = {resource.RLIMIT_AS: memory_mb << 20, resource.RLIMIT_CORE: 0}
-        self._pending: dict[Key, tuple[Item, Future[tuple[Score, float]]]] = {}
-        self._verdicts: dict[bytes, Future[tuple[Score, float]]] = {}
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="scoring")
-        self._idle: queue.SimpleQueue[Child | None] = queue.SimpleQueue()  # None: a place whose worker is to be started
-        for _ in range(workers):
-            self._idle.put(None)
+        self._pending: dict[Key, Job] = {}
+        self._verdicts: dict[bytes, Job] = {}
+        self._jobs = Jobs(_MOST_WAITING, at_a_time)
+        self._threads = [Thread(target=self._serve, name=f"scoring {number}", daemon=True) for number in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, rollout: Rollout, task_name: str, row: Row) -> None:
-        """Queues a rollout's response and returns at once; its score comes from `collect` under (slot, sample).
+        """Queues a rollout's response; its score comes from `collect` under (slot, sample). Waits only where the queue is full.
 
         A verifier depends on response and row alone: of the equal responses to a row one is scored, and the others share it.
         """
@@ -58,8 +76,10 @@ class Scorer:
         item = Item(task=task_name, row=row, response=rollout.text)
         line = dump_item(item)
         if line not in self._verdicts:
-            self._verdicts[line] = self._threads.submit(self._score, item, line)
-        self._pending[key] = (item, self._verdicts[line])
+            self._verdicts[line] = Job(item=item, line=line)
+            with self._told_if_late(item, key):
+                self._jobs.put(self._verdicts[line], self._patience_s)
+        self._pending[key] = self._verdicts[line]
 
     def collect(self, tick: Callable[[], None] = lambda: None) -> dict[Key, Score]:
         """Waits for all that was submitted since the last call: {(slot, sample): score}, in order of submission.
@@ -70,14 +90,11 @@ class Scorer:
         """
         scores: dict[Key, Score] = {}
         latencies = defaultdict(list)
-        patience_s = 2 * (_START_S + self._timeout_s)  # items start in order: those before this one are done
-        for key, (item, future) in self._pending.items():
-            try:
-                scores[key], seconds = future.result(patience_s)
-            except TimeoutError:
-                raise RuntimeError(f"scoring of {_name(item)}, rollout {key}, gave no verdict in {patience_s:.0f} s") from None
+        for key, job in self._pending.items():
+            with self._told_if_late(job.item, key):
+                scores[key], seconds = job.verdict.result(self._patience_s)
             if not math.isnan(seconds):
-                latencies[item.task].append(seconds)
+                latencies[job.item.task].append(seconds)
             tick()
         self._pending, self._verdicts = {}, {}
         self.latencies = dict(latencies)
@@ -85,11 +102,9 @@ class Scorer:
 
     def close(self) -> None:
         """Drops what waits, lets what runs come to its deadline, and ends the workers."""
-        self._threads.shutdown(cancel_futures=True)
-        while not self._idle.empty():
-            worker = self._idle.get()
-            if worker:
-                worker.kill()
+        self._jobs.close()
+        for thread in self._threads:
+            thread.join()
 
     def __enter__(self) -> "Scorer":
         return self
@@ -97,45 +112,70 @@ class Scorer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _score(self, item: Item, line: bytes) -> tuple[Score, float]:
-        """The item's score and the seconds that it took, nan where verify did not start. Runs in a thread of the pool."""
-        worker = self._idle.get()
+    @contextmanager
+    def _told_if_late(self, item: Item, key: Key) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise RuntimeError(f"scoring of {_name(item)}, rollout {key}, gave no verdict in {self._patience_s:.0f} s") from None
+
+    def _serve(self) -> None:
+        """One thread's work: jobs, one after another, in a worker of its own, until the pool is closed."""
+        worker: Child | None = None
+        scored = 0
+        while job := self._jobs.take():
+            try:
+                worker, verdict = self._score(job, worker)
+                job.verdict.set_result(verdict)
+            except BaseException as error:  # a fault of this pool: for the one who waits, not for this thread
+                job.verdict.set_exception(error)
+            self._jobs.done(job)
+            scored = scored + 1 if worker else 0
+            if worker and scored == _MOST_SCORED:
+                worker.kill()
+                worker, scored = None, 0
+        if worker:
+            worker.kill()
+
+    def _score(self, job: Job, worker: Child | None) -> tuple[Child | None, Timed]:
+        """The item's score and the seconds that it took, nan where verify did not start; and the worker, None if it is lost."""
+        timeout_s = self._timeouts_s.get(job.item.task, self._timeout_s)
         began = math.nan
         try:
             worker = worker or self._start_worker()
-            worker.send(line)
+            worker.send(job.line)
             worker.receive(time.monotonic() + _START_S)
             began = time.monotonic()
-            score = load_score(worker.receive(began + self._timeout_s))
+            score = load_score(worker.receive(began + timeout_s))
         except (EOFError, OSError, ValueError) as error:  # OSError: TimeoutError, BrokenPipeError, no more processes
             exit_code = worker.kill() if worker else None
             worker = None
-            score = self._failure(error, not math.isnan(began), exit_code)
-            log.warning("scoring of %s: %s; its worker is replaced", _name(item), score.detail)
-        finally:
-            self._idle.put(worker)
-        return score, time.monotonic() - began
-
-    def _failure(self, error: Exception, started: bool, exit_code: int | None) -> Score:
-        status = Status.ERROR
-        if isinstance(error, TimeoutError) and started:
-            status, detail = Status.TIMEOUT, f"no verdict in {self._timeout_s} s"
-        elif isinstance(error, TimeoutError):
-            detail = f"the task was not loaded in {_START_S} s"
-        elif exit_code is None:
-            detail = f"no worker could be started: {error}"
-        elif isinstance(error, ValueError):
-            detail = f"unreadable reply: {error}"
-        else:
-            ending = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
-            detail = f"the worker ended with {ending}"
-        return Score(reward=0.0, status=status, detail=detail)
+            score = _failure(error, exit_code, None if math.isnan(began) else timeout_s)
+            log.warning("scoring of %s: %s; its worker is replaced", _name(job.item), score.detail)
+        return worker, (score, time.monotonic() - began)
 
     def _start_worker(self) -> Child:
         # A numerical library's threads would each reserve address space, and the trainer has the cores.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         env = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         return Child([sys.executable, "-m", "vlrl.scoring.worker", *self._folders], limits=self._limits, env=env)
+
+
+def _failure(error: Exception, exit_code: int | None, timeout_s: float | None) -> Score:
+    """What is told of a worker that was lost. exit_code: None where none had started; timeout_s: None before verify began."""
+    status = Status.ERROR
+    if isinstance(error, TimeoutError) and timeout_s:
+        status, detail = Status.TIMEOUT, f"no verdict in {timeout_s} s"
+    elif isinstance(error, TimeoutError):
+        detail = f"the task was not loaded in {_START_S} s"
+    elif exit_code is None:
+        detail = f"no worker could be started: {error}"
+    elif isinstance(error, ValueError):
+        detail = f"unreadable reply: {error}"
+    else:
+        ending = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+        detail = f"the worker ended with {ending}"
+    return Score(reward=0.0, status=status, detail=detail)
 
 
 def _name(item: Item) -> str:

@@ -83,7 +83,7 @@ class Solution:
         except TimeoutError:
             return Outcome(error="timeout")
         except EOFError:
-            return Outcome(error="the process ended, or returned too much")
+            return Outcome(error="the process ended")
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # it wrote to the pipe itself
             return Outcome(error=f"unreadable reply ({type(error).__name__})")
 
