@@ -1,10 +1,12 @@
 """Data sets from recipes: answers that their verifier refuses, near copies of evaluation questions, and what is told of them."""
 
 import doctest
+import io
 import json
 import re
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import vlrl.build
@@ -27,6 +29,19 @@ def to_row(raw):
     if raw["answer"] == "":
         raise Drop("no answer")
     return NewRow(question=raw["question"], answer=raw["answer"])
+"""
+NOTED = """
+from vlrl.types import Row, Score
+
+def prompt(row):
+    return []
+
+def verify(response, row):
+    with open({calls!r}, "a") as file:
+        file.write("x")
+    return Score(reward=float(row.answer.isdigit()))
+
+EXAMPLES = [("", Row(answer="1"), 1.0)]
 """
 SENTENCE = "How much is the sum of the two numbers {} and one?"
 
@@ -83,6 +98,42 @@ def test_near_copies_of_an_evaluation_set_are_not_trained_on(made):
     assert "1 like a question of another evaluation set" in printed
     assert SENTENCE.format(8) not in questions(made / "out/train")
     assert len(questions(made / "out/train")) == 6
+
+
+def test_a_picture_question_is_a_near_copy_only_with_the_same_picture(made):
+    def picture(shade: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, format="PNG")
+        return file.getvalue()
+
+    rows = [NewRow(question="How many are there?", answer="1", images=(picture(1),))]
+    held_out = write_dataset(made / "test", rows, source="", licence="", recipe="test", recipe_version=1)
+    near = vlrl.build._HeldOut([held_out], ngram=8, overlap=0.5)
+    again = [NewRow(question="How many are there?", answer="1", images=(picture(shade),)) for shade in (1, 2)]
+    assert [near.is_near(row) for row in again] == [True, False]
+
+
+def test_what_is_left_out_is_told_record_by_record(made):
+    build(made)
+    left_out = [json.loads(line) for line in (made / "out/left_out.jsonl").read_text().splitlines()]
+    assert {"record": 4, "reason": "no answer", "question": ""} in left_out
+    assert {"record": 7, "reason": "asked before", "question": SENTENCE.format(6)} in left_out
+    assert {left["record"] for left in left_out} == {4, 5, 7}
+
+
+def test_a_build_that_was_stopped_goes_on_with_the_answers_that_it_had_accepted(made, monkeypatch):
+    (made / "noted.py").write_text(NOTED.format(calls=str(made / "calls")))
+    arguments = ("--task", "noted", "--tasks", made)
+    with monkeypatch.context() as broken:
+        broken.setattr(vlrl.build, "write_dataset", lambda *_, **__: 1 / 0)
+        assert build(made, "out", *arguments)[0] == 2
+    assert (made / "calls").read_text() == "x" * 8, "each once"
+    code, printed = build(made, "out", *arguments)
+    assert code == 0, printed
+    assert (made / "calls").read_text() == "x" * 9, "the refused one again"
+    (made / "noted.py").write_text(NOTED.format(calls=str(made / "calls")) + "# stricter")
+    build(made, "out", *arguments)
+    assert (made / "calls").read_text() == "x" * 17, "a finished build, or another verifier, begins afresh"
 
 
 def test_more_rows_than_there_are_is_a_sentence(made):

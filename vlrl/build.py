@@ -3,20 +3,26 @@
 Scored by the pool that training uses, so that a gold that no response could match is found here and not by a policy.
 """
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from vlrl.author import score_all, verdict_of
-from vlrl.data.recipe import Recipe, rows_of, split
+from vlrl.data.images import read_image_bytes
+from vlrl.data.recipe import LeftOut, Recipe, rows_of, split
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.metrics import progress
 from vlrl.scoring import Scorer
-from vlrl.tasks import gold
+from vlrl.tasks import gold, load_task
 from vlrl.types import Row, Status
 
 _ENOUGH = 0.9  # of a reward: a box rounded to a grid still overlaps itself by more
+_ACCEPTED = "accepted.part"
+_CHUNK = 500
 _WORD = re.compile(r"\w+")
 
 
@@ -30,42 +36,48 @@ def build(
     against: Sequence[Dataset] = (),
     ngram: int = 8,
     overlap: float = 0.5,
-) -> tuple[dict[str, Dataset], Counter[str]]:
-    """Writes OUT/train and OUT/eval. Returns them by name, and how many records were left out, by reason.
+) -> tuple[dict[str, Dataset], list[LeftOut]]:
+    """Writes OUT/train and OUT/eval, and OUT/left_out.jsonl. Returns the data sets by name, and what was left out.
 
-    against: evaluation sets; a row is left out of train if at least `overlap` of its question's n-grams of words are theirs.
+    against: evaluation sets; a row is left out of train if at least `overlap` of its question's n-grams of words are theirs and,
+    where it has images, one of them too.
+    A build that was stopped is begun again with the answers that it had accepted.
     ValueError where the source cannot be read, or fewer rows are left than asked for.
     """
-    dropped: Counter[str] = Counter()
-    rows = list(rows_of(recipe, source, seed, dropped))
-    with progress(f"Checking answers of {recipe.name}", len(rows)) as tick:
-        faults = gold_faults(recipe.task, [_as_row(row) for row in rows], scorer, tick)
-    kept = []
-    for row, fault in zip(rows, faults, strict=True):
-        if fault:
-            dropped[fault] += 1
-        else:
-            kept.append(row)
+    left_out: list[LeftOut] = []
+    rows: list[tuple[int, NewRow]] = []
+    with progress(f"Reading {recipe.name}", None) as tick:
+        for row in rows_of(recipe, source, seed, left_out):
+            rows.append(row)
+            tick()
+    out.mkdir(parents=True, exist_ok=True)
+    accepted = out / _ACCEPTED
+    faults = _faults(recipe, [row for _, row in rows], scorer, accepted) if recipe.has_gold else [""] * len(rows)
+    left_out += [_left(row, fault) for row, fault in zip(rows, faults, strict=True) if fault]
+    kept = [row for row, fault in zip(rows, faults, strict=True) if not fault]
     try:
         splits = split(kept, recipe.sizes, seed)
     except ValueError as error:
-        raise ValueError(f"{recipe.name}: {error}; left out: {told(dropped)}") from None
-    known = {gram for dataset in against for row in _all(dataset) for gram in ngrams(row.question, ngram)}
-    fresh = [row for row in splits["train"] if not _is_near(row.question, known, ngram, overlap)]
-    dropped["like a question of another evaluation set"] += len(splits["train"]) - len(fresh)
+        raise ValueError(f"{recipe.name}: {error}; left out: {told(left_out)}") from None
+    held_out = _HeldOut(against, ngram, overlap)
+    near = {number for number, row in splits["train"] if held_out.is_near(row)}
+    left_out += [_left(row, "like a question of another evaluation set") for row in splits["train"] if row[0] in near]
+    splits["train"] = [row for row in splits["train"] if row[0] not in near]
     datasets = {
         name: write_dataset(
             out / name,
-            chosen,
+            [row for _, row in chosen],
             source=source or recipe.source,
             licence=recipe.licence,
             recipe=recipe.name,
             recipe_version=recipe.version,
         )
-        for name, chosen in (splits | {"train": fresh}).items()
+        for name, chosen in splits.items()
         if recipe.sizes[name] != 0
     }
-    return datasets, +dropped
+    (out / "left_out.jsonl").write_text("".join(json.dumps(asdict(left)) + "\n" for left in left_out))
+    accepted.unlink(missing_ok=True)
+    return datasets, left_out
 
 
 def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[], None] = lambda: None) -> list[str]:
@@ -79,28 +91,60 @@ def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[
 
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
-    """Runs of `size` words, case and punctuation apart; of a text with fewer words none.
+    """Runs of `size` words, case and punctuation apart; a text with fewer words is one run.
 
-    >>> sorted(ngrams("A b, c? D", 3))
-    [('a', 'b', 'c'), ('b', 'c', 'd')]
+    >>> sorted(ngrams("A b, c? D", 3)), ngrams("Yes?", 3), ngrams("", 3)
+    ([('a', 'b', 'c'), ('b', 'c', 'd')], {('yes',)}, set())
     """
     words = _WORD.findall(text.casefold())
-    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+    return {tuple(words[start : start + size]) for start in range(max(len(words) - size + 1, min(len(words), 1)))}
 
 
-def told(dropped: Counter[str]) -> str:
+def told(left_out: Iterable[LeftOut]) -> str:
     """'3 a difference, 1 asked before', or 'none'."""
-    return ", ".join(f"{count} {reason}" for reason, count in dropped.most_common() if count) or "none"
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(left.reason for left in left_out).most_common()) or "none"
 
 
-def _is_near(question: str, known: set[tuple[str, ...]], size: int, overlap: float) -> bool:
-    grams = ngrams(question, size)
-    return bool(grams) and len(grams & known) >= overlap * len(grams)
+class _HeldOut:
+    """The questions and images of evaluation sets, for what must not be trained on."""
+
+    def __init__(self, datasets: Sequence[Dataset], ngram: int, overlap: float):
+        rows = [dataset[number] for dataset in datasets for number in range(len(dataset))]
+        self._ngram, self._overlap = ngram, overlap
+        self._grams = {gram for row in rows for gram in ngrams(row.question, ngram)}
+        self._images = {_digest(read_image_bytes(ref)) for row in rows for ref in row.images}
+
+    def is_near(self, row: NewRow) -> bool:
+        grams = ngrams(row.question, self._ngram)
+        is_like = bool(grams) and len(grams & self._grams) >= self._overlap * len(grams)
+        return is_like and (not row.images or any(_digest(image) in self._images for image in row.images))
+
+
+def _left(row: tuple[int, NewRow], reason: str) -> LeftOut:
+    return LeftOut(record=row[0], reason=reason, question=row[1].question)
+
+
+def _faults(recipe: Recipe, rows: Sequence[NewRow], scorer: Scorer, accepted: Path) -> list[str]:
+    """As `gold_faults`. The file `accepted` names the rows that a build which was stopped had accepted; this one's are added."""
+    source = load_task(recipe.task, scorer.folders).path.read_bytes()
+    names = [_digest(source + repr((row.question, row.answer, row.meta, row.response)).encode()) for row in rows]
+    before = set(accepted.read_text().splitlines()) if accepted.exists() else set()
+    faults = dict.fromkeys(range(len(rows)), "")
+    todo = [number for number, name in enumerate(names) if name not in before]
+    with accepted.open("a") as file, progress(f"Checking answers of {recipe.name}", len(rows)) as tick:
+        tick(len(rows) - len(todo))
+        for start in range(0, len(todo), _CHUNK):
+            chunk = todo[start : start + _CHUNK]
+            found = gold_faults(recipe.task, [_as_row(rows[number]) for number in chunk], scorer, tick)
+            faults.update(zip(chunk, found, strict=True))
+            file.writelines(names[number] + "\n" for number in chunk if not faults[number])
+            file.flush()
+    return list(faults.values())
 
 
 def _as_row(row: NewRow) -> Row:
     return Row(question=row.question, answer=row.answer, meta=row.meta, response=row.response)
 
 
-def _all(dataset: Dataset) -> Iterable[Row]:
-    return (dataset[number] for number in range(len(dataset)))
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -191,21 +191,19 @@ def build(
         from vlrl.data.recipe import load_recipe
         from vlrl.data.shards import Dataset
         from vlrl.scoring import Scorer
-        from vlrl.tasks import load_task
 
         loaded = load_recipe(recipe)
         asked = {name: size for name, size in (("train", train), ("eval", evaluation)) if size is not None}
         sizes = loaded.sizes | {name: None if size < 0 else size for name, size in asked.items()}
         loaded = replace(loaded, sizes=sizes, task=task or loaded.task)
-        load_task(loaded.task, folders)
         others = [Dataset(folder) for folder in against or ()]
         with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
-            built, dropped = build_sets(
+            built, left_out = build_sets(
                 loaded, out, scorer, source=source, seed=seed, against=others, ngram=ngram, overlap=overlap
             )
     for dataset in built.values():
         print(f"{dataset.folder}: {len(dataset)} rows, {dataset.manifest.num_images} images")
-    print(f"left out: {told(dropped)}")
+    print(f"left out: {told(left_out)}" + (f"; each in {out}/left_out.jsonl" if left_out else ""))
 
 
 @data.command()

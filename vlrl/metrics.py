@@ -123,14 +123,16 @@ class Tick(Protocol):
 
 
 @contextmanager
-def progress(phase: str, total: int, *, shown: bool = True) -> Iterator[Tick]:
+def progress(phase: str, total: int | None, *, shown: bool = True) -> Iterator[Tick]:
     """A phase's bar with the time remaining; where stdout is no terminal, a line at each tenth of the way.
+
+    total: None where it is not known; the count alone is then shown, as a line every 10 seconds where stdout is no terminal.
 
     `with progress("Training", total=150, shown=rank == 0) as tick: tick(1, "reward 0.43")`
     """
     console = Console()
     if not console.is_terminal:
-        yield _plain_tick(phase, total, shown)
+        yield _plain_count(phase, shown) if total is None else _plain_tick(phase, total, shown)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not shown) as bar:
@@ -147,6 +149,19 @@ def _plain_tick(phase: str, total: int, shown: bool) -> Tick:
         if shown and done and 10 * so_far // total > 10 * before // total:
             left_s = (time.monotonic() - start) * (total - so_far) / so_far
             print(f"{phase} {so_far}/{total}, {left_s:.0f} s left{', ' if note else ''}{note}", flush=True)
+
+    return tick
+
+
+def _plain_count(phase: str, shown: bool) -> Tick:
+    told, so_far = time.monotonic(), 0
+
+    def tick(done: int = 1, note: str = "") -> None:
+        nonlocal told, so_far
+        so_far += done
+        if shown and time.monotonic() - told > 10:
+            told = time.monotonic()
+            print(f"{phase} {so_far}{', ' if note else ''}{note}", flush=True)
 
     return tick
 

@@ -31,7 +31,7 @@ def write(folder, rows=ROWS, rows_per_shard=3) -> Dataset:
 
 
 def contents(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def test_rows_come_back_in_order_with_their_images_as_references(tmp_path):
@@ -49,6 +49,15 @@ def test_any_text_survives(tmp_path_factory, texts, rows_per_shard):
     rows = [NewRow(question=question, answer=answer) for question, answer in texts]
     dataset = write(tmp_path_factory.mktemp("any"), rows, rows_per_shard)
     assert [(dataset[n].question, dataset[n].answer) for n in range(len(dataset))] == texts
+
+
+def test_a_write_that_fails_leaves_the_old_set_as_it_was(tmp_path):
+    write(tmp_path / "set")
+    before = contents(tmp_path / "set")
+    with pytest.raises(ValueError, match="neither PNG nor JPEG"):
+        write(tmp_path / "set", [*ROWS, NewRow(question="?", answer="1", images=(b"GIF89a",))])
+    assert contents(tmp_path / "set") == before
+    assert contents(write(tmp_path / "set").folder) == before
 
 
 def test_webdataset_streams_the_same_rows_and_images(tmp_path):
@@ -95,8 +104,6 @@ def test_the_manifest_says_what_it_is_and_where_it_came_from(tmp_path):
 
 
 def test_a_build_that_stops_half_way_is_no_data_set(tmp_path):
-    write(tmp_path / "set")
-
     def broken_source():
         yield ROWS[0]
         raise KeyboardInterrupt

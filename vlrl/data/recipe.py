@@ -7,21 +7,23 @@
 
 `records` reads files and data sets of the hub, so that raws may be `return records(source, SOURCE, split="train")`.
 
-Its task is the one of the same name, or TASK. Rows that repeat a question with the same images count once, before the split.
+Its task is the one of the same name, or TASK. GOLD = False: the source has no answers of its own that could be checked, only
+tests. Rows that repeat a question with the same images count once, before the split.
 """
 
 import importlib.util
 import io
 import json
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from vlrl.data.shards import NewRow
+
+T = TypeVar("T")
 
 _PARTS = ("SOURCE", "LICENCE", "VERSION", "TRAIN", "EVAL", "raws", "to_row")
 _KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -32,8 +34,20 @@ class Drop(Exception):  # noqa: N818 (a verdict, not an error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A record that became no row of a data set: its number in the source, from 1, and the reason."""
+
+    record: int
+    reason: str
+    question: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A loaded recipe file: what it defines, under the file's stem. sizes: rows of each split, None for all that are left."""
+    """A loaded recipe file: what it defines, under the file's stem.
+
+    sizes: rows of each split, None for all that are left; has_gold: rows have an answer that their verifier should accept.
+    """
 
     name: str
     task: str
@@ -41,6 +55,7 @@ class Recipe:
     licence: str
     version: int
     sizes: dict[str, int | None]
+    has_gold: bool
     raws: Callable[[str | None, int], Iterable[Any]]
     to_row: Callable[[Any], NewRow]
 
@@ -57,19 +72,20 @@ def load_recipe(path: Path) -> Recipe:
         licence=module.LICENCE,
         version=module.VERSION,
         sizes={"train": module.TRAIN, "eval": module.EVAL},
+        has_gold=getattr(module, "GOLD", True),
         raws=module.raws,
         to_row=module.to_row,
     )
 
 
-def rows_of(recipe: Recipe, source: str | None, seed: int, dropped: Counter[str]) -> Iterator[NewRow]:
-    """The distinct rows in the records' order; what is left out is counted in `dropped`, by reason."""
+def rows_of(recipe: Recipe, source: str | None, seed: int, left_out: list[LeftOut]) -> Iterator[tuple[int, NewRow]]:
+    """The distinct rows with their record's number, in the records' order; the others are added to `left_out`."""
     seen = set()
     for number, raw in enumerate(recipe.raws(source, seed), start=1):
         try:
             row = recipe.to_row(raw)
         except Drop as reason:
-            dropped[str(reason)] += 1
+            left_out.append(LeftOut(record=number, reason=str(reason)))
             continue
         except (KeyError, TypeError, AttributeError) as error:
             has = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, dict) else ""
@@ -77,16 +93,15 @@ def rows_of(recipe: Recipe, source: str | None, seed: int, dropped: Counter[str]
                 f"recipe {recipe.name}: record {number} makes no row ({type(error).__name__}: {error}){has}"
             ) from error
         if not row.answer and not row.meta:
-            dropped["neither an answer nor meta to verify by"] += 1
-            continue
-        if (row.question, row.images) in seen:
-            dropped["asked before"] += 1
-            continue
-        seen.add((row.question, row.images))
-        yield row
+            left_out.append(LeftOut(record=number, reason="neither an answer nor meta to verify by", question=row.question))
+        elif (row.question, row.images) in seen:
+            left_out.append(LeftOut(record=number, reason="asked before", question=row.question))
+        else:
+            seen.add((row.question, row.images))
+            yield number, row
 
 
-def split(rows: Sequence[NewRow], sizes: dict[str, int | None], seed: int) -> dict[str, list[NewRow]]:
+def split(rows: Sequence[T], sizes: dict[str, int | None], seed: int) -> dict[str, list[T]]:
     """The rows, shuffled, as train and eval without a row in common. ValueError: fewer rows than asked for."""
     wanted = sum(size or 0 for size in sizes.values())
     if len(rows) < wanted:

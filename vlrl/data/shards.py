@@ -1,13 +1,14 @@
 """A data set is one folder: WebDataset tar shards, an index with the exact place of every member, and a manifest.
 
 A row KEY is KEY.json (question, answer, meta, response) and KEY.0.png, KEY.1.png, ... for its images, so the webdataset
-library streams the same shards. The index makes row i one seek and one read. The manifest is written last, in one move, so
+library streams the same shards. The index makes row i one seek and one read. The manifest comes last, in one move, so
 a folder with a manifest is a complete data set; equal rows give equal bytes.
 """
 
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -56,17 +57,21 @@ def write_dataset(
     recipe_version: int,
     rows_per_shard: int = 1000,
 ) -> "Dataset":
-    """Writes the rows as a data set, in place of what the folder holds, and opens it. ValueError: a row that none can use."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in (folder / MANIFEST, folder / INDEX, *folder.glob("shard-*.tar")):
-        old.unlink(missing_ok=True)
+    """Writes the rows as a data set, in place of the one that the folder holds, and opens it.
+
+    They are written aside first: where that fails, the old set is still there. ValueError: a row that none can use.
+    """
+    aside = folder / ".part"
+    if aside.exists():
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
     index: list[dict[str, Any]] = []
     shards: list[str] = []
     remaining = iter(rows)
     while first := next(remaining, None):
         shards.append(f"shard-{len(shards):06d}.tar")
-        index += _write_shard(folder / shards[-1], chain([first], islice(remaining, rows_per_shard - 1)), len(index))
-    (folder / INDEX).write_text("".join(json.dumps(place) + "\n" for place in index))
+        index += _write_shard(aside / shards[-1], chain([first], islice(remaining, rows_per_shard - 1)), len(index))
+    (aside / INDEX).write_text("".join(json.dumps(place) + "\n" for place in index))
     manifest = Manifest(
         name=folder.name,
         source=source,
@@ -75,11 +80,14 @@ def write_dataset(
         recipe_version=recipe_version,
         num_rows=len(index),
         num_images=sum(len(place["images"]) for place in index),
-        files={name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in [INDEX, *shards]},
+        files={name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in [INDEX, *shards]},
     )
-    written = folder / f"{MANIFEST}.part"
-    written.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-    written.replace(folder / MANIFEST)
+    (aside / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    for old in (folder / MANIFEST, folder / INDEX, *folder.glob("shard-*.tar")):
+        old.unlink(missing_ok=True)
+    for name in [INDEX, *shards, MANIFEST]:
+        (aside / name).replace(folder / name)
+    aside.rmdir()
     return Dataset(folder)
 
 

@@ -39,7 +39,7 @@ class Scorer:
 
     task_folders: as for `load_task`; timeout_s: for one verify, counted from its start in the worker; memory_mb: a worker's
     address space; timeouts_s: of tasks with another; at_a_time: workers that a task may have, where that is fewer than all.
-    latencies: seconds that each verify of the last `collect` took, by task.
+    folders: those of the tasks; latencies: seconds that each verify of the last `collect` took, by task.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Scorer:
         at_a_time: Mapping[str, int] = MappingProxyType({}),
     ):
         self.latencies: dict[str, list[float]] = {}
-        self._folders = [str(Path(folder).resolve()) for folder in task_folders]
+        self.folders = [str(Path(folder).resolve()) for folder in task_folders]
         self._timeout_s = timeout_s
         self._timeouts_s = timeouts_s
         # Items of a task start in order, so that each is done soon after the one before it.
@@ -158,7 +158,7 @@ class Scorer:
         # A numerical library's threads would each reserve address space, and the trainer has the cores.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         env = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return Child([sys.executable, "-m", "vlrl.scoring.worker", *self._folders], limits=self._limits, env=env)
+        return Child([sys.executable, "-m", "vlrl.scoring.worker", *self.folders], limits=self._limits, env=env)
 
 
 def _failure(error: Exception, exit_code: int | None, timeout_s: float | None) -> Score:
