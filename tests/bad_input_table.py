@@ -278,6 +278,11 @@ CASES = [
         overrides=("mixture.sums.reward={weight: 1}",),
     ),
     Case(
+        input="an instruction for a task that has none",
+        says="tasks/sums.py: its prompt holds no INSTRUCTION",
+        overrides=("mixture.sums.instruction=Be brief.",),
+    ),
+    Case(
         input="a resume with another config",
         says="policy.lr was 1e-06 in the checkpoint, 1e-05 now",
         overrides=("policy.lr=1e-5",),

@@ -96,7 +96,8 @@ def test_a_case_that_cannot_be_read_is_named(tmp_path, line, says):
 def test_prompts_are_shown_with_their_images_as_files(sky, tmp_path):
     rows = [NewRow(question="Which colour?", answer="grey", images=(png(32, 32), png(40, 32)))]
     dataset = write_dataset(tmp_path / "rows", rows, source="test", licence="none", recipe="sky", recipe_version=1)
-    head, first, second, text = shown(load_task("sky", [sky]), dataset[0], tmp_path / "images")
+    messages = load_task("sky", [sky]).prompt(dataset[0])
+    head, first, second, text = shown("sky", dataset[0], messages, tmp_path / "images")
     assert (head, text.splitlines()[0]) == ("[user]", "Which colour?")
     assert [path.read_bytes() for path in sorted((tmp_path / "images").iterdir())] == [png(32, 32), png(40, 32)]
     assert all(f"<image: {tmp_path / 'images'}" in line for line in (first, second))

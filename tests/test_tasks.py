@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrl.tasks import check_examples, load_task, verdict
+from vlrl.tasks import check_examples, load_task, parts_of, prompt_of, verdict
 from vlrl.types import Row, Status
 
 SHIPPED = Path(__file__).parents[1] / "tasks"
@@ -121,3 +121,39 @@ def test_numbers_of_other_types_become_floats(tmp_path):
     body = "return Score(reward=True, parts={'boxed': 1})"
     score = verdict(load_task("bools", [write(tmp_path, "bools", verifying(body))]), "", Row())
     assert (type(score.reward), type(score.parts["boxed"])) == (float, float)
+
+
+INSTRUCTED = ECHO.replace("def prompt", 'INSTRUCTION = "Say \\\\boxed{a}."\n\ndef prompt').replace(
+    "row.question", 'f"{row.question} {INSTRUCTION}"'
+)
+
+
+def test_a_run_file_may_put_a_message_before_the_prompt_and_another_instruction_into_it(tmp_path):
+    task = load_task("told", [write(tmp_path, "told", INSTRUCTED)])
+    row = Row(question="Which {letter}?")
+    assert prompt_of(task, row) == task.prompt(row) == [{"role": "user", "content": "Which {letter}? Say \\boxed{a}."}]
+    system, user = prompt_of(task, row, system="Be kind.", instruction="Answer {a}.")
+    assert system == {"role": "system", "content": "Be kind."}
+    assert [part["text"] for part in parts_of(user)] == ["Which {letter}? Answer {a}."]
+
+
+def test_an_instruction_keeps_the_images_in_their_places(tmp_path):
+    pictured = INSTRUCTED.replace(
+        'f"{row.question} {INSTRUCTION}"', '[{"type": "image", "image": "a.png"}, {"type": "text", "text": INSTRUCTION}]'
+    )
+    (message,) = prompt_of(load_task("seen", [write(tmp_path, "seen", pictured)]), Row(), instruction="Look.")
+    assert message["content"] == [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Look."}]
+
+
+@pytest.mark.parametrize("text", [ECHO, INSTRUCTED.replace(" {INSTRUCTION}", "")])
+def test_an_instruction_that_replaces_nothing_is_refused(tmp_path, text):
+    task = load_task("mute", [write(tmp_path, "mute", text)])
+    with pytest.raises(ValueError, match="mute.py: its prompt holds no INSTRUCTION"):
+        prompt_of(task, Row(), instruction="Be brief.")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("[!_]*.py")))
+def test_every_shipped_task_takes_another_instruction(name):
+    task = load_task(name, [SHIPPED])
+    (message,) = prompt_of(task, task.examples[0][1], instruction="Do it in your own way.")
+    assert "Do it in your own way." in parts_of(message)[-1]["text"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlrl.data.images import read_image_bytes
 from vlrl.scoring import Scorer
-from vlrl.tasks import Task
+from vlrl.tasks import parts_of
 from vlrl.types import Message, Rollout, Row, Score, Status
 
 TEMPLATE = '''"""{name}: what is asked, and how it is answered. Rows: where they come from."""
@@ -132,24 +132,19 @@ def score_all(
     return [scores[slot, 0] for slot in range(len(pairs))]
 
 
-def shown(task: Task, row: Row, images: Path) -> Iterator[str]:
-    """The prompt line by line, with the row's images written as files under `images`."""
+def shown(name: str, row: Row, messages: Sequence[Message], images: Path) -> Iterator[str]:
+    """A task's prompt for a row, line by line, with its images written as files under `images`."""
     count = 0
-    for message in task.prompt(row):
+    for message in messages:
         yield f"[{message['role']}]"
-        for part in _parts(message):
+        for part in parts_of(message):
             if part["type"] == "image":
                 images.mkdir(parents=True, exist_ok=True)
                 content = read_image_bytes(part["image"])
                 kind = "png" if content[1:4] == b"PNG" else "jpg"
-                path = images / f"{task.name}-{row.key}-{count}.{kind}"
+                path = images / f"{name}-{row.key}-{count}.{kind}"
                 path.write_bytes(content)
                 count += 1
                 yield f"<image: {path}>"
             else:
                 yield part["text"]
-
-
-def _parts(message: Message) -> list[dict[str, Any]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content

@@ -121,6 +121,7 @@ def try_task(
     task: TaskName,
     rows: Annotated[Path, typer.Option(help="The data set whose rows are shown.")],
     folders: Folders = _TASKS,
+    run_file: Annotated[Path | None, typer.Option("--run", help="The run file whose prompts are shown.")] = None,
     num: Annotated[int, typer.Option(help="Rows to show.")] = 3,
     images: Annotated[Path, typer.Option(help="Where the rows' images are written.")] = Path("runs/try"),
     ask: Annotated[bool, typer.Option(help="Score answers that you type.")] = True,
@@ -130,8 +131,10 @@ def try_task(
         from vlrl.author import score_all, shown, verdict_of
         from vlrl.data.shards import Dataset
         from vlrl.scoring import Scorer
-        from vlrl.tasks import gold
+        from vlrl.tasks import gold, prompt_of
 
+        asked = _load(run_file, None).mixture.get(task) if run_file else None
+        own = {"system": asked.system, "instruction": asked.instruction} if asked else {}
         loaded, dataset = _load_checked(task, folders), Dataset(rows)
         with Scorer(folders, 1, 10.0, memory_mb=2048) as scorer:
 
@@ -141,7 +144,7 @@ def try_task(
 
             for number in range(min(num, len(dataset))):
                 row = dataset[number]
-                print(f"--- row {row.key}", *shown(loaded, row, images), sep="\n")
+                print(f"--- row {row.key}", *shown(task, row, prompt_of(loaded, row, **own), images), sep="\n")
                 tell(f"its own answer {gold(row)!r}", gold(row))
                 while ask and sys.stdin.isatty() and (answer := input("your answer (empty to go on): ")):
                     tell("yours", answer)

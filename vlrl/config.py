@@ -51,7 +51,8 @@ class TaskScoring(Section):
 class TaskMix(Section):
     """A task's place in the mixture; what is not given here is as for the whole run.
 
-    coldstart_weight: its share of the cold start's batches, where a hard task needs more to find a first reward.
+    coldstart_weight: its share of the cold start's batches, where a hard task needs more to find a first reward. system,
+    instruction: a message before its prompts, and what stands in them in place of the task's INSTRUCTION.
     """
 
     weight: Positive
@@ -60,6 +61,8 @@ class TaskMix(Section):
     eval_rows: Path | None = None
     group_size: GroupSize | None = None
     max_new_tokens: Count | None = None
+    system: str | None = None
+    instruction: str | None = None
     reward: Reward = Reward()
     scoring: TaskScoring = TaskScoring()
 

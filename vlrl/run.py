@@ -12,7 +12,7 @@ from vlrl.data.shards import Dataset
 from vlrl.model.encode import EncodedPrompt, Encoder
 from vlrl.model.load import check_model, load_encoder
 from vlrl.ranks import Ranks
-from vlrl.tasks import Task, load_task
+from vlrl.tasks import Task, load_task, prompt_of
 from vlrl.types import Draw, Prompt
 
 K = TypeVar("K")
@@ -87,12 +87,12 @@ class Run:
         return [self.prompt(draw, self.config.group_size(draw.task)) for draw in draws]
 
     def prompt(self, draw: Draw, group_size: int) -> Prompt:
-        row = self.rows[draw.task][draw.index]
+        row, mix = self.rows[draw.task][draw.index], self.config.mixture[draw.task]
         return Prompt(
             slot=draw.slot,
             task=draw.task,
             row=row,
-            messages=tuple(self.tasks[draw.task].prompt(row)),
+            messages=tuple(prompt_of(self.tasks[draw.task], row, system=mix.system, instruction=mix.instruction)),
             minibatch=draw.minibatch,
             group_size=group_size,
             max_new_tokens=self.config.max_new_tokens(draw.task),

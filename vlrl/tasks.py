@@ -4,6 +4,8 @@
     def verify(response: str, row: Row) -> Score       the reward; BadRow where the row itself cannot be scored
     EXAMPLES = [("so \\boxed{12}", Row(answer="12"), 1.0), ...]      (response, row, reward): what verify must reproduce
 
+What a prompt asks of every row alike should be a constant INSTRUCTION: a run file may put another in its place.
+
 Files are loaded by path, in the run and in each scoring worker, so a user's folder needs no installing.
 """
 
@@ -15,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from vlrl.types import Message, Row, Score, Status
 
@@ -37,6 +40,7 @@ class Task:
     prompt: Callable[[Row], list[Message]]
     verify: Callable[[str, Row], Score]
     examples: tuple[Example, ...]
+    instruction: str = ""
 
 
 def load_task(name: str, folders: Sequence[Path | str]) -> Task:
@@ -51,7 +55,34 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
     missing = [part for part in _PARTS if part not in vars(module)]
     if missing:
         raise ValueError(f"{files[name]} must define {', '.join(missing)}; see the docstring of vlrl/tasks.py")
-    return Task(name=name, path=files[name], prompt=module.prompt, verify=module.verify, examples=tuple(module.EXAMPLES))
+    return Task(
+        name=name,
+        path=files[name],
+        prompt=module.prompt,
+        verify=module.verify,
+        examples=tuple(module.EXAMPLES),
+        instruction=getattr(module, "INSTRUCTION", ""),
+    )
+
+
+def prompt_of(task: Task, row: Row, *, system: str | None = None, instruction: str | None = None) -> list[Message]:
+    """The task's prompt for a row, after a system message and with another instruction where these are given.
+
+    ValueError where the task's prompt holds no INSTRUCTION to replace.
+    """
+    messages = task.prompt(row)
+    if instruction is not None:
+        texts = [part["text"] for message in messages for part in parts_of(message) if part["type"] == "text"]
+        if not task.instruction or not any(task.instruction in text for text in texts):
+            raise ValueError(f"{task.path}: its prompt holds no INSTRUCTION that another could replace; define one there")
+        messages = [_replaced(message, task.instruction, instruction) for message in messages]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def parts_of(message: Message) -> list[dict[str, Any]]:
+    """A message's content as parts, also where it is a text alone."""
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def verdict(task: Task, response: str, row: Row) -> Score:
@@ -97,6 +128,13 @@ def _load_module(path: Path) -> ModuleType:
     except ImportError as error:
         raise ValueError(f"{path} cannot be imported: {error}") from error
     return module
+
+
+def _replaced(message: Message, old: str, new: str) -> Message:
+    parts = parts_of(message)
+    return message | {
+        "content": [part | {"text": part["text"].replace(old, new)} if part["type"] == "text" else part for part in parts]
+    }
 
 
 def _checked(score: Score) -> Score:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlrl.config import Images
 from vlrl.data.images import open_image
+from vlrl.tasks import parts_of
 from vlrl.types import Message
 
 
@@ -163,10 +164,7 @@ def mrope_positions(length: int, spans: Sequence[tuple[int, int]], grid: Tensor,
 
 def _parts(messages: Sequence[Message]) -> list[dict]:
     """The messages' content parts in order; ValueError for anything but text and images."""
-    parts: list[dict] = []
-    for message in messages:
-        content = message["content"]
-        parts += [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts = [part for message in messages for part in parts_of(message)]
     for part in parts:
         if part["type"] not in ("text", "image"):
             raise ValueError(f"a prompt holds a {part['type']!r} part; vlrl takes text and images only for now")
