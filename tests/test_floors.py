@@ -13,8 +13,8 @@ FLOORS = {
     1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks"],
     2: ["verifiers", "scoring", "model"],
     3: ["policy", "rollout", "checkpoint", "run", "author"],
-    4: ["rollout.canary", "preflight", "build", "plan", "doctor", "evaluate", "coldstart", "update", "report"],
-    5: ["train"],
+    4: ["rollout.canary", "rollout.start", "preflight", "build", "plan", "doctor", "evaluate", "coldstart", "update", "report"],
+    5: ["train", "passrate"],
     6: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

@@ -9,9 +9,11 @@ import math
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -241,6 +243,36 @@ def show(folder: Path, num: Annotated[int, typer.Option(help="Rows to show.")] =
         print(json.dumps(asdict(dataset.manifest), indent=2))
         for number in range(min(num, len(dataset))):
             print(json.dumps(asdict(dataset[number]), ensure_ascii=False, indent=2))
+
+
+@data.command(name="filter")
+def filter_rows(
+    run_file: RunFile,
+    out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/TASK.")],
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(help="Responses to sample for each row.")] = 8,
+    at_most: Annotated[float, typer.Option(help="Mean reward above which a row is dropped.")] = 0.9,
+) -> None:
+    """Samples each training row with the run's model; keeps those that are solved sometimes, and not nearly always."""
+    with _sentences():
+        config = _load(run_file, overrides)
+        _quieten()
+        from vlrl.config import ColdStart
+        from vlrl.passrate import filter_rows as filtered
+        from vlrl.preflight import preflight
+        from vlrl.ranks import join_ranks
+
+        ranks = join_ranks()
+        run = preflight(config.model_copy(update={"coldstart": ColdStart()}), ranks, to_train=False)
+        rates = filtered(run, out, samples=samples, at_most=at_most)
+    if ranks.is_first:
+        table = Table("task", "rows", "kept", "never solved", "solved too often", "not scored", "mean rate")
+        for task, of_rows in rates.items():
+            counts = Counter(rate.verdict(at_most) for rate in of_rows)
+            verdicts = [str(counts[name]) for name in ("kept", "never solved", "solved too often", "not scored")]
+            table.add_row(task, str(len(of_rows)), *verdicts, f"{fmean(rate.rate for rate in of_rows):.3f}")
+        Console().print(table)
+        print(f"The rows are in {out}/TASK, each row's rate in {out}/TASK/pass_rates.jsonl")
 
 
 @new.callback()

@@ -31,8 +31,11 @@ _MAX_READ = 20_000
 _LONGEST, _SPREAD = 2, 4  # rows of each data set that are encoded and scored
 
 
-def preflight(config: Config, ranks: Ranks) -> Run:
-    """The run, opened and checked; all ranks call it. ValueError, the same on every rank, a line for each fault."""
+def preflight(config: Config, ranks: Ranks, *, to_train: bool = True) -> Run:
+    """The run, opened and checked; all ranks call it. ValueError, the same on every rank, a line for each fault.
+
+    to_train: False where the model will only be sampled, which needs no mixture, no disk and no checkpoint.
+    """
     if ranks.size % config.engine.tensor_parallel:
         raise ValueError(
             f"engine.tensor_parallel: {ranks.size} ranks do not split into engines of {config.engine.tensor_parallel}; "
@@ -43,7 +46,7 @@ def preflight(config: Config, ranks: Ranks) -> Run:
     try:
         run = open_run(config, ranks)
         if ranks.is_first:
-            _check(run)
+            _check(run, to_train)
     except (ValueError, OSError) as error:
         fault = str(error)
     faults = dict.fromkeys(filter(None, ranks.gather(fault)))
@@ -52,9 +55,10 @@ def preflight(config: Config, ranks: Ranks) -> Run:
     return run
 
 
-def _check(run: Run) -> None:
+def _check(run: Run, to_train: bool) -> None:
     """ValueError with a line for each fault of the first kind that has any."""
-    for faults_of in (_settings, _mixture, _resume, _disk, _examples, _data):
+    training = (_mixture, _resume, _disk) if to_train else ()
+    for faults_of in (_settings, *training, _examples, _data):
         if faults := list(faults_of(run)):
             raise ValueError("\n".join(faults))
 

@@ -29,6 +29,7 @@ from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups, summarise, with_advantages
 from vlrl.rollout.reward import shaped
+from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
 from vlrl.scoring import Scorer
@@ -206,17 +207,7 @@ def _start(run: Run, stack: ExitStack) -> Parts:
     updates = config.steps * config.algorithm.minibatches
     policy = Policy(config.policy, model, updates=updates, **shared)
     reference = Reference(config.policy, model, **shared) if config.algorithm.kl_coefficient else None
-    engine = Engine(
-        config.engine,
-        model,
-        dtype=config.policy.dtype,
-        seed=config.seed,
-        decode=run.encoder.decode,
-        end_token=run.encoder.end_token,
-        banned=run.banned,
-        merge_size=run.encoder.merge_size,
-        ranks=ranks,
-    )
+    engine = start_engine(run, model)
     return Parts(
         run=run,
         mixture=run.mixture(),
@@ -230,23 +221,11 @@ def _start(run: Run, stack: ExitStack) -> Parts:
             tolerance=config.engine.canary_tolerance,
             folder=config.folder,
         ),
-        scorer=stack.enter_context(_scorer(config)),
+        scorer=stack.enter_context(start_scorer(config)),
         stop=stack.enter_context(closing(StopSignal())),
         gate=_gate(config),
         log=stack.enter_context(closing(_open_log(config))) if ranks.is_first else None,
         reference=reference,
-    )
-
-
-def _scorer(config: Config) -> Scorer:
-    settings = config.scoring
-    return Scorer(
-        config.task_folders,
-        settings.workers,
-        settings.timeout_s,
-        settings.memory_mb,
-        timeouts_s={task: mix.scoring.timeout_s for task, mix in config.mixture.items() if mix.scoring.timeout_s},
-        at_a_time={task: mix.scoring.workers for task, mix in config.mixture.items() if mix.scoring.workers},
     )
 
 
