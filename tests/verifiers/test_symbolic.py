@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlrl.tasks import BadRow
-from vlrl.verifiers import symbolic
+from vlrl.verifiers import latex, symbolic
 from vlrl.verifiers.answers import last_boxed
 from vlrl.verifiers.symbolic import same_expression
 
@@ -35,7 +35,7 @@ def math500():
 
 
 def test_the_examples_in_the_docstrings_hold():
-    assert doctest.testmod(symbolic).failed == 0
+    assert doctest.testmod(symbolic).failed == doctest.testmod(latex).failed == 0
 
 
 @shared
@@ -262,9 +262,9 @@ def test_a_hostile_answer_is_wrong_at_once(name, gold, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_answer_does_not_reach_the_parser(name, monkeypatch):
-    gold = symbolic._parsed("x+1")
+    gold = symbolic.parsed("x+1")
     asked = []
-    monkeypatch.setattr(symbolic, "_parsed", lambda text: asked.append(text) or gold)
+    monkeypatch.setattr(symbolic, "parsed", lambda text: asked.append(text) or gold)
     same_expression(HOSTILE[name], "x+1")
     assert asked == ["x+1"]
 

@@ -25,15 +25,13 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from math import comb, inf, prod
-from typing import Any
 
-from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from math_verify import verify
-from math_verify.grader import should_treat_as_complex
-from sympy import Basic, Derivative, Expr, Integral, Limit, MatrixBase, Product, Sum, Union, binomial, factorial
+from sympy import Derivative, Expr, Integral, Limit, Product, Sum, binomial, factorial
 
 from vlrl.tasks import BadRow
 from vlrl.verifiers.answers import MAX_ANSWER, number, same_text
+from vlrl.verifiers.latex import BRACKET, NAME, RELATION, STEP, elements, parsed
 
 MAX_DEPTH = 16
 MAX_COMMANDS = 256
@@ -45,7 +43,6 @@ MAX_TERMS = 500  # of the powers of brackets with letters in them, multiplied ou
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once that its time-outs are off
 
 _UNEVALUATED = (Sum, Product, Integral, Limit, Derivative, factorial, binomial)
-_SPELLINGS = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 _PRECISION = 60  # digits of an irrational gold
 _DOUBLE = 15  # digits that a decimal printed by a program has right
 
@@ -69,7 +66,6 @@ _REWRITES = [
 _WORDS = re.compile(r"\\text\{(?:[^{}\\$]*[A-Za-z]{2}[^{}\\$]*|\([A-Z]\))\}|\(?[A-Z]\)?|[A-Za-z]{4,}(?: [A-Za-z]+)*")
 _AS_WRITTEN = re.compile(r"\d+(?: ?: ?\d+)+|[0-9A-F]+_(?:\{ ?\d+ ?\}|\d)")
 _PERCENT = re.compile(r" ?(?:\\?%|percent|\\text\{ ?percent ?\})$")
-_NAME = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?|\\[a-z]+|[a-z]\([a-z]\)")
 _LETTERS = re.compile(r"[A-Za-z]")
 _NUMERAL = re.compile(r"\d+")
 _LONG_NUMERAL = re.compile(r"\d{257}")
@@ -109,11 +105,7 @@ _HOSTILE = re.compile(
 )
 _EXPONENT = re.compile(r"([)}]?) ?\^ ?(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\(([^()]*)\)|(\d+|.))")
 _NUMERAL_POWER = re.compile(r"\d[ )}]*\^")
-_BRACKET = re.compile(r"\\[{}]|[()\[\]{},;]")
 _WRAPPED = re.compile(r"\( ?([^()]+?) ?\)|\{ ?([^{}]+?) ?\}")
-_STEP = {"(": 1, "[": 1, "{": 1, r"\{": 1, ")": -1, "]": -1, "}": -1, r"\}": -1}
-_OR = re.compile(r" ?(?:\\text\{ ?or ?\}|\\lor(?![A-Za-z])|\bor\b) ?")
-_RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt|neq?)(?![A-Za-z])")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +162,7 @@ def _same_rational(given: _Quantity, expected: _Quantity, value: Fraction, digit
 
 def _same_symbolic(given: _Quantity, expected: _Quantity, digits: int) -> bool:
     beyond_limits = _is_beyond_limits(expected.text)
-    gold = None if beyond_limits else _parsed(expected.text)
+    gold = None if beyond_limits else parsed(expected.text)
     if gold is None and (not beyond_limits or _depth(expected.text) == inf):
         raise BadRow(f"the reference answer {expected.text!r} cannot be read")
     if gold is None or _as_written(given.text) == _as_written(expected.text):
@@ -185,7 +177,7 @@ def _same_symbolic(given: _Quantity, expected: _Quantity, digits: int) -> bool:
     if decimal is not None and isinstance(gold, Expr) and gold.is_number and gold.is_real:
         value = Fraction(str(gold.evalf(_PRECISION)))
         return abs(value - decimal) < Fraction(1, 10**30) or _rounds(given.value, value, digits)
-    answer = _parsed(given.text)
+    answer = parsed(given.text)
     if answer is None or (not gold.free_symbols and answer.has(*_UNEVALUATED) and not gold.has(*_UNEVALUATED)):
         return False
     return verify(gold, answer, float_rounding=digits, allow_set_relation_comp=True, timeout_seconds=None)
@@ -221,8 +213,8 @@ def _quantity(text: str) -> _Quantity:
     text = text.replace(r"\$", "").replace("$", "").strip()
     name, value = "", text
     first, *others = (part.strip() for part in text.split("="))
-    if others and not _RELATION.search(text):
-        if _NAME.fullmatch(first):
+    if others and not RELATION.search(text):
+        if NAME.fullmatch(first):
             name, value = first, others[-1]
         elif not _LETTERS.search(first):
             value = others[-1]
@@ -271,22 +263,11 @@ def _rounds(text: str, value: Fraction, digits: int) -> bool:
 
 def _shape(text: str) -> str:
     """How a list of two or more is bracketed: "()" by round or square brackets, "{}" by braces, "," not at all."""
-    if len(_elements(text)) > 1:
+    if len(elements(text)) > 1:
         return ","
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return "{}"
     return "()" if "," in text and text[0] in "([" and text[-1] in ")]" else ""
-
-
-def _elements(text: str) -> list[str]:
-    """What commas outside of brackets and braces part."""
-    depth = 0
-    cuts = [-1]
-    for mark in _BRACKET.finditer(text):
-        depth += _STEP.get(mark[0], 0)
-        if mark[0] == "," and depth == 0:
-            cuts.append(mark.start())
-    return [text[start + 1 : end].strip() for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
 
 
 def _is_beyond_limits(text: str) -> bool:
@@ -307,8 +288,8 @@ def _is_beyond_limits(text: str) -> bool:
 def _depth(text: str) -> float:
     """How deep brackets and braces are nested, as intervals may mix them; infinite where the braces do not pair."""
     depth = deepest = braces = 0
-    for mark in _BRACKET.finditer(text):
-        depth += _STEP.get(mark[0], 0)
+    for mark in BRACKET.finditer(text):
+        depth += STEP.get(mark[0], 0)
         deepest = max(deepest, depth)
         braces += {"{": 1, "}": -1}.get(mark[0], 0)
         if braces < 0:
@@ -329,38 +310,3 @@ def _is_too_high(text: str) -> bool:
         if chain * greatest > 10 * MAX_POWER:
             return True
     return chain > 1 and comb(chain + len(letters), len(letters)) > MAX_TERMS
-
-
-def _parsed(text: str) -> Any:
-    """The expression that math-verify's parser makes of the text, or the union of those around `or`; None without one."""
-    parts = _OR.split(text)
-    if len(parts) > 1 and all(map(_RELATION.search, parts)):
-        relations = [_parsed(part) for part in parts]
-        if None in relations or len({letter for relation in relations for letter in relation.free_symbols}) != 1:
-            return None
-        try:
-            return Union(*(relation.as_set() for relation in relations))
-        except Exception:  # sympy's, of many kinds: what it cannot turn into a set cannot be read
-            return None
-    spread = _spread(text)
-    try:
-        parsed = latex2sympy(spread, is_real=not should_treat_as_complex(text), normalization_config=_SPELLINGS)
-    except Exception:  # the parser's, which are of any kind for a text that is no mathematics
-        return None
-    return parsed if isinstance(parsed, (Basic, MatrixBase)) else None
-
-
-def _spread(text: str) -> str:
-    r"""The text in the parser's grammar, which knows neither x = 1, x = 2 nor the \pm of \frac{1 \pm \sqrt5}{2}.
-
-    >>> _spread(r"x = 1, x = \frac{1 \pm a}{2}")
-    'x = 1, \\frac{1 + a}{2}, \\frac{1 - a}{2}'
-    """
-    first, *others = _elements(text)
-    if others and (name := _NAME.match(first)):
-        others = [re.sub(rf"^{re.escape(name[0])} ?= ?", "", other) for other in others]
-    elements = []
-    for element in [first, *others]:
-        both = r"\pm" in element and r"\{" not in element
-        elements += [element.replace(r"\pm", "+"), element.replace(r"\pm", "-")] if both else [element]
-    return ", ".join(elements)
