@@ -1,5 +1,7 @@
 """The whole loop through its command, with the real engine and trainer: what it leaves, exact resume, export, two ranks."""
 
+import os
+import re
 import shutil
 import signal
 import time
@@ -7,12 +9,14 @@ import time
 import pytest
 import torch
 
+from tests.conftest import needs_a_jail
 from tests.loop import DEEPSPEED, EVEN_LENGTH, TORCHRUN, Loop, finished, python, same_weights
 from vlrl.checkpoint import newest_good
 from vlrl.config import load_config
 from vlrl.data.images import open_image
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import NewRow, write_dataset
+from vlrl.verifiers import sandbox
 
 STEPS = 6
 
@@ -243,6 +247,46 @@ def test_the_deepspeed_launcher_runs_the_loop_on_two_ranks(small):
     loop = small.with_(name="deepspeed", launcher=DEEPSPEED, policy__zero_stage=3, steps=2, coldstart__steps=2)
     loop.run()
     check_files(loop, 2)
+
+
+JAILED = '''"""jailed: even lengths are right, if the jail still runs code."""
+
+from vlrl.types import Row, Score
+from vlrl.verifiers.code import score_calls
+
+
+def prompt(row):
+    return [{"role": "user", "content": row.question}]
+
+
+def verify(response, row):
+    code = score_calls("```python\\ndef f(x): return x\\n```", "f", [[[1], 1]])
+    return Score(reward=float(code.reward and len(response) % 2 == 0))
+
+
+EXAMPLES = [("ab", Row(), 1.0), ("abc", Row(), 0.0)]
+'''
+
+
+@needs_a_jail
+@pytest.mark.slow
+def test_a_jail_that_dies_stops_the_run_with_its_reason(small, tmp_path, monkeypatch):
+    (tmp_path / "jailed.py").write_text(JAILED)
+    (tmp_path / "bwrap").write_text(f'#!/bin/sh\n[ -e {tmp_path}/dead ] && exit 1\nexec {sandbox._bwrap()} "$@"\n')
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    rows = [NewRow(question=f"Row {n}?", answer="1") for n in range(24)]
+    write_dataset(tmp_path / "rows", rows, source="made up", licence="none", recipe="test", recipe_version=1)
+    task = {"jailed": {"weight": 1, "rows": tmp_path / "rows", "eval_rows": tmp_path / "rows"}}
+    loop = small.with_(name="dead", mixture=task, task_folders=[tmp_path], coldstart__steps=0, steps=200)
+    process = loop.start()
+    while not loop.metrics and process.poll() is None:
+        time.sleep(0.1)
+    (tmp_path / "dead").touch()
+    printed = finished(process, exit_code=2)
+    assert re.search(r"step \d+: \d+% of the rollouts could not be scored \(jailed \d+ of 32\)", printed), printed
+    assert "most often: error, RuntimeError: the process for a solution did not start" in printed
+    assert loop.metrics[0]["scoring/failed"] == 0 < loop.metrics[-1]["scoring/failed"]
 
 
 @pytest.mark.slow

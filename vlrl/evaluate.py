@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from vlrl.data.shards import Dataset
 from vlrl.metrics import progress
 from vlrl.rollout.engine import Engine, sampling_seed
-from vlrl.rollout.groups import encode_prompts, sample_groups
+from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.types import Draw, Group, Prompt, Status
@@ -27,7 +27,10 @@ class Accuracy:
 
 
 def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str) -> dict[str, Accuracy]:
-    """Accuracy of each task that names eval_rows. All ranks call it; each takes a share of the rows and all get the result."""
+    """Accuracy of each task that names eval_rows. All ranks call it; each takes a share of the rows and all get the result.
+
+    RuntimeError where more rollouts have no verdict than the run file allows.
+    """
     settings = run.config.evaluation
     heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
     prompts = _prompts(run.with_rows(heldout), heldout)
@@ -44,6 +47,7 @@ def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str) -> dict[str, 
             owned=owned,
             tick=lambda: tick(run.ranks.size),
         )
+    check_scored(groups, run.ranks, most=run.config.scoring.max_failed_share, where=f"evaluation {label}")
     gathered = [pair for part in run.ranks.gather([_row_accuracy(group) for group in groups]) for pair in part]
     return {task: _accuracy([pair[1:] for pair in gathered if pair[0] == task]) for task in heldout}
 

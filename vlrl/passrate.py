@@ -14,7 +14,7 @@ from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.metrics import progress
 from vlrl.rollout.engine import Engine, sampling_seed
-from vlrl.rollout.groups import encode_prompts, sample_groups
+from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups
 from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.run import Run
 from vlrl.scoring import Scorer
@@ -89,6 +89,7 @@ def _measured(run: Run, task: str, dataset: Dataset, engine: Engine, scorer: Sco
                 owned=owned,
                 tick=lambda: tick(run.ranks.size),
             )
+            check_scored(groups, run.ranks, most=run.config.scoring.max_failed_share, where=f"rows {places[0]} to {places[-1]}")
             found = {slot: rate for part in run.ranks.gather(dict(map(_rate, groups))) for slot, rate in part.items()}
             rates += [found[slot] for slot in places]
             if run.ranks.is_first:

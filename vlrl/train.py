@@ -5,7 +5,6 @@ equals the uninterrupted one: what a step draws and samples is a pure function o
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -27,13 +26,13 @@ from vlrl.model.load import save_checkpoint
 from vlrl.policy import Policy, Reference
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine, sampling_seed
-from vlrl.rollout.groups import encode_prompts, sample_groups, summarise, with_advantages
+from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups, summarise, with_advantages
 from vlrl.rollout.reward import shaped
 from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
 from vlrl.scoring import Scorer
-from vlrl.types import Group, Status
+from vlrl.types import Group
 from vlrl.update import make_minibatch, old_logprobs, update
 
 
@@ -114,6 +113,7 @@ def _rollouts(parts: Parts, step: int, clock: Clock) -> tuple[dict[int, EncodedP
             )
     except Stopped:
         return {}, []
+    clock.seconds |= _latencies(parts.scorer)
     rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
     return encoded, [with_advantages(group, config.algorithm) for group in rewarded]
 
@@ -163,30 +163,16 @@ def _log(parts: Parts, step: int, groups: list[Group], totals: Totals, more: dic
     """Writes the step's metrics and rollouts. RuntimeError where too many rollouts could not be scored."""
     run = parts.run
     everything = combine(run.ranks.gather(combine([summarise(groups), totals])))
-    failed = {name: total for name, total in everything.items() if name.startswith("scoring/failed/")}
-    share = sum(count for count, _ in failed.values()) / sum(planned for _, planned in failed.values())
     metrics = means(everything)
     rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
     metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
-    metrics |= {"policy/lr": parts.policy.lr, "scoring/failed": share, **_latencies(parts.scorer), **more}
+    metrics |= {"policy/lr": parts.policy.lr, **more}
     gathered = run.ranks.gather(groups)
     if parts.log:
         parts.log.step(step, metrics)
         parts.log.rollouts(step, sorted((group for part in gathered for group in part), key=lambda group: group.prompt.slot))
-    if share > run.config.scoring.max_failed_share:
-        counts = ", ".join(f"{name.rpartition('/')[2]} {count:.0f} of {planned:.0f}" for name, (count, planned) in failed.items())
-        raise RuntimeError(
-            f"step {step}: {share:.0%} of the rollouts could not be scored ({counts}), more than scoring.max_failed_share "
-            f"{run.config.scoring.max_failed_share:.0%}; most often: {_commonest_fault(gathered)}"
-        )
+    check_scored(groups, run.ranks, most=run.config.scoring.max_failed_share, where=f"step {step}")
     return metrics
-
-
-def _commonest_fault(gathered: list[list[Group]]) -> str:
-    """The detail that most rollouts without a verdict have; rollouts.jsonl has the others."""
-    scores = [score for groups in gathered for group in groups for score in group.scores]
-    details = Counter(f"{score.status}, {score.detail}" for score in scores if score.status is not Status.OK)
-    return details.most_common(1)[0][0] if details else "rows from which no prompt can be made, named above"
 
 
 def _latencies(scorer: Scorer) -> dict[str, float]:

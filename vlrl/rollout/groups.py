@@ -1,6 +1,7 @@
 """Prompts to scored groups: encode once, sample, and score each rollout while the others are still being generated."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from vlrl import config as cfg
 from vlrl.algorithm.advantages import group_advantages
 from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.model.encode import EncodedPrompt, Encoder
+from vlrl.ranks import Ranks
 from vlrl.rollout.engine import Engine, Request
 from vlrl.scoring import Scorer
 from vlrl.types import Group, Prompt, Rollout, Status
@@ -101,6 +103,31 @@ def with_advantages(group: Group, settings: cfg.Algorithm) -> Group:
     return replace(group, advantages=advantages)
 
 
+def check_scored(groups: Sequence[Group], ranks: Ranks, *, most: float, where: str) -> None:
+    """RuntimeError, on every rank, where more than a share `most` of all ranks' rollouts have no verdict. All ranks call it.
+
+    A bad row counts as all of its rollouts.
+    """
+    failed: Counter[str] = Counter()
+    planned: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for group in groups:
+        faults = [f"{score.status}, {score.detail}" for score in group.scores if score.status is not Status.OK]
+        if not group.rollouts:
+            faults = ["rows from which no prompt can be made, named above"] * group.prompt.group_size
+        failed[group.prompt.task] += len(faults)
+        planned[group.prompt.task] += group.prompt.group_size
+        reasons.update(faults)
+    failed, planned, reasons = (sum(ranks.gather(counts), Counter()) for counts in (failed, planned, reasons))
+    share = failed.total() / max(planned.total(), 1)
+    if share > most:
+        counts = ", ".join(f"{task} {failed[task]} of {planned[task]}" for task in sorted(planned))
+        raise RuntimeError(
+            f"{where}: {share:.0%} of the rollouts could not be scored ({counts}), more than scoring.max_failed_share "
+            f"{most:.0%}; most often: {reasons.most_common(1)[0][0]}"
+        )
+
+
 def summarise(groups: Sequence[Group]) -> Totals:
     """What the rollouts were like, by task: reward and its parts, length, truncation, equal-reward groups, failed scores.
 
@@ -119,6 +146,7 @@ def _summary(group: Group) -> Totals:
         f"rollout/tokens/{task}": (sum(len(rollout.tokens) for rollout in rollouts), count),
         f"rollout/truncated/{task}": (sum(rollout.finish_reason == "length" for rollout in rollouts), count),
         f"rollout/equal_rewards/{task}": (bool(scored) and max(rewards) == min(rewards), 1.0),
+        "scoring/failed": (planned - len(scored), planned),
         f"scoring/failed/{task}": (planned - len(scored), planned),
     }
     for status in (Status.ERROR, Status.TIMEOUT):
