@@ -1,0 +1,21 @@
+"""aime25 (math): the thirty problems of both AIME contests of 2025, each with an integer as its answer. For evaluation."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlrl.data.recipe import records
+from vlrl.data.shards import NewRow
+
+SOURCE = "MathArena/aime_2025"
+LICENCE = "CC BY-NC-SA 4.0"
+VERSION = 1
+TRAIN, EVAL = 0, None
+TASK = "math_number"
+
+
+def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
+    return records(source, SOURCE, split="train")
+
+
+def to_row(raw: Mapping[str, Any]) -> NewRow:
+    return NewRow(question=raw["problem"].strip(), answer=str(raw["answer"]).strip())

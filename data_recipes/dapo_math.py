@@ -1,0 +1,31 @@
+"""dapo_math (math): the seventeen thousand problems of DAPO, each with an integer as its answer.
+
+Read as published, where a problem is a chat message in a wrapper and stands there a hundred times, and as processed since.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlrl.data.recipe import Drop, records
+from vlrl.data.shards import NewRow
+
+SOURCE = "open-r1/DAPO-Math-17k-Processed"
+LICENCE = "Apache-2.0"
+VERSION = 1
+TRAIN, EVAL = None, 200
+TASK = "math_number"
+WRAPPER = re.compile(r"Solve the following math problem step by step\..*?\n\n(.*?)\n\nRemember to put your answer.*", re.DOTALL)
+
+
+def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
+    return records(source, SOURCE, split="train", config="en")
+
+
+def to_row(raw: Mapping[str, Any]) -> NewRow:
+    text = raw["prompt"] if isinstance(raw["prompt"], str) else raw["prompt"][0]["content"]
+    wrapped = WRAPPER.fullmatch(text.strip())
+    answer = str(raw["reward_model"]["ground_truth"]).strip()
+    if not re.fullmatch(r"-?\d+", answer):
+        raise Drop("an answer that is no integer")
+    return NewRow(question=(wrapped[1] if wrapped else text).strip(), answer=answer)
