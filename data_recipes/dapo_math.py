@@ -25,7 +25,7 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 def to_row(raw: Mapping[str, Any]) -> NewRow:
     text = raw["prompt"] if isinstance(raw["prompt"], str) else raw["prompt"][0]["content"]
     wrapped = WRAPPER.fullmatch(text.strip())
-    answer = str(raw["reward_model"]["ground_truth"]).strip()
+    answer = (raw["solution"] if "solution" in raw else raw["reward_model"]["ground_truth"]).strip()
     if not re.fullmatch(r"-?\d+", answer):
         raise Drop("an answer that is no integer")
     return NewRow(question=(wrapped[1] if wrapped else text).strip(), answer=answer)

@@ -1,6 +1,6 @@
 """zebralogic (logic): houses in a row, and clues that settle who lives where with what. For evaluation.
 
-The solutions are in the authors' own copy, to which they give access; the public one has blanks in their place.
+allenai/ZebraLogicBench, the other public copy, has blanks in place of the solutions.
 """
 
 import json
@@ -11,7 +11,7 @@ from vlrl.data.recipe import Drop, records
 from vlrl.data.shards import NewRow
 
 SOURCE = "WildEval/ZebraLogic"
-LICENCE = "as its source says; access is asked for there"
+LICENCE = "as its source says"
 VERSION = 1
 TRAIN, EVAL = 0, None
 TASK = "logic_grid"

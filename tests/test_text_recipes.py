@@ -20,7 +20,8 @@ from vlrl.types import Status
 ROOT = Path(__file__).parents[1]
 WRAPPED = (
     "Solve the following math problem step by step. The last line of your response should be of the form Answer: $Answer "
-    '(without quotes) where $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on its own line after "Answer:".'
+    "(without quotes) where $Answer is the answer to the problem.\n\n{}\n\n"
+    'Remember to put your answer on its own line after "Answer:".'
 )
 SQUARES = "n = int(input())\nprint(n * n)"
 
@@ -183,7 +184,7 @@ def test_the_right_answer_is_worth_all_and_a_wrong_one_nothing(built, name):
 def test_a_problem_of_dapo_loses_its_wrapper_and_nothing_else():
     to_row = recipe("dapo_math").to_row
     assert to_row(dapo("Let $a$ be\n\ntwo.", "2")).question == "Let $a$ be\n\ntwo."
-    assert to_row({"prompt": "Let $a$ be two.", "reward_model": {"ground_truth": "2"}}).question == "Let $a$ be two."
+    assert to_row({"prompt": "Let $a$ be two.", "solution": "2"}).question == "Let $a$ be two."
 
 
 def test_a_contest_s_demonstration_is_its_shortest_program_and_its_cases_are_bounded():
