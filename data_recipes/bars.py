@@ -1,11 +1,11 @@
 """bars (vision): bar charts drawn from random tables, and the height of one bar."""
 
-import io
 import random
 from collections.abc import Iterator
 
 from PIL import Image, ImageDraw
 
+from vlrl.data.recipe import png
 from vlrl.data.shards import NewRow
 
 SOURCE = "rendered by this recipe"
@@ -43,9 +43,7 @@ def render(table: dict[str, int]) -> bytes:
         left = 44 + number * step
         draw.rectangle([left, _y(value), left + 0.7 * step, FLOOR], fill="steelblue")
         draw.text((left + 2, FLOOR + 6), name, fill="black")
-    png = io.BytesIO()
-    image.save(png, format="PNG")
-    return png.getvalue()
+    return png(image)
 
 
 def _y(value: int) -> float:

@@ -1,11 +1,11 @@
 """counting (vision): rendered scenes of red circles and blue squares; how many red circles? One row in ten has two scenes."""
 
-import io
 import random
 from collections.abc import Iterator
 
 from PIL import Image, ImageDraw
 
+from vlrl.data.recipe import png
 from vlrl.data.shards import NewRow
 
 SOURCE = "rendered by this script"
@@ -51,6 +51,4 @@ def render(scene: Scene) -> bytes:
             draw.ellipse(box, fill="red")
         else:
             draw.rectangle(box, fill="blue")
-    png = io.BytesIO()
-    image.save(png, format="PNG")
-    return png.getvalue()
+    return png(image)

@@ -1,12 +1,12 @@
 """digits (vision): handwritten digits of scikit-learn, 8x8 scans enlarged to 64x64."""
 
-import io
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from vlrl.data.recipe import png
 from vlrl.data.shards import NewRow
 
 SOURCE = "scikit-learn load_digits (UCI ML hand-written digits, test set)"
@@ -25,6 +25,5 @@ def raws(source: str | None, seed: int) -> Iterator[tuple[np.ndarray, int]]:
 def to_row(raw: tuple[np.ndarray, int]) -> NewRow:
     scan, digit = raw
     pixels = (scan * 15.9375).astype(np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(png, format="PNG")
-    return NewRow(question="Which digit is this?", answer=str(digit), images=(png.getvalue(),), response=f"\\boxed{{{digit}}}")
+    image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    return NewRow(question="Which digit is this?", answer=str(digit), images=(png(image),), response=f"\\boxed{{{digit}}}")

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from PIL import Image
+
 from vlrl.data.shards import NewRow
 
 T = TypeVar("T")
@@ -151,18 +153,24 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def pictured(raws: Iterable[dict[str, Any]], source: str | None, key: str = "image") -> Iterator[dict[str, Any]]:
-    """The records with their image as encoded bytes: of a path beside the file, of bytes, or of a picture of the hub's."""
+    """The records with their image, or each of a list, as encoded bytes: of a path beside the file, of bytes, or of a picture."""
+    folder = Path(source or "").parent
     for raw in raws:
-        image = raw[key]
-        if isinstance(image, str):
-            content = (Path(source or "").parent / image).read_bytes()
-        elif isinstance(image, dict):
-            content = image["bytes"]
-        else:
-            png = io.BytesIO()
-            image.convert("RGB").save(png, format="PNG")
-            content = png.getvalue()
-        yield {**raw, key: content}
+        images = raw[key]
+        yield raw | {key: [_encoded(image, folder) for image in images] if isinstance(images, list) else _encoded(images, folder)}
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture, encoded."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _encoded(image: Any, folder: Path) -> bytes:
+    if isinstance(image, str):
+        return (folder / image).read_bytes()
+    return image["bytes"] if isinstance(image, dict) else png(image.convert("RGB"))
 
 
 def _load_module(path: Path) -> ModuleType:

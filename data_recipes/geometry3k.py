@@ -1,0 +1,22 @@
+"""geometry3k (vision): questions about a drawn figure, with an expression as their answer."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlrl.data.recipe import pictured, records
+from vlrl.data.shards import NewRow
+
+SOURCE = "hiyouga/geometry3k"
+LICENCE = "MIT"
+VERSION = 1
+TRAIN, EVAL = None, 200
+TASK = "geometry"
+
+
+def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
+    return pictured(records(source, SOURCE, split="train"), source, key="images")
+
+
+def to_row(raw: Mapping[str, Any]) -> NewRow:
+    question = raw["problem"].replace("<image>", "").strip()
+    return NewRow(question=question, answer=raw["answer"].strip(), images=tuple(raw["images"]))

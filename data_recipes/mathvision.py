@@ -1,0 +1,28 @@
+"""mathvision (vision): problems of mathematics contests that need their picture; options or an expression. For evaluation."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlrl.data.recipe import pictured, records
+from vlrl.data.shards import NewRow
+
+SOURCE = "MathLLMs/MathVision"
+LICENCE = "MIT"
+VERSION = 1
+TRAIN, EVAL = 0, None
+TASK = "geometry"
+MARKER = re.compile(r"\s*<image\d+>\s*")
+
+
+def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
+    return pictured(records(source, SOURCE, split="test"), source, key="decoded_image")
+
+
+def to_row(raw: Mapping[str, Any]) -> NewRow:
+    return NewRow(
+        question=MARKER.sub(" ", raw["question"]).strip(),
+        answer=raw["answer"].strip(),
+        images=(raw["decoded_image"],),
+        meta={"options": list(raw["options"]), "subject": raw["subject"], "level": raw["level"]},
+    )

@@ -1,0 +1,33 @@
+"""clock: the time that a clock's hands show, to the minute. Rows: data_recipes/clocks.py."""
+
+import re
+
+from vlrl.tasks import BadRow
+from vlrl.types import Message, Row, Score
+from vlrl.verifiers.answers import last_boxed
+
+INSTRUCTION = "Put the time as H:MM, on a clock of twelve hours, within \\boxed{}."
+TIME = re.compile(r"0?([1-9]|1[0-2]):([0-5][0-9])", re.ASCII)
+
+
+def prompt(row: Row) -> list[Message]:
+    images = [{"type": "image", "image": ref} for ref in row.images]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": f"{row.question}\n{INSTRUCTION}"}]}]
+
+
+def verify(response: str, row: Row) -> Score:
+    answer, gold = TIME.fullmatch((last_boxed(response) or "").strip()), TIME.fullmatch(row.answer)
+    if gold is None:
+        raise BadRow(f"{row.answer!r} is no time such as 3:05")
+    correct = answer is not None and answer.groups() == gold.groups()
+    return Score(reward=float(correct), parts={"time": float(answer is not None)})
+
+
+EXAMPLES = [
+    ("\\boxed{3:05}", Row(answer="3:05"), 1.0),
+    ("\\boxed{03:05}", Row(answer="3:05"), 1.0),
+    ("\\boxed{3:50}", Row(answer="3:05"), 0.0),
+    ("\\boxed{15:05}", Row(answer="3:05"), 0.0),
+    ("\\boxed{3:05 or 3:06}", Row(answer="3:05"), 0.0),
+    ("3:05", Row(answer="3:05"), 0.0),
+]
