@@ -9,6 +9,7 @@ from vlrl.config import load_config
 from vlrl.data.shards import NewRow
 from vlrl.ranks import Ranks
 from vlrl.run import Run, open_run
+from vlrl.types import Draw
 
 
 @pytest.fixture
@@ -40,3 +41,10 @@ def test_other_rows_make_another_origin_and_identity(opened):
     assert before.origin != after.origin
     assert {key for key in before.identity if before.identity[key] != after.identity[key]} == {"data"}
     assert {task for task in before.rows if before.identity["data"][task] != after.identity["data"][task]} == {"sums"}
+
+
+def test_two_data_sets_may_share_a_task_under_names_of_their_own(opened):
+    run = opened("mixture.more={weight: 1, task: sums, rows: data/sums, instruction: null}")
+    assert run.tasks["more"] == run.tasks["sums"]
+    prompt = run.prompt(Draw(slot=0, task="more", index=0, minibatch=0), 2)
+    assert (prompt.task, prompt.file) == ("more", "sums")

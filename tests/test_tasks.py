@@ -62,6 +62,8 @@ def test_an_unknown_task_is_refused_with_the_known_ones(tmp_path):
     write(tmp_path, "digits", ECHO)
     with pytest.raises(ValueError, match=r"no task 'geo3k' in \[.*\]; found \['digits'\]"):
         load_task("geo3k", [tmp_path])
+    with pytest.raises(ValueError, match=r"no task 'digit' in \[.*\]; did you mean 'digits'\? found"):
+        load_task("digit", [tmp_path])
 
 
 @pytest.mark.parametrize("part", ["prompt", "verify", "EXAMPLES"])

@@ -51,11 +51,13 @@ class TaskScoring(Section):
 class TaskMix(Section):
     """A task's place in the mixture; what is not given here is as for the whole run.
 
-    coldstart_weight: its share of the cold start's batches, where a hard task needs more to find a first reward. system,
-    instruction: a message before its prompts, and what stands in them in place of the task's INSTRUCTION.
+    task: its file's stem, where the name in the mixture is another, as where two data sets share a task.
+    coldstart_weight: its share of the cold start's batches, where a hard task needs more to find a first reward.
+    system, instruction: a message before its prompts, and what stands in them in place of the task's INSTRUCTION.
     """
 
     weight: Positive
+    task: str | None = None
     coldstart_weight: Positive | None = None
     rows: Path
     eval_rows: Path | None = None

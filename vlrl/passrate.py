@@ -102,7 +102,7 @@ def _origin(run: Run, task: str, dataset: Dataset, samples: int) -> dict[str, An
     """What the rates depend on: where it is another, they are measured again."""
     config = run.config
     settings = config.model_dump(mode="json", include={"model", "seed", "images", "sampling"})
-    mix = config.mixture[task].model_dump(mode="json", include={"max_new_tokens", "system", "instruction"})
+    mix = config.mixture[task].model_dump(mode="json", include={"task", "max_new_tokens", "system", "instruction"})
     return {"data": dataset.fingerprint, "samples": samples, **settings, **mix}
 
 

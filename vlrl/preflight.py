@@ -83,14 +83,14 @@ def _mixture(run: Run) -> Iterator[str]:
 
 
 def _examples(run: Run) -> Iterator[str]:
-    for task in run.tasks.values():
+    for name, task in run.tasks.items():
         if faults := check_examples(task):
             yield from faults
             continue
         known = {part for response, row, _ in task.examples for part in verdict(task, response, row).parts}
-        for part in unknown_parts(run.config.mixture[task.name].reward, known):
+        for part in unknown_parts(run.config.mixture[name].reward, known):
             yield (
-                f"mixture.{task.name}.reward: no score of {task.path} has a part {part!r}; "
+                f"mixture.{name}.reward: no score of {task.path} has a part {part!r}; "
                 f"its examples' have {', '.join(sorted(known)) or 'none'}, and the verifier's own is 'reward'"
             )
 

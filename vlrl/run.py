@@ -87,12 +87,13 @@ class Run:
         return [self.prompt(draw, self.config.group_size(draw.task)) for draw in draws]
 
     def prompt(self, draw: Draw, group_size: int) -> Prompt:
-        row, mix = self.rows[draw.task][draw.index], self.config.mixture[draw.task]
+        task, mix, row = self.tasks[draw.task], self.config.mixture[draw.task], self.rows[draw.task][draw.index]
         return Prompt(
             slot=draw.slot,
             task=draw.task,
             row=row,
-            messages=tuple(prompt_of(self.tasks[draw.task], row, system=mix.system, instruction=mix.instruction)),
+            messages=tuple(prompt_of(task, row, system=mix.system, instruction=mix.instruction)),
+            file=task.name,
             minibatch=draw.minibatch,
             group_size=group_size,
             max_new_tokens=self.config.max_new_tokens(draw.task),
@@ -115,7 +116,7 @@ class Run:
 
 def open_run(config: Config, ranks: Ranks) -> Run:
     """Opens everything that the run file names. ValueError, one sentence each, for what can't be used."""
-    tasks = open_each({name: partial(load_task, name, config.task_folders) for name in config.mixture})
+    tasks = open_each({name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()})
     rows = open_each({name: partial(Dataset, mix.rows) for name, mix in config.mixture.items()})
     vocabulary = check_model(config.model)["text_config"]["vocab_size"]
     encoder = load_encoder(config.model, config.images)

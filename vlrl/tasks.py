@@ -9,6 +9,7 @@ What a prompt asks of every row alike should be a constant INSTRUCTION: a run fi
 Files are loaded by path, in the run and in each scoring worker, so a user's folder needs no installing.
 """
 
+import difflib
 import importlib.util
 import math
 import sys
@@ -50,7 +51,9 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
     """
     files = {path.stem: path for folder in reversed(folders) for path in sorted(Path(folder).glob("[!_]*.py"))}
     if name not in files:
-        raise ValueError(f"no task {name!r} in {[str(folder) for folder in folders]}; found {sorted(files)}")
+        near = difflib.get_close_matches(name, files, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"no task {name!r} in {[str(folder) for folder in folders]}; {hint}found {sorted(files)}")
     module = _load_module(files[name].resolve())
     missing = [part for part in _PARTS if part not in vars(module)]
     if missing:

@@ -43,12 +43,16 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """A row as chat messages, at its place (`slot`) in the step's batch."""
+    """A row as chat messages, at its place (`slot`) in the step's batch.
+
+    task: its name in the mixture; file: that of the task file which verifies it.
+    """
 
     slot: int
     task: str
     row: Row
     messages: tuple[Message, ...]
+    file: str = ""
     minibatch: int = 0
     group_size: int = 1
     max_new_tokens: int = 1

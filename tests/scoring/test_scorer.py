@@ -155,6 +155,15 @@ def test_a_task_may_have_a_deadline_of_its_own(folder):
     assert (short.status, long.status) == (Status.TIMEOUT, Status.OK)
 
 
+def test_a_task_may_have_another_name_than_its_file(folder):
+    with pool(folder, timeouts_s={"named": 0.5}) as scorer:
+        for slot, task in enumerate(("toy", "named")):
+            scorer.submit(rollout("(time.sleep(1), Score(reward=1.0))[1]", slot), task, Row(), file="toy")
+        whole, short = scorer.collect().values()
+    assert (whole.status, short.status) == (Status.OK, Status.TIMEOUT)
+    assert set(scorer.latencies) == {"toy", "named"}
+
+
 def test_a_task_that_may_have_one_worker_leaves_the_others_to_the_rest(folder):
     (folder / "slow.py").write_text(TOY)
     with pool(folder, workers=2, at_a_time={"slow": 1}) as scorer:

@@ -78,7 +78,7 @@ def sample_groups(
         if rollout.slot in by_slot:
             prompt = by_slot[rollout.slot]
             rollouts[rollout.slot, rollout.sample] = rollout
-            scorer.submit(rollout, prompt.task, prompt.row)
+            scorer.submit(rollout, prompt.task, prompt.row, file=prompt.file)
         tick()
     scores = scorer.collect()
     return [

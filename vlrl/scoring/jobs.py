@@ -12,9 +12,10 @@ from vlrl.types import Score
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """An item, its line on the wire, and where its score goes with the seconds that it took."""
+    """An item, its line on the wire, its task's name in the run, and where its score goes with the seconds that it took."""
 
     item: Item
+    task: str
     line: bytes
     verdict: Future[tuple[Score, float]] = field(default_factory=Future)
 
@@ -50,13 +51,13 @@ class Jobs:
                 return None
             job = self._waiting[number]
             del self._waiting[number]
-            self._running[job.item.task] += 1
+            self._running[job.task] += 1
             self._changed.notify_all()
             return job
 
     def done(self, job: Job) -> None:
         with self._changed:
-            self._running[job.item.task] -= 1
+            self._running[job.task] -= 1
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -68,6 +69,6 @@ class Jobs:
 
     def _next(self) -> int | None:
         """The place in the queue of the earliest item that may run."""
-        tasks = enumerate(job.item.task for job in self._waiting)
+        tasks = enumerate(job.task for job in self._waiting)
         free = (number for number, task in tasks if self._running[task] < self._at_a_time.get(task, self._running[task] + 1))
         return next(free, None)

@@ -60,26 +60,28 @@ class Scorer:
         self._patience_s = 2 * (_START_S + max([timeout_s, *timeouts_s.values()]))
         self._limits = {resource.RLIMIT_AS: memory_mb << 20, resource.RLIMIT_CORE: 0}
         self._pending: dict[Key, Job] = {}
-        self._verdicts: dict[bytes, Job] = {}
+        self._verdicts: dict[tuple[str, bytes], Job] = {}
         self._jobs = Jobs(_MOST_WAITING, at_a_time)
         self._threads = [Thread(target=self._serve, name=f"scoring {number}", daemon=True) for number in range(workers)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, rollout: Rollout, task_name: str, row: Row) -> None:
+    def submit(self, rollout: Rollout, task: str, row: Row, *, file: str = "") -> None:
         """Queues a rollout's response; its score comes from `collect` under (slot, sample). Waits only where the queue is full.
+
+        file: the task file's stem, where the task's name in the run is another.
 
         A verifier depends on response and row alone: of the equal responses to a row one is scored, and the others share it.
         """
         key = (rollout.slot, rollout.sample)
         assert key not in self._pending, f"rollout {key} is submitted twice"
-        item = Item(task=task_name, row=row, response=rollout.text)
+        item = Item(task=file or task, row=row, response=rollout.text)
         line = dump_item(item)
-        if line not in self._verdicts:
-            self._verdicts[line] = Job(item=item, line=line)
-            with self._told_if_late(item, key):
-                self._jobs.put(self._verdicts[line], self._patience_s)
-        self._pending[key] = self._verdicts[line]
+        if (task, line) not in self._verdicts:
+            job = self._verdicts[task, line] = Job(item=item, task=task, line=line)
+            with self._told_if_late(job, key):
+                self._jobs.put(job, self._patience_s)
+        self._pending[key] = self._verdicts[task, line]
 
     def collect(self, tick: Callable[[], None] = lambda: None) -> dict[Key, Score]:
         """Waits for all that was submitted since the last call: {(slot, sample): score}, in order of submission.
@@ -91,10 +93,10 @@ class Scorer:
         scores: dict[Key, Score] = {}
         latencies = defaultdict(list)
         for key, job in self._pending.items():
-            with self._told_if_late(job.item, key):
+            with self._told_if_late(job, key):
                 scores[key], seconds = job.verdict.result(self._patience_s)
             if not math.isnan(seconds):
-                latencies[job.item.task].append(seconds)
+                latencies[job.task].append(seconds)
             tick()
         self._pending, self._verdicts = {}, {}
         self.latencies = dict(latencies)
@@ -113,11 +115,11 @@ class Scorer:
         self.close()
 
     @contextmanager
-    def _told_if_late(self, item: Item, key: Key) -> Iterator[None]:
+    def _told_if_late(self, job: Job, key: Key) -> Iterator[None]:
         try:
             yield
         except TimeoutError:
-            raise RuntimeError(f"scoring of {_name(item)}, rollout {key}, gave no verdict in {self._patience_s:.0f} s") from None
+            raise RuntimeError(f"scoring of {_name(job)}, rollout {key}, gave no verdict in {self._patience_s:.0f} s") from None
 
     def _serve(self) -> None:
         """One thread's work: jobs, one after another, in a worker of its own, until the pool is closed."""
@@ -139,7 +141,7 @@ class Scorer:
 
     def _score(self, job: Job, worker: Child | None) -> tuple[Child | None, Timed]:
         """The item's score and the seconds that it took, nan where verify did not start; and the worker, None if it is lost."""
-        timeout_s = self._timeouts_s.get(job.item.task, self._timeout_s)
+        timeout_s = self._timeouts_s.get(job.task, self._timeout_s)
         began = math.nan
         try:
             worker = worker or self._start_worker()
@@ -151,7 +153,7 @@ class Scorer:
             exit_code = worker.kill() if worker else None
             worker = None
             score = _failure(error, exit_code, None if math.isnan(began) else timeout_s)
-            log.warning("scoring of %s: %s; its worker is replaced", _name(job.item), score.detail)
+            log.warning("scoring of %s: %s; its worker is replaced", _name(job), score.detail)
         return worker, (score, time.monotonic() - began)
 
     def _start_worker(self) -> Child:
@@ -178,5 +180,5 @@ def _failure(error: Exception, exit_code: int | None, timeout_s: float | None) -
     return Score(reward=0.0, status=status, detail=detail)
 
 
-def _name(item: Item) -> str:
-    return f"task {item.task!r}, row {item.row.key!r}"
+def _name(job: Job) -> str:
+    return f"task {job.task!r}, row {job.item.row.key!r}"
