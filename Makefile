@@ -12,11 +12,15 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: env data train test test-slow check clean
+# The sets of the configs for Qwen3-VL 2B, 8B and 30B-A3B, most of them from the hub; see docs/data.md.
+REAL := gsm8k competition_math dapo_math aqua mbpp code_contests geometry3k chartqa table_charts scenes
+
+.PHONY: env data data-real train test test-slow check clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/ready
 data: $(DATA)
+data-real: $(REAL:%=data/%/eval/manifest.json) data/knights_knaves/eval/manifest.json data/zebra/eval/manifest.json
 
 train: $(VENV)/ready $(DATA) models/tiny/config.json
 	$(BIN)/vlrl train $(RUN)
@@ -44,6 +48,12 @@ $(VENV)/ready: requirements/cpu.txt pyproject.toml
 
 data/%/eval/manifest.json: data_recipes/%.py vlrl/data/shards.py vlrl/data/recipe.py | $(VENV)/ready
 	$(BIN)/vlrl data build data_recipes/$*.py --out data/$*
+
+data/knights_knaves/eval/manifest.json: | $(VENV)/ready
+	$(BIN)/vlrl data build data_recipes/reasoning_gym.py --from knights_knaves --task knights_knaves --out data/knights_knaves
+
+data/zebra/eval/manifest.json: | $(VENV)/ready
+	$(BIN)/vlrl data build data_recipes/reasoning_gym.py --from zebra_puzzles --task short_answer --out data/zebra
 
 models/tiny/config.json: vlrl/model/tiny.py | $(DATA)
 	$(BIN)/vlrl tiny models/tiny

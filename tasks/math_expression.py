@@ -1,4 +1,4 @@
-"""math_expression: a problem whose answer is an expression, compared as mathematics. Rows: data_recipes/competition_math.py."""
+"""math_expression: a problem whose answer is an expression, compared as mathematics. Rows: competition_math, math500, hmmt25."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed

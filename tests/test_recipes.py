@@ -29,6 +29,7 @@ SAMPLES = {
     "mbpp": SHARED / "code/mbpp_test_11_510.jsonl",
     "cruxeval": SHARED / "code/cruxeval_400.jsonl",
     "competition_math": SHARED / "math/math500.jsonl",
+    "math500": SHARED / "math/math500.jsonl",
     "bbh": SHARED / "logic/bbh_logic.jsonl",
     "nlvr": SHARED / "vision/nlvr/rows.jsonl",
     "puzzlevqa": SHARED / "vision/puzzlevqa/rows.jsonl",
