@@ -6,7 +6,7 @@ Its result is a Hugging Face folder, the model from which the run samples first.
 import json
 from pathlib import Path
 
-from vlrl.metrics import progress
+from vlrl.metrics import progress, write_whole
 from vlrl.model.load import save_checkpoint
 from vlrl.model.pack import pack_groups, split_to_budget
 from vlrl.policy import Policy
@@ -30,7 +30,7 @@ def coldstart(run: Run, folder: Path) -> None:
     weights = policy.named_weights()
     if run.ranks.is_first:
         save_checkpoint(weights, config.model, folder, run.encoder.processor)
-        (folder / _DONE).write_text(json.dumps(run.origin))
+        write_whole(folder / _DONE, [json.dumps(run.origin)])
     else:
         for _ in weights:  # under ZeRO-3 gathering is a collective
             pass

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,7 @@ class RunLog:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Writes summary.json anew, whole or not at all."""
-        _replace(self.folder / "summary.json", [json.dumps(_strict(values), allow_nan=False, indent=2) + "\n"])
+        write_whole(self.folder / "summary.json", [json.dumps(_strict(values), allow_nan=False, indent=2) + "\n"])
         if self._wandb:
             self._guarded(lambda: self._wandb.summary.update(dict(values)))
 
@@ -68,7 +68,7 @@ class RunLog:
         for path in (self.folder / "metrics.jsonl", self.folder / "rollouts.jsonl"):
             if path.exists():
                 with path.open(encoding="utf-8", errors="replace") as lines:
-                    _replace(path, (line for line in lines if _belongs(line, step)))
+                    write_whole(path, (line for line in lines if _belongs(line, step)))
 
     def close(self) -> None:
         """Ends the wandb run; the files need no end."""
@@ -194,7 +194,8 @@ def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         file.write(text)
 
 
-def _replace(path: Path, lines: Iterator[str] | Sequence[str]) -> None:
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Writes a file anew, whole or not at all. OSError that says what to do."""
     fresh = path.with_name(path.name + ".new")
     with _or_a_sentence(path):
         with fresh.open("w", encoding="utf-8") as file:

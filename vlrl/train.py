@@ -20,7 +20,7 @@ from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.data.mixture import Mixture
 from vlrl.evaluate import Accuracy, evaluate, mean_accuracy
-from vlrl.metrics import Clock, RunLog, percentile, progress
+from vlrl.metrics import Clock, RunLog, percentile, progress, write_whole
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.load import save_checkpoint
 from vlrl.policy import Policy, Reference
@@ -247,7 +247,7 @@ def _resume(parts: Parts) -> int:
     if parts.log:
         parts.log.truncate(step)
         (config.folder / "summary.json").unlink(missing_ok=True)  # it stands for a run that came to its end as config.yaml says
-        (config.folder / "config.yaml").write_text(dump_config(config))
+        write_whole(config.folder / "config.yaml", [dump_config(config)])
     return step
 
 
@@ -283,7 +283,7 @@ def _evaluated_before(parts: Parts, first: int) -> dict[str, Accuracy]:
         return {task: Accuracy(**values) for task, values in kept["tasks"].items()}
     before = evaluate(run, parts.engine, parts.scorer, "before")
     if parts.log:
-        path.write_text(json.dumps({"of": of, "tasks": {task: asdict(accuracy) for task, accuracy in before.items()}}))
+        write_whole(path, [json.dumps({"of": of, "tasks": {task: asdict(accuracy) for task, accuracy in before.items()}})])
     return before
 
 
