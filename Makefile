@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+READY := $(VENV)/ready
 TASKS := chain_sum knights functions digits counting
 DATA := $(TASKS:%=data/%/eval/manifest.json)
 RUN ?= configs/cpu.yaml
@@ -46,13 +47,13 @@ $(VENV)/ready: requirements/cpu.txt pyproject.toml
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-data/%/eval/manifest.json: data_recipes/%.py vlrl/data/shards.py vlrl/data/recipe.py | $(VENV)/ready
+data/%/eval/manifest.json: data_recipes/%.py vlrl/data/shards.py vlrl/data/recipe.py | $(READY)
 	$(BIN)/vlrl data build data_recipes/$*.py --out data/$*
 
-data/knights_knaves/eval/manifest.json: | $(VENV)/ready
+data/knights_knaves/eval/manifest.json: | $(READY)
 	$(BIN)/vlrl data build data_recipes/reasoning_gym.py --from knights_knaves --task knights_knaves --out data/knights_knaves
 
-data/zebra/eval/manifest.json: | $(VENV)/ready
+data/zebra/eval/manifest.json: | $(READY)
 	$(BIN)/vlrl data build data_recipes/reasoning_gym.py --from zebra_puzzles --task short_answer --out data/zebra
 
 models/tiny/config.json: vlrl/model/tiny.py | $(DATA)
