@@ -278,6 +278,11 @@ CASES = [
         overrides=("mixture.sums.reward={weight: 1}",),
     ),
     Case(
+        input="a tau of a task under a gate without one",
+        says="mixture.sums: tau_pos, tau_neg are the sapo gate's, and algorithm.gate is grpo",
+        overrides=("mixture.sums.tau_neg=2", "algorithm.gate=grpo"),
+    ),
+    Case(
         input="an instruction for a task that has none",
         says="tasks/sums.py: its prompt holds no INSTRUCTION",
         overrides=("mixture.sums.instruction=Be brief.",),

@@ -14,16 +14,17 @@ from tests.conftest import SMALL_IMAGES
 from tests.model.helpers import message
 from vlrl import config as cfg
 from vlrl.algorithm.diagnostics import combine
-from vlrl.algorithm.gates import sapo
 from vlrl.model.encode import EncodedPrompt, Encoder
 from vlrl.model.load import load_encoder
 from vlrl.policy import Policy
 from vlrl.ranks import Ranks, join_ranks
 from vlrl.rollout.groups import with_advantages
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
-from vlrl.update import MiniBatch, make_minibatch, old_logprobs, update
+from vlrl.update import MiniBatch, TaskGates, make_minibatch, old_logprobs, update
 
 ALGORITHM = cfg.Algorithm()
+MIX = {"sum": cfg.TaskMix(weight=1, rows=Path("none"))}
+GATES = TaskGates(ALGORITHM, MIX)
 SGD = {"optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
 UNCLIPPED = 1e9
 
@@ -87,7 +88,7 @@ def weights_of(policy: Policy) -> dict[str, torch.Tensor]:
 
 def loss_of(policy: Policy, minibatch: MiniBatch, old=None, **options) -> float:
     """Makes one update; the mini-batch's loss over all ranks before it."""
-    totals, _ = update(policy, minibatch, old, **{"gate": sapo(), "settings": ALGORITHM} | options)
+    totals, _ = update(policy, minibatch, old, **{"gates": GATES} | options)
     return combine(policy.ranks.gather(totals))["policy/loss"][0] / minibatch.num_scored
 
 

@@ -1,5 +1,6 @@
 """Updates on fixed rollouts: the same for any ranks, ZeRO stage and split; and what must leave the weights as they are."""
 
+import math
 import socket
 import subprocess
 import sys
@@ -8,10 +9,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.replay import SGD, UNCLIPPED, fixed_minibatches, loss_of, losses_of, open_policy, run, weights_of
+from tests.conftest import SMALL_IMAGES
+from tests.replay import (
+    GATES,
+    MIX,
+    SGD,
+    UNCLIPPED,
+    fixed_groups,
+    fixed_minibatches,
+    loss_of,
+    losses_of,
+    open_policy,
+    run,
+    weights_of,
+)
 from vlrl import config as cfg
+from vlrl.model.load import load_encoder
 from vlrl.policy import Reference
-from vlrl.update import old_logprobs, update
+from vlrl.update import TaskGates, make_minibatch, old_logprobs, update
 
 WHOLE, SPLIT = 4096, 40  # tokens a pass: one pass a mini-batch, or a pass a response or two
 REFERENCE = {"adamw": f"adamw-0-{WHOLE}", "sgd": f"sgd-0-{WHOLE}"}
@@ -105,7 +120,7 @@ def test_a_minibatch_without_a_scored_rollout_steps_nothing(tiny_dense, pictures
     policy = open_policy(tiny_dense, ranks)
     before = weights_of(policy)
     minibatch = replace(fixed_minibatches(tiny_dense, pictures, ranks)[0], num_scored=0)
-    assert update(policy, minibatch, None, gate=None, settings=cfg.Algorithm()) == ({}, None)
+    assert update(policy, minibatch, None, gates=GATES) == ({}, None)
     assert policy.version == 0 and equal(weights_of(policy), before)
 
 
@@ -124,14 +139,48 @@ def test_groups_without_advantage_stay_in_the_denominator_and_are_not_computed(t
     assert (after - expected).norm() <= 1e-5 * (expected - before).norm()
 
 
+@pytest.mark.parametrize("average", ["sequence", "token", "constant"])
+def test_an_average_over_tokens_is_the_same_however_the_passes_are_cut(tiny_dense, pictures, ranks, average):
+    gates = TaskGates(cfg.Algorithm(average=average), MIX)
+    steps = []
+    for budget in (WHOLE, SPLIT):
+        policy = open_policy(tiny_dense, ranks, gradient_clipping=UNCLIPPED, deepspeed=SGD)
+        before = flat(weights_of(policy))
+        update(policy, fixed_minibatches(tiny_dense, pictures, ranks, budget=budget)[0], None, gates=gates, longest=16)
+        steps.append(flat(weights_of(policy)) - before)
+    assert (steps[0] - steps[1]).norm() <= 1e-5 * steps[0].norm()
+
+
+def test_truncated_responses_stay_in_the_baseline_and_leave_the_loss(tiny_dense, pictures, ranks):
+    encoder = load_encoder(tiny_dense, SMALL_IMAGES)
+    groups, encoded = fixed_groups(encoder, pictures)
+    cut = [replace(groups[0], rollouts=tuple(replace(r, finish_reason="length") for r in groups[0].rollouts)), *groups[1:]]
+    counts = [
+        make_minibatch(
+            each, encoded, filler=encoder.filler(), budget=WHOLE, keep_zero=True, mask_truncated=True, ranks=ranks
+        ).num_scored
+        for each in (groups, cut)
+    ]
+    assert counts[0] - counts[1] == len(groups[0].rollouts)
+
+
+def test_each_task_has_its_own_taus():
+    mixture = {"a": cfg.TaskMix(weight=1, rows="none"), "b": cfg.TaskMix(weight=1, rows="none", tau_pos=2.0, tau_neg=3.0)}
+    gates = TaskGates(cfg.Algorithm(), mixture)
+    assert gates.tau(("a", "b", "b"), torch.tensor([1.0, 1.0, -1.0])).tolist() == pytest.approx([1.0, 2.0, 3.0])
+    ratio, sequence = torch.tensor([1.5, 1.5, 1.5]).log(), torch.arange(3)
+    f = gates.gate(("a", "b", "b"))(ratio, torch.tensor([1.0, 1.0, -1.0]), sequence, 3)
+    assert f.tolist() == pytest.approx([4 / tau / (1 + math.exp(-tau * 0.5)) for tau in (1.0, 2.0, 3.0)])
+
+
 @pytest.mark.parametrize("stage", [1, 3])
 def test_the_first_minibatch_has_ratio_exactly_1_and_the_second_has_not(tiny_moe, pictures, ranks, stage):
     policy = open_policy(tiny_moe, ranks, zero_stage=stage)
     minibatches = fixed_minibatches(tiny_moe, pictures, ranks, budget=SPLIT)
     old = [old_logprobs(policy, minibatch) for minibatch in minibatches]
-    options = {"gate": lambda log_ratio, *_: log_ratio.exp(), "settings": cfg.Algorithm()}
-    first, _ = update(policy, minibatches[0], old[0], **options)
-    second, _ = update(policy, minibatches[1], old[1], **options)
+    gates = TaskGates(cfg.Algorithm(gate="pg"), MIX)
+    first, _ = update(policy, minibatches[0], old[0], gates=gates)
+    second, _ = update(policy, minibatches[1], old[1], gates=gates)
     assert first["policy/ratio_max"] == (1.0, 1.0) and first["policy/abs_log_ratio"][0] == 0
     assert second["policy/abs_log_ratio"][0] > 0
 
@@ -186,7 +235,7 @@ def test_a_kl_term_is_nothing_at_the_start_and_something_after_a_step(tiny_dense
     for coefficient in (0.0, 0.5):
         policy = open_policy(tiny_dense, ranks, zero_stage=stage)
         reference = Reference(policy.settings, tiny_dense, ranks=ranks, temperature=1.0, banned=[]) if coefficient else None
-        options = {"settings": cfg.Algorithm(kl_coefficient=coefficient), "reference": reference}
+        options = {"gates": TaskGates(cfg.Algorithm(kl_coefficient=coefficient), MIX), "reference": reference}
         first = loss_of(policy, minibatch, **options)
         after_one = weights_of(policy)
         results.append((first, after_one, loss_of(policy, minibatch, **options)))

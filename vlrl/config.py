@@ -53,6 +53,7 @@ class TaskMix(Section):
 
     task: its file's stem, where the name in the mixture is another, as where two data sets share a task.
     coldstart_weight: its share of the cold start's batches, where a hard task needs more to find a first reward.
+    tau_pos, tau_neg: its own temperatures of SAPO's gate; loss_weight: what its advantages are multiplied by.
     system, instruction: a message before its prompts, and what stands in them in place of the task's INSTRUCTION.
     """
 
@@ -65,6 +66,9 @@ class TaskMix(Section):
     max_new_tokens: Count | None = None
     system: str | None = None
     instruction: str | None = None
+    tau_pos: Positive | None = None
+    tau_neg: Positive | None = None
+    loss_weight: Positive = 1.0
     reward: Reward = Reward()
     scoring: TaskScoring = TaskScoring()
 
@@ -76,12 +80,16 @@ class Sampling(Section):
 
 
 class Algorithm(Section):
-    """SAPO (arXiv 2511.20347) by default; GRPO and GSPO are other gates of the same loss.
+    """SAPO (arXiv 2511.20347) by default; GRPO, GSPO and the plain policy gradient are other gates of the same loss.
 
     clip_low, clip_high: the bounds of GRPO's clip; under gspo, which clips a whole sequence's ratio, 3e-4 and 4e-4.
+    average: over sequences of means over tokens (SAPO, GRPO), over all tokens of a mini-batch (DAPO), or the sum over tokens
+    by the scored rollouts times sampling.max_new_tokens (Dr. GRPO, which has normalise_std: false beside it).
+    mask_truncated: a response that reached max_new_tokens has its part in its group's baseline and none in the loss (DAPO).
+    engine_weight: min(pi_old / engine, cap), or 0 outside of floor and cap (IcePop).
     """
 
-    gate: Literal["sapo", "grpo", "gspo"] = "sapo"
+    gate: Literal["sapo", "grpo", "gspo", "gspo_token", "pg"] = "sapo"
     tau_pos: Positive = 1.0
     tau_neg: Positive = 1.05
     clip_low: Share = 0.2
@@ -90,13 +98,17 @@ class Algorithm(Section):
     normalise_std: bool = True
     std: Literal["sample", "population"] = "sample"
     std_epsilon: Annotated[float, Field(ge=0)] = 1e-6
+    average: Literal["sequence", "token", "constant"] = "sequence"
+    mask_truncated: bool = False
+    engine_weight: Literal["capped", "masked"] = "capped"
     engine_weight_cap: Positive = 2.0
+    engine_weight_floor: Share = 0.5
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="before")
     @classmethod
     def _clip_sequences(cls, raw: Any) -> Any:
-        return _GSPO_CLIPS | raw if isinstance(raw, dict) and raw.get("gate") == "gspo" else raw
+        return _GSPO_CLIPS | raw if isinstance(raw, dict) and raw.get("gate") in ("gspo", "gspo_token") else raw
 
 
 class Policy(Section):
@@ -258,11 +270,14 @@ def _faults(config: Config) -> Iterator[str]:
             "algorithm.minibatches: with 1 mini-batch per step every ratio is 1 and SAPO's gate never acts; use 2 or more, "
             "or gate: grpo where purely on-policy steps are meant"
         )
-    if algorithm.gate == "gspo" and max(algorithm.clip_low, algorithm.clip_high) > _MAX_GSPO_CLIP:
+    if algorithm.gate.startswith("gspo") and max(algorithm.clip_low, algorithm.clip_high) > _MAX_GSPO_CLIP:
         yield (
-            f"algorithm.clip_low, clip_high: {algorithm.clip_low} and {algorithm.clip_high} never clip under gspo, whose ratio "
-            f"is a mean over a whole sequence; leave them out for the paper's 3e-4 and 4e-4"
+            f"algorithm.clip_low, clip_high: {algorithm.clip_low} and {algorithm.clip_high} never clip under {algorithm.gate}, "
+            f"whose ratio is a mean over a whole sequence; leave them out for the paper's 3e-4 and 4e-4"
         )
+    for task, mix in config.mixture.items():
+        if algorithm.gate != "sapo" and (mix.tau_pos or mix.tau_neg):
+            yield f"mixture.{task}: tau_pos, tau_neg are the sapo gate's, and algorithm.gate is {algorithm.gate}; leave them out"
     if config.policy.dtype == "bfloat16" and config.policy.zero_stage == 0:
         yield "policy.zero_stage: 0 gives bfloat16 training another trajectory than the other stages do; use zero_stage: 1"
     for task in config.mixture:

@@ -14,7 +14,6 @@ from typing import Any
 
 from vlrl import checkpoint as checkpoints
 from vlrl.algorithm.diagnostics import Totals, combine, means
-from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.checkpoint import StopSignal
 from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
@@ -33,7 +32,7 @@ from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.types import Group
-from vlrl.update import make_minibatch, old_logprobs, update
+from vlrl.update import TaskGates, make_minibatch, old_logprobs, update
 
 
 class Stopped(Exception):  # noqa: N818 (a request, not an error)
@@ -51,7 +50,7 @@ class Parts:
     canary: Canary
     scorer: Scorer
     stop: StopSignal
-    gate: Gate
+    gates: TaskGates
     log: RunLog | None
     reference: Reference | None
     saved: set[int] = field(default_factory=set)
@@ -115,7 +114,9 @@ def _rollouts(parts: Parts, step: int, clock: Clock) -> tuple[dict[int, EncodedP
         return {}, []
     clock.seconds |= _latencies(parts.scorer)
     rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
-    return encoded, [with_advantages(group, config.algorithm) for group in rewarded]
+    return encoded, [
+        with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded
+    ]
 
 
 def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedPrompt], clock: Clock) -> Totals:
@@ -130,6 +131,7 @@ def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedProm
                 filler=run.filler,
                 budget=run.config.policy.tokens_per_pass,
                 keep_zero=settings.kl_coefficient > 0,
+                mask_truncated=settings.mask_truncated,
                 ranks=run.ranks,
             )
             for number in range(settings.minibatches)
@@ -139,7 +141,12 @@ def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedProm
     with clock("time/update"):
         for number, (minibatch, old_logp) in enumerate(zip(minibatches, old, strict=True), start=1):
             diagnostics, norm = update(
-                parts.policy, minibatch, old_logp, gate=parts.gate, settings=settings, reference=parts.reference
+                parts.policy,
+                minibatch,
+                old_logp,
+                gates=parts.gates,
+                longest=run.config.sampling.max_new_tokens,
+                reference=parts.reference,
             )
             totals |= {f"{name}/minibatch_{number}": total for name, total in diagnostics.items()}
             totals[f"policy/skipped/minibatch_{number}"] = (float(not diagnostics), 1.0)
@@ -209,20 +216,9 @@ def _start(run: Run, stack: ExitStack) -> Parts:
         ),
         scorer=stack.enter_context(start_scorer(config)),
         stop=stack.enter_context(closing(StopSignal())),
-        gate=_gate(config),
+        gates=TaskGates(config.algorithm, config.mixture),
         log=stack.enter_context(closing(_open_log(config))) if ranks.is_first else None,
         reference=reference,
-    )
-
-
-def _gate(config: Config) -> Gate:
-    settings = config.algorithm
-    return make_gate(
-        settings.gate,
-        tau_pos=settings.tau_pos,
-        tau_neg=settings.tau_neg,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlrl import config as cfg
 from vlrl.algorithm.diagnostics import Totals, combine, diagnose
-from vlrl.algorithm.gates import Gate
+from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.algorithm.loss import policy_loss
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.pack import Pack, pack_groups, split_to_budget
@@ -22,19 +22,46 @@ from vlrl.types import Group, Status
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pass:
-    """One forward and backward: a pack, its S sequences' advantages, and the engine's [N] log-probs of their tokens."""
+    """One forward and backward: a pack, its S sequences' tasks and advantages, and the engine's [N] log-probs of their tokens."""
 
     pack: Pack
+    tasks: tuple[str, ...]
     advantages: Tensor
     engine_logp: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MiniBatch:
-    """This rank's passes of one optimizer step, and the number of scored rollouts over all ranks that normalises its loss."""
+    """This rank's passes of one optimizer step; the trained rollouts of all ranks and their tokens, which normalise its loss."""
 
     passes: tuple[Pass, ...]
     num_scored: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskGates:
+    """The gate that the run file asks for, with each task's own taus."""
+
+    settings: cfg.Algorithm
+    mixture: Mapping[str, cfg.TaskMix]
+
+    def gate(self, tasks: Sequence[str]) -> Gate:
+        """The gate of sequences of these tasks, [S]."""
+        s = self.settings
+        pos, neg = self._taus(tasks)
+        return make_gate(s.gate, tau_pos=pos, tau_neg=neg, clip_low=s.clip_low, clip_high=s.clip_high)
+
+    def tau(self, tasks: Sequence[str], advantages: Tensor) -> Tensor | None:
+        """Each sequence's tau [S], by its advantage's sign; None where the gate has none."""
+        if self.settings.gate != "sapo":
+            return None
+        pos, neg = (advantages.new_tensor(tau) for tau in self._taus(tasks))
+        return torch.where(advantages > 0, pos, neg)
+
+    def _taus(self, tasks: Sequence[str]) -> tuple[list[float], list[float]]:
+        mixes = [self.mixture[task] for task in tasks]
+        return [mix.tau_pos or self.settings.tau_pos for mix in mixes], [mix.tau_neg or self.settings.tau_neg for mix in mixes]
 
 
 def make_minibatch(
@@ -44,20 +71,28 @@ def make_minibatch(
     filler: EncodedPrompt,
     budget: int,
     keep_zero: bool,
+    mask_truncated: bool = False,
     ranks: Ranks,
 ) -> MiniBatch:
     """This rank's groups as passes of at most `budget` tokens. All ranks call it together.
 
-    Only scored rollouts are in it. Groups whose advantages are all zero are counted but not computed, unless keep_zero (a KL
-    term gives them a gradient).
+    Only scored rollouts are in it and, with mask_truncated, only those that ended by themselves. Groups whose advantages are all
+    zero are counted but not computed, unless keep_zero (a KL term gives them a gradient).
     """
-    kept = [(encoded[group.prompt.slot], _scored(group)) for group in groups]
-    num_scored = int(ranks.sum({"scored": sum(len(rollouts) for _, rollouts in kept)})["scored"])
-    computed = [(prompt, rollouts) for prompt, rollouts in kept if any(a for _, a in rollouts) or (keep_zero and rollouts)]
-    sizes = [(len(prompt.tokens), [len(rollout.tokens) for rollout, _ in rollouts]) for prompt, rollouts in computed]
+    kept = [(group, _trained(group, mask_truncated)) for group in groups]
+    lengths = [len(rollout.tokens) for _, rollouts in kept for rollout, _ in rollouts]
+    counts = ranks.sum({"scored": len(lengths), "tokens": sum(lengths)})
+    computed = [(group, rollouts) for group, rollouts in kept if any(a for _, a in rollouts) or (keep_zero and rollouts)]
+    sizes = [
+        (len(encoded[group.prompt.slot].tokens), [len(rollout.tokens) for rollout, _ in rollouts]) for group, rollouts in computed
+    ]
     pieces = [[(computed[n][0], computed[n][1][part]) for n, part in items] for items in split_to_budget(sizes, budget)]
     pieces += [[]] * (max(1, *ranks.gather(len(pieces))) - len(pieces))  # a step without gradients still moves momentum
-    return MiniBatch(passes=tuple(_make_pass(piece, filler) for piece in pieces), num_scored=num_scored)
+    return MiniBatch(
+        passes=tuple(_make_pass(piece, encoded, filler) for piece in pieces),
+        num_scored=int(counts["scored"]),
+        num_tokens=int(counts["tokens"]),
+    )
 
 
 def old_logprobs(policy: Policy, minibatch: MiniBatch) -> list[Tensor]:
@@ -70,49 +105,60 @@ def update(
     minibatch: MiniBatch,
     old: Sequence[Tensor] | None,
     *,
-    gate: Gate,
-    settings: cfg.Algorithm,
+    gates: TaskGates,
+    longest: int = 1,
     reference: Reference | None = None,
 ) -> tuple[Totals, float | None]:
     """One optimizer step. Returns the mini-batch's diagnostics and, where the ZeRO stage knows it, the gradient norm.
 
     old: the log-probs of π_old by pass; None in the first mini-batch, whose own log-probs they are. Without any scored rollout
-    on any rank nothing is stepped.
+    on any rank nothing is stepped. longest: tokens, by which with the scored rollouts a constant average divides.
     """
     if not minibatch.num_scored:
         return {}, None
-    totals = []
+    settings, totals = gates.settings, []
+    denominators = {"sequence": None, "token": minibatch.num_tokens, "constant": minibatch.num_scored * longest}
     for number, each in enumerate(minibatch.passes):
         logp, entropy = policy.forward(each.pack)
         device, size = logp.device, len(each.engine_logp)
+        gate, advantages = gates.gate(each.tasks), each.advantages.to(device)
         loss, tokens = policy_loss(
             logp[:size],
             logp[:size].detach() if old is None else old[number][:size],
             each.engine_logp.to(device),
-            each.advantages.to(device),
+            advantages,
             each.pack.sequence[:size].to(device),
             num_scored=minibatch.num_scored,
             gate=gate,
             engine_weight_cap=settings.engine_weight_cap,
+            engine_weight_floor=settings.engine_weight_floor,
+            drop_outside=settings.engine_weight == "masked",
+            denominator=denominators[settings.average],
             reference_logp=None if reference is None else reference.logprobs(each.pack)[:size],
             kl_coefficient=settings.kl_coefficient,
         )
         policy.backward(loss + 0.0 * logp.sum())  # the filler's tokens keep every parameter in the graph
         loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(each.advantages)))}
-        totals.append(diagnose(tokens, entropy[:size], gate) | loss_sum)
+        totals.append(diagnose(tokens, entropy[:size], gate, each.tasks, gates.tau(each.tasks, advantages)) | loss_sum)
     return combine(totals), policy.step()
 
 
-def _scored(group: Group) -> list:
-    """(rollout, advantage) of the group's scored rollouts."""
+def _trained(group: Group, mask_truncated: bool) -> list:
+    """(rollout, advantage) of the group's rollouts that the loss is to see."""
     triples = zip(group.rollouts, group.scores, group.advantages, strict=True)
-    return [(rollout, advantage) for rollout, score, advantage in triples if score.status is Status.OK]
+    return [
+        (rollout, advantage)
+        for rollout, score, advantage in triples
+        if score.status is Status.OK and not (mask_truncated and rollout.finish_reason == "length")
+    ]
 
 
-def _make_pass(piece: list, filler: EncodedPrompt) -> Pass:
+def _make_pass(piece: list, encoded: Mapping[int, EncodedPrompt], filler: EncodedPrompt) -> Pass:
     members = [member for _, rollouts in piece for member in rollouts]
+    packed = [(encoded[group.prompt.slot], [rollout.tokens for rollout, _ in rollouts]) for group, rollouts in piece]
     return Pass(
-        pack=pack_groups([(prompt, [rollout.tokens for rollout, _ in rollouts]) for prompt, rollouts in piece], filler),
+        pack=pack_groups(packed, filler),
+        tasks=tuple(group.prompt.task for group, rollouts in piece for _ in rollouts),
         advantages=torch.tensor([advantage for _, advantage in members], dtype=torch.float32),
         engine_logp=torch.tensor([logprob for rollout, _ in members for logprob in rollout.logprobs], dtype=torch.float32),
     )

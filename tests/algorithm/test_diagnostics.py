@@ -23,8 +23,8 @@ def tokens(ratios, *, advantages=(1.0,), sequence=None, engine_ratios=None) -> L
     )
 
 
-def metrics(these: LossTokens, gate=sapo()) -> dict[str, float]:
-    return means(diagnose(these, torch.zeros(len(these.sequence)), gate))
+def metrics(these: LossTokens, gate=sapo(), tau=None) -> dict[str, float]:
+    return means(diagnose(these, torch.zeros(len(these.sequence)), gate, ["sums"] * len(these.advantages), tau))
 
 
 def log_gate(z: list[float], tau: float) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_a_sign_that_no_token_has_is_left_out_and_zero_advantages_have_no_sign()
 
 
 def test_entropy_is_the_mean_over_tokens():
-    totals = diagnose(tokens(WORKED), torch.tensor([1.0, 2.0, 3.0, 4.0]), sapo())
+    totals = diagnose(tokens(WORKED), torch.tensor([1.0, 2.0, 3.0, 4.0]), sapo(), ["sums"])
     assert means(totals)["policy/entropy"] == 2.5
 
 
@@ -97,8 +97,41 @@ def test_totals_of_packs_combine_to_the_totals_of_all_with_or_without_an_empty_p
     second = tokens([1.2], advantages=(-1.0,), engine_ratios=[1.5])
     empty = tokens([], advantages=())
     both = tokens([0.7, 3.0, 1.2], advantages=(1.0, -1.0), sequence=[0, 0, 1], engine_ratios=[1.0, 1.0, 1.5])
-    parts = [diagnose(part, torch.ones(len(part.sequence)), sapo()) for part in (empty, first, second)]
-    whole = diagnose(both, torch.ones(3), sapo())
+    parts = [
+        diagnose(part, torch.ones(len(part.sequence)), sapo(), tasks, torch.ones(len(tasks)))
+        for part, tasks in ((empty, []), (first, ["sums"]), (second, ["code"]))
+    ]
+    whole = diagnose(both, torch.ones(3), sapo(), ["sums", "code"], torch.ones(2))
     assert means(combine(parts)) == pytest.approx(means(whole))
     assert means(combine(reversed(parts))) == pytest.approx(means(whole))
     assert means(parts[0]) == {}
+
+
+def test_each_task_has_its_own_metrics_beside_those_of_all():
+    these = tokens([0.5, 3.0, 3.0], advantages=(1.0, -1.0), sequence=[0, 0, 1])
+    found = means(diagnose(these, torch.tensor([1.0, 2.0, 6.0]), sapo(), ["sums", "code"]))
+    assert (found["policy/entropy"], found["policy/entropy/sums"], found["policy/entropy/code"]) == (3.0, 1.5, 6.0)
+    assert found["policy/gate_weight_neg/code"] == pytest.approx(0.388779, abs=1e-5)
+    assert "policy/gate_weight_neg/sums" not in found
+    assert found["policy/ratio_max/sums"] == found["policy/ratio_max"] == pytest.approx(3.0)
+    assert found["policy/ess/sums"] == pytest.approx(3.5**2 / 2 / (0.25 + 9))
+
+
+def test_the_largest_of_packs_stays_the_largest_under_any_name():
+    both = combine([{"policy/ratio_max/sums/minibatch_1": (2.0, 1.0)}, {"policy/ratio_max/sums/minibatch_1": (3.0, 1.0)}])
+    assert means(both) == {"policy/ratio_max/sums/minibatch_1": 3.0}
+
+
+def test_the_gap_between_token_gates_and_the_sequence_gate_is_told_beside_its_bound():
+    found = metrics(tokens(WORKED), tau=torch.ones(1))
+    assert found["policy/gate_gap"] == pytest.approx(0.9864352 - 0.9540446, abs=1e-6)
+    assert found["policy/gate_bound"] == pytest.approx(0.1552900 / 4, abs=1e-6)
+    assert found["policy/assumptions_hold"] == 0
+    assert metrics(tokens([1.02, 0.97]), tau=torch.ones(1))["policy/assumptions_hold"] == 1
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=8), st.sampled_from([0.5, 1.0, 2.0]))
+@settings(deadline=None, max_examples=50)
+def test_the_gap_never_exceeds_its_bound(z, tau):
+    found = metrics(tokens([math.exp(each) for each in z]), tau=torch.tensor([tau]))
+    assert found["policy/gate_gap"] <= found["policy/gate_bound"] + 1e-5

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vlrl.algorithm.gates import Gate, grpo, gspo, make_gate, sapo
+from vlrl.algorithm.gates import Gate, grpo, gspo, gspo_token, make_gate, pg, sapo
 from vlrl.algorithm.ratios import LOG_RATIO_BOUND, k3, log_ratio, sequence_mean
 
 TAUS = st.floats(0.25, 4)
@@ -139,7 +139,7 @@ def test_on_a_sequence_with_one_outlier_gspo_drops_all_grpo_the_outlier_and_sapo
 def test_every_token_has_its_sequences_gspo_ratio_and_its_own_gradient():
     log_r = torch.tensor([0.02, -0.5, 0.04, 0.1], requires_grad=True)
     sequence = torch.tensor([0, 1, 0, 1])
-    f = gspo(10.0, 10.0)(log_r, torch.ones(4), sequence, 2)
+    f = gspo_token(10.0, 10.0)(log_r, torch.ones(4), sequence, 2)
     ratios = torch.tensor([0.03, -0.2, 0.03, -0.2]).exp()
     assert torch.allclose(f, ratios)
     assert torch.allclose(torch.autograd.grad(f[1], log_r)[0], torch.tensor([0, ratios[1].item(), 0, 0]))
@@ -176,3 +176,29 @@ def test_k3_is_never_negative_and_exact_next_to_the_on_policy_ratio(z):
 
 def test_a_sequence_mean_is_over_the_sequences_own_tokens():
     assert sequence_mean(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([0, 2, 0]), 3).tolist() == [2.0, 0.0, 5.0]
+
+
+def test_without_a_gate_the_ratio_is_what_counts():
+    f, weight, _ = curve(pg(), [0.1, 1.0, 7.0])
+    assert f.tolist() == pytest.approx([0.1, 1.0, 7.0]) and weight.tolist() == pytest.approx([1.0] * 3)
+
+
+@given(st.lists(st.floats(-0.02, 0.02), min_size=2, max_size=6), st.sampled_from([1.0, -1.0]))
+@settings(deadline=None, max_examples=50)
+def test_gspos_two_forms_have_the_same_value_and_the_same_gradient_of_a_sequence_mean(log_ratios, advantage):
+    results = []
+    for form in (gspo(), gspo_token()):
+        log_r = torch.tensor(log_ratios, dtype=torch.float64, requires_grad=True)
+        sequence = torch.zeros(len(log_ratios), dtype=torch.long)
+        f = form(log_r, torch.full_like(log_r, advantage).detach(), sequence, 1)
+        (gradient,) = torch.autograd.grad(f.mean(), log_r)
+        results.append((f.detach(), gradient))
+    assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(*results, strict=True))
+
+
+def test_a_tau_may_be_each_sequence_s_own():
+    gate = sapo([1.0, 2.0], [0.5, 3.0])
+    log_r, sequence = torch.tensor([0.3, 0.3, 0.3]), torch.tensor([0, 1, 1])
+    f = gate(log_r, torch.tensor([1.0, 1.0, -1.0]), sequence, 2)
+    single = [sapo(tau, tau)(log_r[:1], torch.ones(1), torch.zeros(1, dtype=torch.long), 1).item() for tau in (1.0, 2.0, 3.0)]
+    assert f.tolist() == pytest.approx(single)

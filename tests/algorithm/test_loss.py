@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vlrl.algorithm.gates import Gate, grpo, gspo, sapo
+from vlrl.algorithm.gates import Gate, grpo, gspo, gspo_token, pg, sapo
 from vlrl.algorithm.loss import policy_loss
 
-GATES = {"sapo": sapo(), "grpo": grpo(), "gspo": gspo(0.1, 0.1)}
+GATES = {"sapo": sapo(), "grpo": grpo(), "gspo": gspo(0.1, 0.1), "gspo_token": gspo_token(0.1, 0.1), "pg": pg()}
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**31)
 
@@ -216,6 +216,21 @@ def test_the_engines_weight_is_capped_constant_and_outside_the_gate():
     expected[1] = -2.0 / 2
     grads = torch.autograd.grad(loss, (logp, old, engine), allow_unused=True)
     assert torch.allclose(grads[0], expected) and grads[1] is None and grads[2] is None
+
+
+def test_masked_engine_weights_drop_the_tokens_outside_both_bounds():
+    logp = torch.zeros(4, requires_grad=True)
+    engine = -torch.tensor([0.4, 0.6, 1.9, 2.1]).log()  # old / engine, as pi_old is 1
+    options = {"num_scored": 4, "gate": sapo(), "engine_weight_cap": 2.0, "engine_weight_floor": 0.5, "drop_outside": True}
+    loss, _ = policy_loss(logp, torch.zeros(4), engine, torch.ones(4), torch.arange(4), **options)
+    assert torch.allclose(torch.autograd.grad(loss, logp)[0], -torch.tensor([0.0, 0.6, 1.9, 0.0]) / 4)
+
+
+def test_a_denominator_makes_every_token_weigh_the_same():
+    batch = minibatch([1, 5])
+    args = (batch.logp, batch.logp.detach(), batch.logp.detach(), torch.ones(2), batch.sequence)
+    loss, _ = policy_loss(*args, num_scored=2, gate=sapo(), engine_weight_cap=2.0, denominator=6)
+    assert torch.allclose(torch.autograd.grad(loss, batch.logp)[0], torch.full((6,), -1 / 6))
 
 
 def test_the_kl_term_has_the_policy_terms_normalisation_and_pulls_towards_the_reference():

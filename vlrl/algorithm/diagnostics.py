@@ -1,11 +1,11 @@
 """What a mini-batch's ratios looked like: how far the policy moved, how much the gate let through, how far the engine is off.
 
 A pack gives totals, which add up over packs and ranks; `means` turns them into metrics at the end. They run over the tokens
-that the loss saw. The gate's weight is its slope f'(r), the share of the importance-sampled gradient that a token keeps: 1 at
-r = 1; SAPO's is 4p(1-p), GRPO's 1 or 0 (clipped), GSPO's s/r or 0.
+that the loss saw, of all tasks and of each (NAME/TASK). The gate's weight is its slope f'(r), the share of the
+importance-sampled gradient that a token keeps: 1 at r = 1; SAPO's is 4p(1-p), GRPO's 1 or 0 (clipped), GSPO's s/r or 0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 
 import torch
@@ -18,33 +18,61 @@ from vlrl.algorithm.ratios import k3, sequence_mean
 Totals = dict[str, tuple[float, float]]
 """Name -> (sum, count); of a name that ends in `_max`, (largest, 1)."""
 
+SMALL_STEP, LOW_SPREAD = 0.005, 0.02
+"""Up to where the paper's assumptions are taken to hold: A1, the mean of |(r - 1) - log r|; A2, the variance of log r."""
 
-def diagnose(tokens: LossTokens, entropy: Tensor, gate: Gate) -> Totals:
-    """Totals of one pack. entropy: [N] of the policy's distribution at each token, in nats.
 
+def diagnose(tokens: LossTokens, entropy: Tensor, gate: Gate, tasks: Sequence[str], tau: Tensor | None = None) -> Totals:
+    """Totals of one pack. entropy: [N] of the policy's distribution at each token, in nats; tasks: [S].
+
+    tau: [S], where the gate is SAPO's.
     policy/gate_weight_pos, _neg: the gate's weight by the advantage's sign; policy/gate_weight_below_half: the share of those
     tokens with a weight under 0.5. policy/* and engine/*: how far the policy is from the old policy, and the old policy from
     the engine: ratio, ratio_squared, ratio_max, abs_log_ratio and kl (k3). Per sequence: policy/log_ratio_var, the variance of
-    log r over its tokens, and policy/abs_log_s, the size of its mean.
+    log r over its tokens, policy/abs_log_s, the size of its mean, and, of SAPO (arXiv 2511.20347, section 4), policy/gate_gap,
+    how far the mean of its tokens' gates is from its sequence's gate, policy/gate_bound, the (tau**2 / 4) * variance that
+    bounds it, and policy/assumptions_hold, the share of sequences in which steps and spread are small.
     """
     num_sequences = len(tokens.advantages)
     advantage = tokens.advantages[tokens.sequence]
     weight = gate_weight(tokens, gate)
     log_s = sequence_mean(tokens.log_ratio, tokens.sequence, num_sequences)
-    spread = (tokens.log_ratio - log_s[tokens.sequence]).square()
-    values = {
-        "policy/gate_weight_pos": weight[advantage > 0],
-        "policy/gate_weight_neg": weight[advantage < 0],
-        "policy/gate_weight_below_half": (weight < 0.5)[advantage != 0],
-        "policy/entropy": entropy,
-        "policy/log_ratio_var": sequence_mean(spread, tokens.sequence, num_sequences),
-        "policy/abs_log_s": log_s.abs(),
-        **_distance("policy", tokens.log_ratio),
-        **_distance("engine", tokens.engine_log_ratio),
+    variance = sequence_mean((tokens.log_ratio - log_s[tokens.sequence]).square(), tokens.sequence, num_sequences)
+    every = torch.ones_like(advantage, dtype=torch.bool)
+    by_token = {
+        "policy/gate_weight_pos": (weight, advantage > 0),
+        "policy/gate_weight_neg": (weight, advantage < 0),
+        "policy/gate_weight_below_half": ((weight < 0.5), advantage != 0),
+        "policy/entropy": (entropy, every),
+        **{name: (value, every) for name, value in _distance("policy", tokens.log_ratio).items()},
+        **{name: (value, every) for name, value in _distance("engine", tokens.engine_log_ratio).items()},
     }
-    totals = {name: _total(name, value.double()) for name, value in values.items()}
-    sums = torch.stack([total for total, _ in totals.values()]).tolist()  # one copy from the device, not one per name
-    return {name: (value, float(count)) for (name, (_, count)), value in zip(totals.items(), sums, strict=True)}
+    by_sequence = {"policy/log_ratio_var": variance, "policy/abs_log_s": log_s.abs()}
+    if tau is not None:
+        linear = sequence_mean(torch.expm1(tokens.log_ratio) - tokens.log_ratio, tokens.sequence, num_sequences)
+        mean_gate = sequence_mean(_sech2(tau[tokens.sequence] * tokens.log_ratio / 2), tokens.sequence, num_sequences)
+        by_sequence |= {
+            "policy/gate_gap": (mean_gate - _sech2(tau * log_s / 2)).abs(),
+            "policy/gate_bound": tau.square() / 4 * variance,
+            "policy/assumptions_hold": (linear <= SMALL_STEP) & (variance <= LOW_SPREAD),
+        }
+    names = list(dict.fromkeys(tasks))
+    of_sequence = torch.tensor([names.index(task) for task in tasks], device=advantage.device, dtype=torch.long)
+    of_token = of_sequence[tokens.sequence]
+    columns = [
+        *(_by_task(name, value, mask, of_token, len(names)) for name, (value, mask) in by_token.items()),
+        *(
+            _by_task(name, value, torch.ones_like(value, dtype=torch.bool), of_sequence, len(names))
+            for name, value in by_sequence.items()
+        ),
+    ]
+    table = torch.stack(columns).tolist() if names else []  # [names, 2, tasks]: one copy from the device, not one per name
+    each = [
+        {f"{name}/{task}": (total, count)}
+        for name, (totals, counts) in zip([*by_token, *by_sequence], table, strict=bool(names))
+        for task, total, count in zip(names, totals, counts, strict=True)
+    ]
+    return combine([*each, *({name.rpartition("/")[0]: total for name, total in one.items()} for one in each)])
 
 
 def gate_weight(tokens: LossTokens, gate: Gate) -> Tensor:
@@ -85,16 +113,23 @@ def _distance(side: str, log_ratio: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _total(name: str, value: Tensor) -> tuple[Tensor, int]:
-    if not name.endswith("_max"):
-        return value.sum(), len(value)
-    return (value.max(), 1) if len(value) else (value.sum(), 0)
+def _sech2(x: Tensor) -> Tensor:
+    return 1 - torch.tanh(x).square()
+
+
+def _by_task(name: str, value: Tensor, mask: Tensor, task: Tensor, num_tasks: int) -> Tensor:
+    """[2, tasks]: of the masked values their sum and count by task, or, of a name that ends in `_max`, the largest and 1."""
+    zeros = torch.zeros(num_tasks, dtype=torch.float64, device=value.device)
+    count = zeros.index_add(0, task, mask.double())
+    if name.endswith("_max"):
+        return torch.stack([zeros.scatter_reduce(0, task, value.double(), "amax", include_self=False), (count > 0).double()])
+    return torch.stack([zeros.index_add(0, task, value.double() * mask), count])
 
 
 def _add(one: Totals, other: Totals) -> Totals:
     added = dict(one)
     for name, (total, count) in other.items():
         mine, my_count = one.get(name, (total, 0.0))
-        largest = name.endswith("_max")
+        largest = "_max" in name
         added[name] = (max(mine, total), max(my_count, count)) if largest else (mine * bool(my_count) + total, my_count + count)
     return added

@@ -1,10 +1,11 @@
 """Gates: what a token's probability ratio r counts for in the objective f(r) * advantage.
 
-SAPO (arXiv 2511.20347), GRPO and GSPO (arXiv 2507.18071) are one loss with three gates. All have slope 1 at r = 1, so on-policy
-they give the same gradient; they differ in how they close as r moves away: softly per token, hard per token, hard per sequence.
+SAPO (arXiv 2511.20347), GRPO, GSPO (arXiv 2507.18071) and the plain policy gradient are one loss with different gates. All have
+slope 1 at r = 1, so on-policy they give the same gradient; they differ in how they close as r moves away: softly per token, hard
+per token, hard per sequence, never.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,18 +16,28 @@ Gate = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(log_ratio [N], advantage [N] of each token's sequence, sequence [N], num_sequences) -> f [N]; log_ratio is bounded."""
 
 
-def sapo(tau_pos: float = 1.0, tau_neg: float = 1.05) -> Gate:
+def sapo(tau_pos: float | Sequence[float] = 1.0, tau_neg: float | Sequence[float] = 1.05) -> Gate:
     """f(r) = 4/tau * sigmoid(tau * (r - 1)), tau = tau_pos where the advantage is above 0, else tau_neg.
 
-    A higher tau closes sooner. ValueError if a tau is not positive.
+    A tau is one for all, or one for each of the S sequences. A higher one closes sooner. ValueError if one is not positive.
     """
     for name, tau in (("tau_pos", tau_pos), ("tau_neg", tau_neg)):
-        if not tau > 0:
+        if not all(each > 0 for each in ([tau] if isinstance(tau, float | int) else tau)):
             raise ValueError(f"{name} of the sapo gate is {tau}; it must be above 0 (the paper uses 1.0 and 1.05)")
 
     def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
-        tau = torch.full_like(log_ratio, tau_neg).masked_fill(advantage > 0, tau_pos)
+        pos, neg = (log_ratio.new_tensor(tau).expand(num_sequences)[sequence] for tau in (tau_pos, tau_neg))
+        tau = torch.where(advantage > 0, pos, neg)
         return 4 / tau * torch.sigmoid(tau * (log_ratio.exp() - 1))
+
+    return gate
+
+
+def pg() -> Gate:
+    """f(r) = r: importance sampling alone. It is SAPO's limit for small tau, but for a constant."""
+
+    def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
+        return log_ratio.exp()
 
     return gate
 
@@ -41,7 +52,17 @@ def grpo(clip_low: float = 0.2, clip_high: float = 0.27) -> Gate:
 
 
 def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Gate:
-    """GRPO's clip on the sequence's ratio s = exp(mean of log r), with each token's gradient passed straight through."""
+    """GRPO's clip on the sequence's ratio s = exp(mean of log r)."""
+
+    def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
+        log_s = sequence_mean(log_ratio, sequence, num_sequences)[sequence]
+        return _clip(log_s.exp(), advantage, clip_low, clip_high)
+
+    return gate
+
+
+def gspo_token(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Gate:
+    """GSPO with each token's gradient passed straight through: as `gspo` where a sequence's tokens all weigh the same."""
 
     def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
         log_s = sequence_mean(log_ratio.detach(), sequence, num_sequences)[sequence]
@@ -55,12 +76,16 @@ def _clip(ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -
     return torch.where(advantage > 0, ratio.clamp(max=1 + clip_high), ratio.clamp(min=1 - clip_low))
 
 
-def make_gate(name: str, *, tau_pos: float, tau_neg: float, clip_low: float, clip_high: float) -> Gate:
+def make_gate(
+    name: str, *, tau_pos: float | Sequence[float], tau_neg: float | Sequence[float], clip_low: float, clip_high: float
+) -> Gate:
     """The gate called `name`, built from the settings that it uses. ValueError if there is none of that name."""
     makers = {
         "sapo": lambda: sapo(tau_pos, tau_neg),
         "grpo": lambda: grpo(clip_low, clip_high),
         "gspo": lambda: gspo(clip_low, clip_high),
+        "gspo_token": lambda: gspo_token(clip_low, clip_high),
+        "pg": pg,
     }
     if name not in makers:
         raise ValueError(f"no gate {name!r}; known gates: {', '.join(makers)}")

@@ -37,6 +37,9 @@ def policy_loss(
     num_scored: int,
     gate: Gate,
     engine_weight_cap: float,
+    engine_weight_floor: float = 0.0,
+    drop_outside: bool = False,
+    denominator: float | None = None,
     reference_logp: Tensor | None = None,
     kl_coefficient: float = 0.0,
 ) -> tuple[Tensor, LossTokens]:
@@ -49,6 +52,10 @@ def policy_loss(
 
     Pass no rollout that could not be scored. num_scored counts the scored rollouts of the mini-batch over all packs and ranks,
     so it also counts those left out for having no advantage. A pack without tokens gives 0, still connected to logp.
+
+    drop_outside: tokens whose w is under engine_weight_floor or above engine_weight_cap count nothing (IcePop's mask, 2510.18855)
+    instead of being capped. denominator: the sum over all tokens is divided by it, instead of means over sequences: the
+    mini-batch's number of tokens (DAPO, 2503.14476, eq. 8) or a constant (Dr. GRPO, 2503.20783).
     """
     assert num_scored >= 1, "a mini-batch without a scored rollout has no loss; skip its optimizer step on all ranks"
     assert kl_coefficient == 0 or reference_logp is not None, "a KL term needs the reference's log-probs"
@@ -56,11 +63,16 @@ def policy_loss(
     policy_log_ratio = log_ratio(logp, old_logp.detach())
     engine_log_ratio = log_ratio(old_logp, engine_logp).detach()
     advantage = advantages.float()[sequence]
-    weight = engine_log_ratio.exp().clamp(max=engine_weight_cap)
+    weight = engine_log_ratio.exp()
+    inside = (weight >= engine_weight_floor) & (weight <= engine_weight_cap)
+    weight = weight * inside if drop_outside else weight.clamp(max=engine_weight_cap)
     objective = weight * gate(policy_log_ratio, advantage, sequence, num_sequences) * advantage
     if reference_logp is not None:
         objective = objective - kl_coefficient * k3(log_ratio(reference_logp, logp))
-    loss = -sequence_mean(objective, sequence, num_sequences).sum() / num_scored
+    if denominator is None:
+        loss = -sequence_mean(objective, sequence, num_sequences).sum() / num_scored
+    else:
+        loss = -objective.sum() / denominator
     tokens = LossTokens(
         log_ratio=policy_log_ratio.detach(), engine_log_ratio=engine_log_ratio, advantages=advantages, sequence=sequence
     )

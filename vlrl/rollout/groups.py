@@ -91,8 +91,8 @@ def sample_groups(
     ]
 
 
-def with_advantages(group: Group, settings: cfg.Algorithm) -> Group:
-    """The group with its rollouts' advantages over those that were scored; 0 for the others."""
+def with_advantages(group: Group, settings: cfg.Algorithm, *, weight: float = 1.0) -> Group:
+    """The group with its rollouts' advantages over those that were scored, times `weight`; 0 for the others."""
     advantages = group_advantages(
         [score.reward for score in group.scores],
         [score.status is Status.OK for score in group.scores],
@@ -100,7 +100,7 @@ def with_advantages(group: Group, settings: cfg.Algorithm) -> Group:
         std=settings.std,
         epsilon=settings.std_epsilon,
     )
-    return replace(group, advantages=advantages)
+    return replace(group, advantages=tuple(weight * advantage for advantage in advantages))
 
 
 def check_scored(groups: Sequence[Group], ranks: Ranks, *, most: float, where: str) -> None:
