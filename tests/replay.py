@@ -88,7 +88,7 @@ def weights_of(policy: Policy) -> dict[str, torch.Tensor]:
 
 def loss_of(policy: Policy, minibatch: MiniBatch, old=None, **options) -> float:
     """Makes one update; the mini-batch's loss over all ranks before it."""
-    totals, _ = update(policy, minibatch, old, **{"gates": GATES} | options)
+    totals = update(policy, minibatch, old, **{"gates": GATES} | options).totals
     return combine(policy.ranks.gather(totals))["policy/loss"][0] / minibatch.num_scored
 
 

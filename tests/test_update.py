@@ -26,7 +26,7 @@ from tests.replay import (
 from vlrl import config as cfg
 from vlrl.model.load import load_encoder
 from vlrl.policy import Reference
-from vlrl.update import TaskGates, make_minibatch, old_logprobs, update
+from vlrl.update import Seen, TaskGates, make_minibatch, old_logprobs, update
 
 WHOLE, SPLIT = 4096, 40  # tokens a pass: one pass a mini-batch, or a pass a response or two
 REFERENCE = {"adamw": f"adamw-0-{WHOLE}", "sgd": f"sgd-0-{WHOLE}"}
@@ -120,7 +120,7 @@ def test_a_minibatch_without_a_scored_rollout_steps_nothing(tiny_dense, pictures
     policy = open_policy(tiny_dense, ranks)
     before = weights_of(policy)
     minibatch = replace(fixed_minibatches(tiny_dense, pictures, ranks)[0], num_scored=0)
-    assert update(policy, minibatch, None, gates=GATES) == ({}, None)
+    assert update(policy, minibatch, None, gates=GATES) == Seen()
     assert policy.version == 0 and equal(weights_of(policy), before)
 
 
@@ -179,8 +179,8 @@ def test_the_first_minibatch_has_ratio_exactly_1_and_the_second_has_not(tiny_moe
     minibatches = fixed_minibatches(tiny_moe, pictures, ranks, budget=SPLIT)
     old = [old_logprobs(policy, minibatch) for minibatch in minibatches]
     gates = TaskGates(cfg.Algorithm(gate="pg"), MIX)
-    first, _ = update(policy, minibatches[0], old[0], gates=gates)
-    second, _ = update(policy, minibatches[1], old[1], gates=gates)
+    first = update(policy, minibatches[0], old[0], gates=gates).totals
+    second = update(policy, minibatches[1], old[1], gates=gates).totals
     assert first["policy/ratio_max"] == (1.0, 1.0) and first["policy/abs_log_ratio"][0] == 0
     assert second["policy/abs_log_ratio"][0] > 0
 

@@ -1,4 +1,4 @@
-"""What a run leaves: metrics.jsonl, rollouts.jsonl, summary.json, and, if wanted, wandb.
+"""What a run leaves: metrics, rollouts, histograms and tokens as .jsonl, summary.json, and, if wanted, wandb.
 
 The files are the record: each line is strict JSON (a number that is not finite becomes text such as "nan", which float()
 reads back), is on its way to the disk when the call returns, and carries its step, so that a resumed run can cut back what came
@@ -57,6 +57,14 @@ class RunLog:
         """Records every rollout of a step, one line each; images stay references."""
         _append(self.folder / "rollouts.jsonl", [line for group in groups for line in _rollout_lines(step, group)])
 
+    def histograms(self, step: int, counts: Mapping[str, Sequence[int]]) -> None:
+        """Records a step's histograms: counts by bin, see vlrl.algorithm.diagnostics for the edges."""
+        _append(self.folder / "histograms.jsonl", [{"step": step, **counts}])
+
+    def tokens(self, step: int, traces: Sequence[Mapping[str, Any]]) -> None:
+        """Records what became of the tokens of a few of a step's responses, one line each."""
+        _append(self.folder / "tokens.jsonl", [{"step": step, **trace} for trace in traces])
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """Writes summary.json anew, whole or not at all."""
         write_whole(self.folder / "summary.json", [json.dumps(_strict(values), allow_nan=False, indent=2) + "\n"])
@@ -64,8 +72,8 @@ class RunLog:
             self._guarded(lambda: self._wandb.summary.update(dict(values)))
 
     def truncate(self, step: int) -> None:
-        """Cuts both line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
-        for path in (self.folder / "metrics.jsonl", self.folder / "rollouts.jsonl"):
+        """Cuts the line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
+        for path in (self.folder / f"{name}.jsonl" for name in ("metrics", "rollouts", "histograms", "tokens")):
             if path.exists():
                 with path.open(encoding="utf-8", errors="replace") as lines:
                     write_whole(path, (line for line in lines if _belongs(line, step)))

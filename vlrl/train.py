@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrl import checkpoint as checkpoints
-from vlrl.algorithm.diagnostics import Totals, combine, means
+from vlrl.algorithm.diagnostics import add_histograms, combine, means, ratio_quantiles
 from vlrl.checkpoint import StopSignal
 from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
@@ -32,7 +32,7 @@ from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.types import Group
-from vlrl.update import TaskGates, make_minibatch, old_logprobs, update
+from vlrl.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs, update
 
 
 class Stopped(Exception):  # noqa: N818 (a request, not an error)
@@ -75,10 +75,10 @@ def train(run: Run) -> dict[str, Any] | None:
                     if run.ranks.any(parts.stop.requested):
                         _save(parts, step)
                         return None
-                    totals = _update(parts, groups, encoded, clock)
+                    seen = _update(parts, groups, encoded, clock)
                     _hand_over(parts, clock)
                 evaluated = _evaluated_between(parts, step + 1)
-                metrics = _log(parts, step + 1, groups, totals, evaluated | clock.seconds)
+                metrics = _log(parts, step + 1, groups, seen, evaluated | clock.seconds)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
                 stopped = run.ranks.any(parts.stop.requested)
                 if stopped or _is_due(config.checkpoints.every, step + 1):
@@ -119,8 +119,8 @@ def _rollouts(parts: Parts, step: int, clock: Clock) -> tuple[dict[int, EncodedP
     ]
 
 
-def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedPrompt], clock: Clock) -> Totals:
-    """The step's optimizer steps, one per mini-batch; π_old is the policy before the first. Returns their diagnostics."""
+def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedPrompt], clock: Clock) -> list[Seen]:
+    """The step's optimizer steps, one per mini-batch; π_old is the policy before the first. Returns what each saw."""
     settings, run = parts.run.config.algorithm, parts.run
     parts.engine.sleep()
     with clock("time/old_logprobs"):
@@ -137,22 +137,35 @@ def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedProm
             for number in range(settings.minibatches)
         ]
         old = [None, *(old_logprobs(parts.policy, minibatch) for minibatch in minibatches[1:])]
-    totals: Totals = {}
     with clock("time/update"):
-        for number, (minibatch, old_logp) in enumerate(zip(minibatches, old, strict=True), start=1):
-            diagnostics, norm = update(
+        return [
+            update(
                 parts.policy,
                 minibatch,
                 old_logp,
                 gates=parts.gates,
                 longest=run.config.sampling.max_new_tokens,
                 reference=parts.reference,
+                traced=_traced(groups, settings.minibatches),
             )
-            totals |= {f"{name}/minibatch_{number}": total for name, total in diagnostics.items()}
-            totals[f"policy/skipped/minibatch_{number}"] = (float(not diagnostics), 1.0)
-            if norm is not None:
-                totals[f"policy/grad_norm/minibatch_{number}"] = (norm, 1.0)
-    return totals
+            for minibatch, old_logp in zip(minibatches, old, strict=True)
+        ]
+
+
+def _traced(groups: list[Group], minibatches: int) -> set[int]:
+    """The first slot of each task with a gradient in the last mini-batch, which is the furthest from π_old."""
+    learnt = [group.prompt for group in groups if group.prompt.minibatch == minibatches - 1 and any(group.advantages)]
+    return set({prompt.task: prompt.slot for prompt in reversed(learnt)}.values())
+
+
+def _token_lines(run: Run, groups: list[Group], seen: list[Seen]) -> list[dict[str, Any]]:
+    """The traced responses, with each token as text."""
+    rollouts = {(rollout.slot, rollout.sample): rollout for group in groups for rollout in group.rollouts}
+    return [
+        asdict(trace) | {"pieces": [run.encoder.decode([token]) for token in rollouts[trace.slot, trace.sample].tokens]}
+        for each in seen
+        for trace in each.traces
+    ]
 
 
 def _hand_over(parts: Parts, clock: Clock) -> None:
@@ -166,17 +179,22 @@ def _hand_over(parts: Parts, clock: Clock) -> None:
             parts.canary.check()
 
 
-def _log(parts: Parts, step: int, groups: list[Group], totals: Totals, more: dict[str, float]) -> dict[str, float]:
+def _log(parts: Parts, step: int, groups: list[Group], seen: list[Seen], more: dict[str, float]) -> dict[str, float]:
     """Writes the step's metrics and rollouts. RuntimeError where too many rollouts could not be scored."""
     run = parts.run
-    everything = combine(run.ranks.gather(combine([summarise(groups), totals])))
-    metrics = means(everything)
+    by_minibatch = [numbered(each, number) for number, each in enumerate(seen, start=1)]
+    everything = combine(run.ranks.gather(combine([summarise(groups), *(each.totals for each in by_minibatch)])))
+    counts = add_histograms(run.ranks.gather(add_histograms(each.histograms for each in by_minibatch)))
+    metrics = means(everything) | ratio_quantiles(counts)
     rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
     metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
     metrics |= {"policy/lr": parts.policy.lr, **more}
     gathered = run.ranks.gather(groups)
+    traced = [line for lines in run.ranks.gather(_token_lines(run, groups, seen)) for line in lines]
     if parts.log:
         parts.log.step(step, metrics)
+        parts.log.histograms(step, counts)
+        parts.log.tokens(step, traced)
         parts.log.rollouts(step, sorted((group for part in gathered for group in part), key=lambda group: group.prompt.slot))
     check_scored(groups, run.ranks, most=run.config.scoring.max_failed_share, where=f"step {step}")
     return metrics

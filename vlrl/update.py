@@ -3,16 +3,16 @@
 Every rank makes equally many passes, or DeepSpeed's collectives would not meet; a rank that runs short makes empty ones.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from vlrl import config as cfg
-from vlrl.algorithm.diagnostics import Totals, combine, diagnose
+from vlrl.algorithm.diagnostics import Histograms, Totals, add_histograms, combine, diagnose, gate_weight, histograms
 from vlrl.algorithm.gates import Gate, make_gate
-from vlrl.algorithm.loss import policy_loss
+from vlrl.algorithm.loss import LossTokens, policy_loss
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.pack import Pack, pack_groups, split_to_budget
 from vlrl.policy import Policy, Reference
@@ -22,9 +22,13 @@ from vlrl.types import Group, Status
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pass:
-    """One forward and backward: a pack, its S sequences' tasks and advantages, and the engine's [N] log-probs of their tokens."""
+    """One forward and backward: a pack of S sequences, and the engine's [N] log-probs of their tokens.
+
+    places: each sequence's slot and sample; tasks, advantages: its task and advantage.
+    """
 
     pack: Pack
+    places: tuple[tuple[int, int], ...]
     tasks: tuple[str, ...]
     advantages: Tensor
     engine_logp: Tensor
@@ -37,6 +41,38 @@ class MiniBatch:
     passes: tuple[Pass, ...]
     num_scored: int
     num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """What became of one response's tokens: each one's ratio to the old policy, and the weight that the gate gave it."""
+
+    slot: int
+    sample: int
+    ratios: list[float]
+    weights: list[float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What an optimizer step saw on this rank, and the gradient's norm over all ranks where the ZeRO stage knows it."""
+
+    totals: Totals = field(default_factory=dict)
+    histograms: Histograms = field(default_factory=dict)
+    traces: tuple[Trace, ...] = ()
+    grad_norm: float | None = None
+
+
+def numbered(seen: Seen, minibatch: int) -> Seen:
+    """What a step's `minibatch`-th update saw, under names that say so; skipped where no rollout of it had a score."""
+    totals = seen.totals | {"policy/skipped": (float(not seen.totals), 1.0)}
+    if seen.grad_norm is not None:
+        totals["policy/grad_norm"] = (seen.grad_norm, 1.0)
+    return replace(
+        seen,
+        totals={f"{name}/minibatch_{minibatch}": total for name, total in totals.items()},
+        histograms={f"{name}/minibatch_{minibatch}": counts for name, counts in seen.histograms.items()},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +144,17 @@ def update(
     gates: TaskGates,
     longest: int = 1,
     reference: Reference | None = None,
-) -> tuple[Totals, float | None]:
-    """One optimizer step. Returns the mini-batch's diagnostics and, where the ZeRO stage knows it, the gradient norm.
+    traced: Collection[int] = (),
+) -> Seen:
+    """One optimizer step, and what it saw. traced: the slots whose responses' tokens are told one by one.
 
     old: the log-probs of π_old by pass; None in the first mini-batch, whose own log-probs they are. Without any scored rollout
     on any rank nothing is stepped. longest: tokens, by which with the scored rollouts a constant average divides.
     """
     if not minibatch.num_scored:
-        return {}, None
-    settings, totals = gates.settings, []
+        return Seen()
+    settings = gates.settings
+    totals, counts, traces = [], [], []
     denominators = {"sequence": None, "token": minibatch.num_tokens, "constant": minibatch.num_scored * longest}
     for number, each in enumerate(minibatch.passes):
         logp, entropy = policy.forward(each.pack)
@@ -140,7 +178,25 @@ def update(
         policy.backward(loss + 0.0 * logp.sum())  # the filler's tokens keep every parameter in the graph
         loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(each.advantages)))}
         totals.append(diagnose(tokens, entropy[:size], gate, each.tasks, gates.tau(each.tasks, advantages)) | loss_sum)
-    return combine(totals), policy.step()
+        counts.append(histograms(tokens))
+        traces += _traces(each, tokens, gate, traced)
+    return Seen(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), grad_norm=policy.step())
+
+
+def _traces(each: Pass, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
+    wanted = [number for number, (slot, _) in enumerate(each.places) if slot in traced]
+    if not wanted:
+        return []
+    ratios, weights, sequence = tokens.log_ratio.exp().cpu(), gate_weight(tokens, gate).cpu(), tokens.sequence.cpu()
+    return [
+        Trace(
+            slot=each.places[number][0],
+            sample=each.places[number][1],
+            ratios=[round(ratio, 4) for ratio in ratios[sequence == number].tolist()],
+            weights=[round(weight, 4) for weight in weights[sequence == number].tolist()],
+        )
+        for number in wanted
+    ]
 
 
 def _trained(group: Group, mask_truncated: bool) -> list:
@@ -158,6 +214,7 @@ def _make_pass(piece: list, encoded: Mapping[int, EncodedPrompt], filler: Encode
     packed = [(encoded[group.prompt.slot], [rollout.tokens for rollout, _ in rollouts]) for group, rollouts in piece]
     return Pass(
         pack=pack_groups(packed, filler),
+        places=tuple((rollout.slot, rollout.sample) for rollout, _ in members),
         tasks=tuple(group.prompt.task for group, rollouts in piece for _ in rollouts),
         advantages=torch.tensor([advantage for _, advantage in members], dtype=torch.float32),
         engine_logp=torch.tensor([logprob for rollout, _ in members for logprob in rollout.logprobs], dtype=torch.float32),

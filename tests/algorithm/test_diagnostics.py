@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlrl.algorithm.diagnostics import combine, diagnose, gate_weight, means
+from vlrl.algorithm.diagnostics import add_histograms, combine, diagnose, gate_weight, histograms, means, ratio_quantiles
 from vlrl.algorithm.gates import grpo, gspo, sapo
 from vlrl.algorithm.loss import LossTokens
 
@@ -135,3 +135,23 @@ def test_the_gap_between_token_gates_and_the_sequence_gate_is_told_beside_its_bo
 def test_the_gap_never_exceeds_its_bound(z, tau):
     found = metrics(tokens([math.exp(each) for each in z]), tau=torch.tensor([tau]))
     assert found["policy/gate_gap"] <= found["policy/gate_bound"] + 1e-5
+
+
+@given(st.lists(st.floats(-2.5, 2.5), min_size=1, max_size=20))
+@settings(deadline=None, max_examples=50)
+def test_every_token_and_sequence_is_in_one_bin(z):
+    half = len(z) // 2
+    these = tokens([math.exp(each) for each in z], advantages=(1.0, -1.0), sequence=[0] * half + [1] * (len(z) - half))
+    counts = histograms(these)
+    assert sum(counts["log_ratio/pos"]) == half and sum(counts["log_ratio/neg"]) == len(z) - half
+    assert sum(counts["log_ratio_var/pos"]) == sum(counts["log_ratio_var/neg"]) == 1
+    assert add_histograms([counts, counts])["log_ratio/neg"] == [2 * count for count in counts["log_ratio/neg"]]
+
+
+def test_quantiles_are_those_of_the_values_to_within_a_bin():
+    ratios = torch.linspace(0.9, 1.1, 1001).tolist()
+    found = ratio_quantiles({f"{name}/minibatch_2": bins for name, bins in histograms(tokens(ratios)).items()})
+    assert found["policy/ratio_p01/minibatch_2"] == pytest.approx(0.902, rel=0.02)
+    assert found["policy/ratio_p50/minibatch_2"] == pytest.approx(1.0, abs=1e-3)
+    assert found["policy/ratio_p99/minibatch_2"] == pytest.approx(1.098, rel=0.02)
+    assert ratio_quantiles({"log_ratio/pos/minibatch_1": [0, 0], "log_ratio_var/pos/minibatch_1": [1]}) == {}

@@ -5,6 +5,7 @@ that the loss saw, of all tasks and of each (NAME/TASK). The gate's weight is it
 importance-sampled gradient that a token keeps: 1 at r = 1; SAPO's is 4p(1-p), GRPO's 1 or 0 (clipped), GSPO's s/r or 0.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
@@ -17,6 +18,12 @@ from vlrl.algorithm.ratios import k3, sequence_mean
 
 Totals = dict[str, tuple[float, float]]
 """Name -> (sum, count); of a name that ends in `_max`, (largest, 1)."""
+
+Histograms = dict[str, list[int]]
+"""Name -> counts of bins: log_ratio/* between LOG_RATIO_EDGES, log_ratio_var/* between VARIANCE_EDGES, and beyond them."""
+
+LOG_RATIO_EDGES = [round(0.002 * math.sinh(0.125 * step), 6) for step in range(-60, 61)]  # from -1.8 to 1.8, finest around 0
+VARIANCE_EDGES = [10 ** (fifths / 5) for fifths in range(-40, 6)]  # from 1e-8 to 10
 
 SMALL_STEP, LOW_SPREAD = 0.005, 0.02
 """Up to where the paper's assumptions are taken to hold: A1, the mean of |(r - 1) - log r|; A2, the variance of log r."""
@@ -75,6 +82,52 @@ def diagnose(tokens: LossTokens, entropy: Tensor, gate: Gate, tasks: Sequence[st
     return combine([*each, *({name.rpartition("/")[0]: total for name, total in one.items()} for one in each)])
 
 
+def histograms(tokens: LossTokens) -> Histograms:
+    """How often which log r was seen in a pack, of tokens, and which variance of it, of sequences, by the advantage's sign."""
+    num_sequences = len(tokens.advantages)
+    log_s = sequence_mean(tokens.log_ratio, tokens.sequence, num_sequences)
+    variance = sequence_mean((tokens.log_ratio - log_s[tokens.sequence]).square(), tokens.sequence, num_sequences)
+    counts = {}
+    for sign, of_sequence in (("pos", tokens.advantages > 0), ("neg", tokens.advantages < 0)):
+        counts[f"log_ratio/{sign}"] = _counts(tokens.log_ratio[of_sequence[tokens.sequence]], LOG_RATIO_EDGES)
+        counts[f"log_ratio_var/{sign}"] = _counts(variance[of_sequence], VARIANCE_EDGES)
+    return counts
+
+
+def add_histograms(several: Iterable[Histograms]) -> Histograms:
+    """Bin by bin, the counts of all."""
+    added: Histograms = {}
+    for one in several:
+        for name, counts in one.items():
+            added[name] = [a + b for a, b in zip(added.get(name, [0] * len(counts)), counts, strict=True)]
+    return added
+
+
+def ratio_quantiles(counts: Histograms) -> dict[str, float]:
+    """policy/ratio_p01, _p50, _p99 of each mini-batch, to within a bin."""
+    by_minibatch: Histograms = {}
+    for name, bins in counts.items():
+        kind, _, minibatch = name.split("/")
+        if kind == "log_ratio":
+            by_minibatch = add_histograms([by_minibatch, {minibatch: bins}])
+    return {
+        f"policy/ratio_p{percent:02d}/{minibatch}": math.exp(quantile(bins, LOG_RATIO_EDGES, percent / 100))
+        for minibatch, bins in by_minibatch.items()
+        for percent in (1, 50, 99)
+        if any(bins)
+    }
+
+
+def quantile(counts: Sequence[int], edges: Sequence[float], share: float) -> float:
+    """The upper edge of the bin in which `share` of the counts is reached, the last edge at most; nan without any."""
+    reached = 0
+    for count, edge in zip(counts, [*edges, edges[-1]], strict=True):
+        reached += count
+        if count and reached >= share * sum(counts):
+            return edge
+    return math.nan
+
+
 def gate_weight(tokens: LossTokens, gate: Gate) -> Tensor:
     """f'(r) [N] of each token: what the gate's gradient in log r is of r."""
     with torch.enable_grad():
@@ -111,6 +164,10 @@ def _distance(side: str, log_ratio: Tensor) -> dict[str, Tensor]:
         f"{side}/abs_log_ratio": log_ratio.abs(),
         f"{side}/kl": k3(log_ratio),
     }
+
+
+def _counts(values: Tensor, edges: Sequence[float]) -> list[int]:
+    return torch.bincount(torch.bucketize(values.double().cpu(), torch.tensor(edges)), minlength=len(edges) + 1).tolist()
 
 
 def _sech2(x: Tensor) -> Tensor:
