@@ -13,9 +13,22 @@ FLOORS = {
     1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks"],
     2: ["verifiers", "scoring", "model"],
     3: ["policy", "rollout", "checkpoint", "run", "author"],
-    4: ["rollout.canary", "rollout.start", "preflight", "build", "plan", "doctor", "evaluate", "coldstart", "update", "report"],
+    4: [
+        "rollout.canary",
+        "rollout.start",
+        "preflight",
+        "build",
+        "plan",
+        "doctor",
+        "evaluate",
+        "coldstart",
+        "update",
+        "report",
+        "cli_shared",
+    ],
     5: ["train", "passrate"],
-    6: ["cli"],
+    6: ["cli_data"],
+    7: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 WITHOUT_TORCH = ["tasks", "scoring", "scoring.worker", "author", "build", "plan", "doctor", "cli", "types", "config"]

@@ -185,6 +185,8 @@ def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "sample": rollout.sample,
             "row": prompt.row.key,
             "messages": prompt.messages,
+            "answer": prompt.row.answer,
+            "boxes": {key: prompt.row.meta[key] for key in ("width", "height", "box", "boxes") if key in prompt.row.meta},
             "response": rollout.text,
             "finish_reason": rollout.finish_reason,
             "num_tokens": len(rollout.tokens),

@@ -1,0 +1,169 @@
+"""The report of a run: one page that needs nothing else, from a run that has ended, goes on, or has hardly begun."""
+
+import http.client
+import json
+import math
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.bad_input_table import png
+from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
+from vlrl.cli import app
+from vlrl.config import dump_config, parse_config
+from vlrl.metrics import RunLog
+from vlrl.report import page, serve_report, write_report
+from vlrl.report.read import read_run
+from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
+
+HOSTILE = "</script><script>document.title='beaten'</script><!-- \u2028 <b>bold</b>"
+MIXTURE = {"sums": {"weight": 3, "rows": "data/sums"}, "shapes": {"weight": 1, "rows": "data/shapes"}}
+
+
+def write_run(folder: Path, steps: int = 3, *, ended: bool = True) -> Path:
+    """A run's folder, through the log that training writes with."""
+    raw = {"name": folder.name, "model": "tiny", "steps": 10, "prompts_per_step": 4, "mixture": MIXTURE}
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(parse_config(raw, "here")))
+    (folder / "shape.png").write_bytes(png(64, 48))
+    log = RunLog(folder, name=folder.name, config=raw, wandb="disabled")
+    for step in range(1, steps + 1):
+        metrics = {"reward/mean": step / 10, "time/step": 2.0, "time/generate": 1.5, "scoring/failed": 0.0}
+        metrics |= {f"policy/{name}/minibatch_2": 0.1 for name in ("gate_weight_pos", "gate_gap", "gate_bound", "ess")}
+        log.step(step, metrics)
+        log.rollouts(step, [group(folder, slot, step) for slot in range(4)])
+        bins = {"log_ratio": len(LOG_RATIO_EDGES) + 1, "log_ratio_var": len(VARIANCE_EDGES) + 1}
+        log.histograms(step, {f"{name}/pos/minibatch_2": [1] * count for name, count in bins.items()})
+        log.tokens(step, [{"slot": 0, "sample": 1, "ratios": [0.9, 1.2], "weights": [0.99, 0.4], "pieces": ["a", "<b>"]}])
+    if ended:
+        values = {"before": 0.25, "after": 0.5, "before_interval": 0.1, "after_interval": 0.1, "rows": 20, "failed": 0}
+        log.summary({"steps": steps, "tasks": {"sums": values}, "mean": {"before": 0.25, "after": 0.5}})
+    return folder
+
+
+def group(folder: Path, slot: int, step: int) -> Group:
+    task = "shapes" if slot == 3 else "sums"
+    picture = [{"type": "image", "image": str(folder / "shape.png")}] if task == "shapes" else []
+    boxes = {"width": 64, "height": 48, "boxes": [[1, 2, 30, 40]]} if picture else {}
+    content = [*picture, {"type": "text", "text": f"Question {slot}. {HOSTILE}"}]
+    row = Row(key=str(slot), answer="4", meta=boxes)
+    prompt = Prompt(slot=slot, task=task, row=row, messages=({"role": "user", "content": content},), group_size=2)
+    rollouts = [
+        Rollout(
+            slot=slot,
+            sample=sample,
+            tokens=(1, 2),
+            logprobs=(0.0, 0.0),
+            text=f"{HOSTILE} {sample} " + "x" * 9000 * sample,
+            finish_reason="stop",
+            weight_version=step,
+        )
+        for sample in range(2)
+    ]
+    scores = (Score(reward=1.0, parts={"boxed": 1.0}), Score(reward=0.0, status=Status.OK if slot else Status.ERROR))
+    return Group(prompt=prompt, rollouts=tuple(rollouts), scores=scores, advantages=(1.0, -1.0))
+
+
+def browsed(text: str) -> dict:
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(data)
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path):
+    run = write_run(tmp_path / "run")
+    size = write_report([run], run / "report.html")
+    text = (run / "report.html").read_text()
+    assert size == len(text.encode()) < 8e6
+    assert "default-src 'none'" in text
+    own = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', own)
+
+
+def test_no_text_of_a_rollout_becomes_markup(tmp_path):
+    write_report([write_run(tmp_path / "run")], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert HOSTILE[:20] not in text and "<b>bold" not in text
+    (first, *_) = browsed(text)["runs"][0]["groups"]
+    assert HOSTILE in first["prompt"] and HOSTILE in first["rollouts"][0]["response"]
+
+
+def test_every_rollout_can_be_browsed_with_its_score_picture_boxes_and_tokens(tmp_path):
+    write_report([write_run(tmp_path / "run")], tmp_path / "report.html")
+    (run,) = browsed((tmp_path / "report.html").read_text())["runs"]
+    assert len(run["groups"]) == 12 and run["of"] == 24
+    sums, shapes = run["groups"][0], run["groups"][3]
+    assert shapes["boxes"] == {"width": 64, "height": 48, "boxes": [[1, 2, 30, 40]]} and shapes["answer"] == "4"
+    assert run["images"][shapes["images"][0]].startswith("data:image/png;base64,")
+    assert [each["status"] for each in sums["rollouts"]] == ["ok", "error"]
+    assert sums["rollouts"][1]["tokens"]["pieces"] == ["a", "<b>"]
+    assert len(sums["rollouts"][1]["response"]) < 7000, "a long response is shown by its ends"
+
+
+def test_of_many_rollouts_those_of_steps_spread_over_the_run_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlrl.report.read.MOST_ROLLOUTS", 20)
+    data = read_run(write_run(tmp_path / "run", steps=10))
+    assert data.num_rollouts == 80
+    assert sorted({lines[0]["step"] for lines in data.groups}) == [2, 6, 10]
+    assert set(data.rewards["sums"]) == set(range(1, 11)), "the curves have them all"
+
+
+def test_a_step_s_interval_is_that_of_its_groups_means(tmp_path):
+    reward = read_run(write_run(tmp_path / "run")).rewards["sums"][1]
+    means = [1.0, 0.5, 0.5]  # one of the first group's two has no verdict
+    spread = (sum((mean - sum(means) / 3) ** 2 for mean in means) / 2) ** 0.5
+    assert (reward.mean, reward.groups) == (pytest.approx(2 / 3), 3)
+    assert reward.interval == pytest.approx(1.96 * spread / math.sqrt(3))
+
+
+def test_several_runs_are_on_one_page_and_a_run_that_goes_on_or_has_no_step_too(tmp_path):
+    runs = [
+        write_run(tmp_path / "one"),
+        write_run(tmp_path / "two", ended=False),
+        write_run(tmp_path / "three", steps=0, ended=False),
+    ]
+    with (runs[1] / "rollouts.jsonl").open("a") as file:
+        file.write('{"step": 4, "task": "su')
+    write_report(runs, tmp_path / "report.html")
+    assert [run["name"] for run in browsed((tmp_path / "report.html").read_text())["runs"]] == ["one", "two", "three"]
+
+
+def test_a_picture_that_is_gone_is_left_out(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "shape.png").unlink()
+    write_report([run], tmp_path / "report.html")
+    assert browsed((tmp_path / "report.html").read_text())["runs"][0]["images"] == [""]
+
+
+def test_a_folder_that_is_no_run_s_is_a_sentence(tmp_path):
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 2 and "is no run's folder: it has no config.yaml" in result.output
+
+
+def test_a_run_is_served_to_this_machine_alone_and_made_anew_each_time(tmp_path, monkeypatch):
+    run, servers = write_run(tmp_path / "run", ended=False), []
+
+    class Server(page.ThreadingHTTPServer):
+        def __init__(self, *args):
+            super().__init__(*args)
+            servers.append(self)
+            ready.set()
+
+    ready = threading.Event()
+    monkeypatch.setattr(page, "ThreadingHTTPServer", Server)
+    thread = threading.Thread(target=serve_report, args=([run], 0))
+    thread.start()
+    assert ready.wait(10)
+    host, port = servers[0].server_address
+    pages = []
+    for _ in range(2):
+        connection = http.client.HTTPConnection(host, port, timeout=30)
+        connection.request("GET", "/")
+        pages.append(connection.getresponse().read().decode())
+        RunLog(run, name="run", config={}, wandb="disabled").rollouts(4, [group(run, 0, 4)])
+    servers[0].shutdown()
+    thread.join()
+    assert host == "127.0.0.1"
+    assert [len(browsed(text)["runs"][0]["groups"]) for text in pages] == [12, 13]

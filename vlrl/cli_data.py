@@ -1,0 +1,121 @@
+"""`vlrl data`: builds data sets from recipes, looks at them, checks and filters them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, load, quieten, sentences
+
+data = typer.Typer(no_args_is_help=True, help="Builds data sets from recipes, and looks at them.")
+
+
+@data.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, as those in data_recipes/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/train and OUT/eval.")],
+    source: Annotated[
+        str | None, typer.Option("--from", help="A file, or a data set on the hub, in place of the recipe's.")
+    ] = None,
+    train: Annotated[int | None, typer.Option(help="Rows of OUT/train; -1: all that are left.")] = None,
+    evaluation: Annotated[int | None, typer.Option("--eval", help="Rows of OUT/eval; -1: all that are left.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws and splits the rows.")] = 0,
+    task: Annotated[str | None, typer.Option(help="The task that checks the answers, in place of the recipe's.")] = None,
+    against: Annotated[list[Path] | None, typer.Option(help="Evaluation sets whose questions train must not hold.")] = None,
+    ngram: Annotated[int, typer.Option(help="Words in a run that counts as alike.")] = 8,
+    overlap: Annotated[float, typer.Option(help="Share of alike runs from which a question is left out.")] = 0.5,
+    folders: Folders = TASKS,
+    timeout_s: float = 10.0,
+    workers: int = 2,
+) -> None:
+    """Builds a recipe's data sets; each row's own answer must be accepted by its task's verifier."""
+    with sentences():
+        from dataclasses import replace
+
+        from vlrl.build import build as build_sets
+        from vlrl.build import told
+        from vlrl.data.recipe import load_recipe
+        from vlrl.data.shards import Dataset
+        from vlrl.scoring import Scorer
+
+        loaded = load_recipe(recipe)
+        asked = {name: size for name, size in (("train", train), ("eval", evaluation)) if size is not None}
+        sizes = loaded.sizes | {name: None if size < 0 else size for name, size in asked.items()}
+        loaded = replace(loaded, sizes=sizes, task=task or loaded.task)
+        others = [Dataset(folder) for folder in against or ()]
+        with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
+            built, left_out = build_sets(
+                loaded, out, scorer, source=source, seed=seed, against=others, ngram=ngram, overlap=overlap
+            )
+    for dataset in built.values():
+        print(f"{dataset.folder}: {len(dataset)} rows, {dataset.manifest.num_images} images")
+    print(f"left out: {told(left_out)}" + (f"; each in {out}/left_out.jsonl" if left_out else ""))
+
+
+@data.command()
+def check(folder: Path, task: Annotated[str, typer.Option(help="The rows' task.")], folders: Folders = TASKS) -> None:
+    """Reads a whole data set, and puts each row's own answer to its task's verifier; ends with 1 where one is not accepted."""
+    with sentences():
+        from vlrl.build import gold_faults
+        from vlrl.data.shards import Dataset
+        from vlrl.scoring import Scorer
+
+        dataset = Dataset(folder)
+        dataset.verify()
+        rows = [dataset[number] for number in range(len(dataset))]
+        with Scorer(folders, 2, 10.0, memory_mb=2048) as scorer:
+            faults = gold_faults(task, rows, scorer)
+    for row, fault in zip(rows, faults, strict=True):
+        if fault:
+            print(f"row {row.key}: {fault}")
+    print(f"{folder}: {len(rows)} rows, {sum(map(bool, faults))} with an answer that is not accepted")
+    raise typer.Exit(any(faults))
+
+
+@data.command()
+def show(folder: Path, num: Annotated[int, typer.Option(help="Rows to show.")] = 3) -> None:
+    """Prints a data set's manifest and its first rows."""
+    with sentences():
+        from dataclasses import asdict
+
+        from vlrl.data.shards import Dataset
+
+        dataset = Dataset(folder)
+        print(json.dumps(asdict(dataset.manifest), indent=2))
+        for number in range(min(num, len(dataset))):
+            print(json.dumps(asdict(dataset[number]), ensure_ascii=False, indent=2))
+
+
+@data.command(name="filter")
+def filter_rows(
+    run_file: RunFile,
+    out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/TASK.")],
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(help="Responses to sample for each row.")] = 8,
+    at_most: Annotated[float, typer.Option(help="Mean reward above which a row is dropped.")] = 0.9,
+) -> None:
+    """Samples each training row with the run's model; keeps those that are solved sometimes, and not nearly always."""
+    with sentences():
+        config = load(run_file, overrides)
+        quieten()
+        from vlrl.config import ColdStart
+        from vlrl.passrate import filter_rows as filtered
+        from vlrl.preflight import preflight
+        from vlrl.ranks import join_ranks
+
+        ranks = join_ranks()
+        run = preflight(config.model_copy(update={"coldstart": ColdStart()}), ranks, to_train=False)
+        rates = filtered(run, out, samples=samples, at_most=at_most)
+    if ranks.is_first:
+        table = Table("task", "rows", "kept", "never solved", "solved too often", "not scored", "mean rate")
+        for task, of_rows in rates.items():
+            counts = Counter(rate.verdict(at_most) for rate in of_rows)
+            verdicts = [str(counts[name]) for name in ("kept", "never solved", "solved too often", "not scored")]
+            table.add_row(task, str(len(of_rows)), *verdicts, f"{fmean(rate.rate for rate in of_rows):.3f}")
+        Console().print(table)
+        print(f"The rows are in {out}/TASK, each row's rate in {out}/TASK/pass_rates.jsonl")

@@ -1,0 +1,47 @@
+"""What the commands share: their common arguments, run files, and faults as sentences."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlrl.config import Config, load_config
+
+RunFile = Annotated[Path, typer.Argument(help="The run file, as those in configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's: a.b=c ...")]
+Folders = Annotated[list[Path], typer.Option("--tasks", help="Folders of task files; may be given again.")]
+TASKS = [Path("tasks")]
+
+
+def load(run_file: Path, overrides: list[str] | None) -> Config:
+    return load_config(run_file, tuple(overrides or ()))
+
+
+def quieten() -> None:
+    """Keeps the libraries' start-up talk off the screen; their errors stay. Before torch, vLLM and DeepSpeed are imported."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("DeepSpeed", "torch._library.triton", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        if "VLRL_TRACEBACK" in os.environ:
+            raise
+        print(f"vlrl: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None

@@ -1,0 +1,255 @@
+"""A run's figures, by plotly. Several runs are laid over one another, a colour each."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms, gate_weight
+from vlrl.algorithm.gates import Gate, grpo, gspo_token, sapo
+from vlrl.algorithm.loss import LossTokens
+from vlrl.report.read import Line, RunData
+
+COLOURS = ("#2f5d8a", "#c2573a", "#3b8c6e", "#8a5fa8", "#b8952e", "#5b6577", "#4aa3c7", "#a8456b")
+_WINDOW = 9  # steps of the moving average
+_FINE = {"width": 1}
+
+
+def reward(runs: Sequence[RunData]) -> go.Figure:
+    """Each task's reward by step: the moving average, and its groups' 95 % interval averaged alike."""
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    figure = _grid(tasks)
+    for number, run in enumerate(runs):
+        for place, task in enumerate(tasks):
+            found = run.rewards.get(task, {})
+            steps = sorted(found)
+            mean = _smooth([found[step].mean for step in steps])
+            half = [value and value / math.sqrt(_WINDOW) for value in _smooth([found[step].interval for step in steps])]
+            _band(figure, place, steps, mean, half, COLOURS[number % len(COLOURS)], run.name, legend=place == 0 and len(runs) > 1)
+    figure.update_yaxes(range=[-0.02, 1.02])
+    return figure
+
+
+def lengths(runs: Sequence[RunData]) -> go.Figure:
+    """Tokens of a response, by task."""
+    return _by_task(runs, lambda task: f"rollout/tokens/{task}")
+
+
+def mixture(runs: Sequence[RunData]) -> go.Figure:
+    """Of each task the share of the prompts that the run file asks for, and the share that was drawn."""
+    figure = go.Figure()
+    for place, run in enumerate(runs):
+        colours = (COLOURS[place], "lightgrey") if len(runs) > 1 else (COLOURS[5], COLOURS[0])
+        asked = [mix.weight for mix in run.config.mixture.values()]
+        drawn = [float(sum(each.groups for each in run.rewards.get(task, {}).values())) for task in run.tasks]
+        for kind, counts, colour in zip(("asked", "drawn and scored"), (asked, drawn), colours, strict=True):
+            shares = [count / (sum(counts) or 1) for count in counts]
+            name = f"{run.name}, {kind}" if len(runs) > 1 else kind
+            figure.add_bar(x=run.tasks, y=shares, name=name, marker_color=colour)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    return _styled(figure, 300)
+
+
+def gate(run: RunData) -> go.Figure:
+    """What the gate let through of each sign, by mini-batch; the share of tokens under a half; the ratios' middle 98 %."""
+    minibatches = range(1, run.config.algorithm.minibatches + 1)
+    titles = ["mean gate weight", "tokens with a weight below ½", "ratio, 1 % to 99 %", "effective sample size"]
+    figure = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.16, horizontal_spacing=0.08)
+    steps = [line["step"] for line in run.metrics]
+    for number in minibatches:
+        colour = COLOURS[(number - 1) % len(COLOURS)]
+        for sign, dash in (("pos", "solid"), ("neg", "dot")):
+            values = _values(run.metrics, f"policy/gate_weight_{sign}/minibatch_{number}")
+            name = f"mini-batch {number}, advantage {'above' if sign == 'pos' else 'below'} 0"
+            figure.add_scatter(x=steps, y=_smooth(values), name=name, line={"color": colour, "dash": dash}, row=1, col=1)
+        for name, row, col in (("gate_weight_below_half", 1, 2), ("ess", 2, 2)):
+            values = _values(run.metrics, f"policy/{name}/minibatch_{number}")
+            line = {"color": colour}
+            figure.add_scatter(
+                x=steps, y=_smooth(values), name=f"mini-batch {number}", line=line, showlegend=False, row=row, col=col
+            )
+        for percent in ("01", "50", "99"):
+            values = _values(run.metrics, f"policy/ratio_p{percent}/minibatch_{number}")
+            width: dict[str, Any] = {"width": 2 if percent == "50" else 1}
+            name = f"mini-batch {number}, {int(percent)} %"
+            figure.add_scatter(
+                x=steps, y=_smooth(values), name=name, line=width | {"color": colour}, showlegend=False, row=2, col=1
+            )
+    return _styled(figure, 560)
+
+
+def distance(runs: Sequence[RunData]) -> go.Figure:
+    """How far the policy went within a step, and the engine was from it; entropy; the gradient's norm."""
+    figure = _grid(["entropy of the policy", "KL to π_old, last mini-batch", "KL to the engine", "gradient norm"])
+    for number, run in enumerate(runs):
+        last = f"minibatch_{run.config.algorithm.minibatches}"
+        names = ["policy/entropy/minibatch_1", f"policy/kl/{last}", "engine/kl/minibatch_1", f"policy/grad_norm/{last}"]
+        for place, name in enumerate(names):
+            _line(figure, place, run, _values(run.metrics, name), number, legend=place == 0 and len(runs) > 1)
+    return figure
+
+
+def bound(run: RunData) -> go.Figure:
+    """How far the mean of a sequence's gates is from the gate of its mean, beside the bound (τ²/4)·Var (SAPO, section 4)."""
+    last = f"minibatch_{run.config.algorithm.minibatches}"
+    steps = [line["step"] for line in run.metrics]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=["gap, and its bound", "sequences in which both assumptions hold"])
+    for place, (name, label) in enumerate((("gate_gap", "gap"), ("gate_bound", "bound"))):
+        values = _smooth(_values(run.metrics, f"policy/{name}/{last}"))
+        figure.add_scatter(x=steps, y=values, name=label, line={"color": COLOURS[place]}, row=1, col=1)
+    values = _smooth(_values(run.metrics, f"policy/assumptions_hold/{last}"))
+    figure.add_scatter(x=steps, y=values, name="share", line={"color": COLOURS[2]}, showlegend=False, row=1, col=2)
+    figure.update_yaxes(type="log", row=1, col=1)
+    figure.update_yaxes(tickformat=".0%", range=[-0.02, 1.02], row=1, col=2)
+    return _styled(figure, 320)
+
+
+def histograms(run: RunData) -> go.Figure:
+    """The ratios of tokens and the variances of log r of sequences, in the last mini-batches, by the advantage's sign."""
+    last = f"minibatch_{run.config.algorithm.minibatches}"
+    counts = add_histograms({name: bins for name, bins in line.items() if name != "step"} for line in run.histograms)
+    figure = make_subplots(rows=1, cols=2, subplot_titles=["ratio to π_old", "variance of log r within a response"])
+    for place, (kind, edges, unit) in enumerate(
+        (("log_ratio", LOG_RATIO_EDGES, math.exp), ("log_ratio_var", VARIANCE_EDGES, float)), start=1
+    ):
+        for number, sign in enumerate(("pos", "neg")):
+            bins = counts.get(f"{kind}/{sign}/{last}", [0] * (len(edges) + 1))[1:-1]
+            total = sum(bins) or 1
+            label = f"advantage {'above' if sign == 'pos' else 'below'} 0"
+            figure.add_scatter(
+                x=[unit(edge) for edge in edges[1:]],
+                y=[count / total for count in bins],
+                name=label,
+                line={"shape": "hvh", "color": COLOURS[number]},
+                fill="tozeroy",
+                showlegend=place == 1,
+                row=1,
+                col=place,
+            )
+    figure.update_xaxes(type="log", row=1, col=2)
+    figure.update_xaxes(range=[0.7, 1.3], row=1, col=1)
+    figure.update_yaxes(tickformat=".0%")
+    return _styled(figure, 320)
+
+
+def gates(run: RunData) -> go.Figure:
+    """The run's gate beside the others: what a ratio counts for, and the weight of its gradient (SAPO, figure 1)."""
+    settings = run.config.algorithm
+    curves: dict[str, Gate] = {
+        f"SAPO, τ {settings.tau_pos:g} and {settings.tau_neg:g}": sapo(settings.tau_pos, settings.tau_neg),
+        "GRPO": grpo(0.2, 0.27),
+        "GSPO, of a sequence's ratio": gspo_token(3e-4, 4e-4),
+    }
+    titles = [f"{what}, advantage {sign} 0" for what in ("gate", "gradient weight") for sign in ("above", "below")]
+    figure = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.16, horizontal_spacing=0.08)
+    ratio = torch.linspace(0.02, 2.5, 249)
+    for number, (name, each) in enumerate(curves.items()):
+        for column, advantage in enumerate((1.0, -1.0), start=1):
+            tokens = LossTokens(
+                log_ratio=ratio.log(),
+                engine_log_ratio=torch.zeros_like(ratio),
+                advantages=torch.full_like(ratio, advantage),
+                sequence=torch.arange(len(ratio)),
+            )
+            value = each(tokens.log_ratio, tokens.advantages, tokens.sequence, len(ratio)) * advantage
+            for row, values in enumerate((value, gate_weight(tokens, each)), start=1):
+                figure.add_scatter(
+                    x=ratio.tolist(),
+                    y=values.tolist(),
+                    name=name,
+                    line={"color": COLOURS[number]},
+                    showlegend=row == column == 1,
+                    row=row,
+                    col=column,
+                )
+    figure.update_xaxes(title_text="ratio", row=2)
+    return _styled(figure, 560)
+
+
+def step_time(run: RunData) -> go.Figure:
+    """Seconds of a step by what they went to, one over the other."""
+    names = [name for name in run.metrics[-1] if name.startswith("time/") and name != "time/step"] if run.metrics else []
+    figure = go.Figure()
+    steps = [line["step"] for line in run.metrics]
+    for number, name in enumerate(names):
+        values = _smooth(_values(run.metrics, name))
+        colour = COLOURS[number % len(COLOURS)]
+        figure.add_scatter(x=steps, y=values, name=name.removeprefix("time/"), stackgroup="time", line=_FINE | {"color": colour})
+    figure.update_yaxes(ticksuffix=" s", rangemode="tozero")
+    return _styled(figure, 320)
+
+
+def scoring(runs: Sequence[RunData]) -> go.Figure:
+    """99 of 100 verdicts take at most so long, by task."""
+    figure = _by_task(runs, lambda task: f"scoring/p99_s/{task}")
+    figure.update_yaxes(ticksuffix=" s", rangemode="tozero")
+    return figure
+
+
+def _by_task(runs: Sequence[RunData], name: Callable[[str], str]) -> go.Figure:
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    figure = _grid(tasks)
+    for number, run in enumerate(runs):
+        for place, task in enumerate(tasks):
+            _line(figure, place, run, _values(run.metrics, name(task)), number, legend=place == 0 and len(runs) > 1)
+    return figure
+
+
+def _grid(titles: Sequence[str]) -> go.Figure:
+    columns = min(3, len(titles)) if len(titles) != 4 else 2
+    rows = math.ceil(len(titles) / columns)
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.3 / rows, horizontal_spacing=0.06)
+    return _styled(figure, 70 + 230 * rows)
+
+
+def _place(figure: go.Figure, place: int) -> dict[str, int]:
+    columns = len(figure._grid_ref[0])
+    return {"row": place // columns + 1, "col": place % columns + 1}
+
+
+def _line(figure: go.Figure, place: int, run: RunData, values: list[float | None], number: int, *, legend: bool) -> None:
+    steps = [line["step"] for line in run.metrics]
+    line = {"color": COLOURS[number % len(COLOURS)]}
+    figure.add_scatter(
+        x=steps, y=_smooth(values), name=run.name, legendgroup=run.name, showlegend=legend, line=line, **_place(figure, place)
+    )
+
+
+def _band(figure: go.Figure, place: int, x: list[int], mean: list, half: list, colour: str, name: str, *, legend: bool) -> None:
+    shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False, "line": {"width": 0, "color": colour}}
+    low = [None if m is None or h is None else m - h for m, h in zip(mean, half, strict=True)]
+    high = [None if m is None or h is None else m + h for m, h in zip(mean, half, strict=True)]
+    where = _place(figure, place)
+    figure.add_scatter(x=x, y=low, **shared, **where)
+    figure.add_scatter(x=x, y=high, fill="tonexty", opacity=0.2, **shared, **where)
+    figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, showlegend=legend, line={"color": colour}, **where)
+
+
+def _values(lines: Sequence[Line], name: str) -> list[float | None]:
+    return [value if isinstance(value := line.get(name), int | float) else None for line in lines]
+
+
+def _smooth(values: Sequence[float | None]) -> list[float | None]:
+    """The mean of the values within half a window of each, of those that are there."""
+    smooth: list[float | None] = []
+    for place in range(len(values)):
+        near = values[max(0, place - _WINDOW // 2) : place + _WINDOW // 2 + 1]
+        known = [value for value in near if value is not None and math.isfinite(value)]
+        smooth.append(sum(known) / len(known) if known else None)
+    return smooth
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 48, "r": 16, "t": 40, "b": 40},
+        legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        hovermode="x unified",
+    )
+    figure.update_annotations(font_size=13)
+    return figure

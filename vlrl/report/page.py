@@ -1,0 +1,199 @@
+"""A report: one HTML file with everything in it, which opens from disk, without a network.
+
+Plotly draws the figures; what the rollout browser shows is in the page as JSON, its images as data URIs.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from vlrl.config import dump_config
+from vlrl.data.images import open_image
+from vlrl.metrics import write_whole
+from vlrl.report import charts
+from vlrl.report.read import Line, RunData, read_run
+from vlrl.tasks import parts_of
+
+MOST_IMAGES, IMAGE_SIDE = 600, 320
+MOST_CHARACTERS = 6_000  # of a response in the browser
+_CONFIG: Any = {"responsive": True, "displaylogo": False, "displayModeBar": False}
+
+
+def write_report(folders: Sequence[Path], out: Path) -> int:
+    """Writes the report of one or several runs, and returns its size in bytes. ValueError where a folder is no run's."""
+    text = report([read_run(folder) for folder in folders])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, [text])
+    return len(text.encode())
+
+
+def serve_report(folders: Sequence[Path], port: int) -> None:
+    """Serves the report to this machine alone, made anew at each visit, until it is interrupted."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = report([read_run(folder) for folder in folders]).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Visits are not told."""
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Page) as server, suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+def report(runs: Sequence[RunData]) -> str:
+    """The page."""
+    here = files("vlrl.report")
+    template = Environment(autoescape=True).from_string((here / "page.html").read_text())
+    browser = {"runs": [{"name": run.name, "tasks": run.tasks, **_browsed(run)} for run in runs]}
+    return template.render(
+        runs=runs,
+        title=", ".join(run.name for run in runs),
+        tiles=[tile for run in runs for tile in _tiles(run)] if len(runs) == 1 else [],
+        sections=_sections(runs),
+        evaluations=[(run.name, _evaluation(run)) for run in runs if run.summary],
+        settings=[(run.name, dump_config(run.config)) for run in runs],
+        browser=_json(browser),
+        plotly=Markup(get_plotlyjs()),
+        style=Markup((here / "page.css").read_text()),
+        script=Markup((here / "page.js").read_text()),
+    )
+
+
+def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """Titles, what each shows, and the figures; those of one run alone are drawn for each."""
+    if not any(run.metrics for run in runs):
+        return []
+
+    def each(draw: Callable[[RunData], go.Figure]) -> list[tuple[str, Markup]]:
+        return [(run.name if len(runs) > 1 else "", _drawn(draw(run))) for run in runs if run.metrics]
+
+    return [
+        _section(
+            "Reward",
+            "Moving average over nine steps; the band is the 95 % interval over groups.",
+            [("", _drawn(charts.reward(runs)))],
+        ),
+        _section("Response length", "Tokens of a response.", [("", _drawn(charts.lengths(runs)))]),
+        _section("Mixture", "Each task's share of the prompts.", [("", _drawn(charts.mixture(runs)))]),
+        _section(
+            "Gate",
+            "The gate's weight is the share of a token's gradient that it lets through: 1 where the policy has not moved.",
+            each(charts.gate),
+        ),
+        _section("Ratios and variances", "Of the last mini-batch, over the whole run.", each(charts.histograms)),
+        _section("Distances", "", [("", _drawn(charts.distance(runs)))]),
+        *(
+            [
+                _section(
+                    "SAPO's sequence view", "Mean of a response's gates against the gate of its mean ratio.", each(charts.bound)
+                )
+            ]
+            if all(run.config.algorithm.gate == "sapo" for run in runs)
+            else []
+        ),
+        _section("The gates", "SAPO as this run has it, beside GRPO and GSPO.", [("", _drawn(charts.gates(runs[0])))]),
+        _section("Where a step's time goes", "", each(charts.step_time)),
+        _section("Scoring time", "99 of 100 verdicts take at most so long.", [("", _drawn(charts.scoring(runs)))]),
+    ]
+
+
+def _section(title: str, about: str, figures: list[tuple[str, Markup]]) -> dict[str, Any]:
+    return {"id": title.lower().replace(" ", "-").replace("'", ""), "title": title, "about": about, "figures": figures}
+
+
+def _drawn(figure: go.Figure) -> Markup:
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
+
+
+def _tiles(run: RunData) -> list[tuple[str, str]]:
+    """What is told first of all."""
+    last = run.metrics[-1] if run.metrics else {}
+    tiles = [("step", f"{last.get('step', 0)} of {run.config.steps}"), ("rollouts", f"{run.num_rollouts:,}")]
+    if run.metrics:
+        tiles.append(("reward", f"{run.metrics[0]['reward/mean']:.3f} → {last['reward/mean']:.3f}"))
+        tiles.append(("seconds a step", f"{last['time/step']:.1f}"))
+        tiles.append(("without a verdict", f"{last['scoring/failed']:.1%}"))
+    if run.summary:
+        mean = run.summary["mean"]
+        tiles.insert(0, ("held-out accuracy", f"{mean['before']:.3f} → {mean['after']:.3f}"))
+    return tiles
+
+
+def _evaluation(run: RunData) -> list[dict[str, Any]]:
+    rows = []
+    for task, values in run.summary["tasks"].items():
+        interval = (values["before_interval"] ** 2 + values["after_interval"] ** 2) ** 0.5
+        rows.append({"task": task, "rise": values["after"] - values["before"], "rise_interval": interval, **values})
+    return rows
+
+
+def _browsed(run: RunData) -> dict[str, Any]:
+    """The run's groups for the browser, and its images by number; of a response that is long, both ends."""
+    images: dict[str, int] = {}
+    groups = [_group(run, group, images) for group in run.groups]
+    return {"groups": groups, "images": [_data_uri(ref) for ref in images], "of": run.num_rollouts}
+
+
+def _group(run: RunData, group: list[Line], images: dict[str, int]) -> Line:
+    first = group[0]
+    parts = [part for message in first["messages"] for part in parts_of(message)]
+    refs = [part["image"] for part in parts if part["type"] == "image"]
+    for ref in refs:
+        if len(images) < MOST_IMAGES:
+            images.setdefault(ref, len(images))
+    return {
+        "step": first["step"],
+        "task": first["task"],
+        "slot": first["slot"],
+        "prompt": "\n".join(part["text"] for part in parts if part["type"] == "text"),
+        "images": [images.get(ref, -1) for ref in refs],
+        "answer": first.get("answer", ""),
+        "boxes": first.get("boxes", {}),
+        "rollouts": [_rollout(run, line) for line in group],
+    }
+
+
+def _rollout(run: RunData, line: Line) -> Line:
+    text = line["response"]
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[: MOST_CHARACTERS // 2]}\n[…]\n{text[-MOST_CHARACTERS // 2 :]}"
+    shown = {name: line[name] for name in ("reward", "advantage", "num_tokens", "finish_reason", "status", "detail", "parts")}
+    trace = run.traces.get((line["step"], line["slot"], line["sample"]))
+    tokens = {name: trace[name] for name in ("pieces", "ratios", "weights")} if trace else None
+    return shown | {"response": text} | ({"tokens": tokens} if tokens else {})
+
+
+def _data_uri(ref: str) -> str:
+    """The image, small, or nothing where it is gone."""
+    try:
+        image = open_image(ref, max_side=1 << 14).convert("RGB")
+    except ValueError:
+        return ""
+    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    content = io.BytesIO()
+    image.save(content, format="PNG" if image.width * image.height < 1 << 14 else "JPEG", quality=80)
+    kind = "png" if content.getvalue()[1:4] == b"PNG" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _json(value: Any) -> Markup:
+    """JSON that may stand in a script element: no text in it can end that."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

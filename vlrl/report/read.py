@@ -1,0 +1,95 @@
+"""What a run has left in its folder, read for its report; a run that still goes on is read as far as it is."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from vlrl.config import Config, load_config
+
+MOST_ROLLOUTS = 10_000  # in the browser; of a longer run, those of steps spread over it
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reward:
+    """Of a task's groups in a step: the mean of their mean rewards, the half width of its 95 % interval, their number."""
+
+    mean: float
+    interval: float
+    groups: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunData:
+    """A run's settings and lines. rewards: by task and step; groups: the rollouts of a prompt, as many as the browser takes."""
+
+    name: str
+    folder: Path
+    config: Config
+    metrics: list[Line]
+    histograms: list[Line]
+    rewards: dict[str, dict[int, Reward]]
+    groups: list[list[Line]]
+    traces: dict[tuple[int, int, int], Line]
+    summary: Line
+    num_rollouts: int
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.config.mixture)
+
+
+def read_run(folder: Path) -> RunData:
+    """ValueError where the folder is no run's."""
+    if not (folder / "config.yaml").exists():
+        raise ValueError(f"{folder} is no run's folder: it has no config.yaml; a run's is RUNS/NAME of its run file")
+    config = load_config(folder / "config.yaml")
+    metrics = list(_lines(folder / "metrics.jsonl"))
+    rewards: dict[str, dict[int, Reward]] = defaultdict(dict)
+    num_rollouts = 0
+    means: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for group in _groups(folder):
+        num_rollouts += len(group)
+        scored = [line["reward"] for line in group if line["status"] == "ok"]
+        if scored:
+            means[group[0]["task"], group[0]["step"]].append(fmean(scored))
+    for (task, step), values in means.items():
+        spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        rewards[task][step] = Reward(mean=fmean(values), interval=1.96 * spread, groups=len(values))
+    every = math.ceil(num_rollouts / MOST_ROLLOUTS) or 1
+    last = metrics[-1]["step"] if metrics else 0
+    traces = {(line["step"], line["slot"], line["sample"]): line for line in _lines(folder / "tokens.jsonl")}
+    return RunData(
+        name=config.name,
+        folder=folder,
+        config=config,
+        metrics=metrics,
+        histograms=list(_lines(folder / "histograms.jsonl")),
+        rewards=dict(rewards),
+        groups=[group for group in _groups(folder) if (last - group[0]["step"]) % every == 0],
+        traces=traces,
+        summary=json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {},
+        num_rollouts=num_rollouts,
+    )
+
+
+def _groups(folder: Path) -> Iterator[list[Line]]:
+    for _, lines in groupby(_lines(folder / "rollouts.jsonl"), key=lambda line: (line["step"], line["slot"])):
+        yield list(lines)
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    """The whole lines of a file that may still be growing, or not be there yet."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
