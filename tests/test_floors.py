@@ -10,23 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["types", "config", "pipes"],
-    1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks"],
+    1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals"],
     2: ["verifiers", "scoring", "model"],
     3: ["policy", "rollout", "checkpoint", "run", "author"],
-    4: [
-        "rollout.canary",
-        "rollout.start",
-        "preflight",
-        "build",
-        "plan",
-        "doctor",
-        "evaluate",
-        "coldstart",
-        "update",
-        "report",
-        "cli_shared",
-    ],
-    5: ["train", "passrate"],
+    4: ["rollout.canary", "rollout.start", "preflight", "build", "plan", "doctor", "evaluate", "measure", "coldstart", "update"],
+    5: ["train", "passrate", "assess", "report", "cli_shared"],
     6: ["cli_data"],
     7: ["cli"],
 }

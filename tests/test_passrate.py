@@ -8,7 +8,8 @@ from tests.bad_input_table import png
 from tests.loop import PATIENCE_S, TORCHRUN, finished, python
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
-from vlrl.passrate import PassRate
+from vlrl.measure import RowRewards
+from vlrl.passrate import verdict
 
 SPLIT = '''"""split: even lengths are right. The row's answer may break the verifier, or decide alone."""
 
@@ -60,8 +61,8 @@ def lines(filtered, out="out") -> list[dict]:
 
 def test_rows_that_are_solved_sometimes_are_kept_whole(filtered):
     before, kept = Dataset(filtered.root / "rows"), Dataset(filtered.root / "out/split")
-    rates = [PassRate(**line) for line in lines(filtered)[1:]]
-    numbers = [number for number, rate in enumerate(rates) if rate.verdict(0.9) == "kept"]
+    rates = [RowRewards(**line) for line in lines(filtered)[1:]]
+    numbers = [number for number, row in enumerate(rates) if verdict(row, 0.9) == "kept"]
     assert set(numbers) <= set(range(3, 12)) and len(kept) == len(numbers) > 3
     for number, place in enumerate(numbers):
         assert kept[number].question == before[place].question
@@ -71,13 +72,13 @@ def test_rows_that_are_solved_sometimes_are_kept_whole(filtered):
 
 def test_what_is_dropped_is_told_by_reason(filtered):
     never, always, broken = (lines(filtered)[1 + ANSWERS.index(answer)] for answer in ("never", "always", "broken"))
-    assert (never["rate"], always["rate"], broken["scored"]) == (0.0, 1.0, 0)
-    verdicts = [PassRate(**line).verdict(0.9) for line in (never, always, broken)]
+    assert (never["rewards"], always["rewards"], broken["rewards"], broken["failed"]) == ([0.0] * 6, [1.0] * 6, [], 6)
+    verdicts = [verdict(RowRewards(**line), 0.9) for line in (never, always, broken)]
     assert verdicts == ["never solved", "solved too often", "not scored"]
     (told,) = (line for line in filtered.printed.splitlines() if "│ split" in line)
     assert [cell.strip() for cell in told.split("│")[2:7]] == [
         "12",
-        *(str(sum(PassRate(**line).verdict(0.9) == name for line in lines(filtered)[1:])) for name in ("kept", *verdicts)),
+        *(str(sum(verdict(RowRewards(**line), 0.9) == name for line in lines(filtered)[1:])) for name in ("kept", *verdicts)),
     ]
 
 
@@ -85,10 +86,10 @@ def test_a_filtering_that_was_stopped_goes_on_with_the_rates_that_it_has(filtere
     whole = lines(filtered)
     path = filtered.root / "again/split/pass_rates.jsonl"
     path.parent.mkdir(parents=True)
-    marked = [whole[0], whole[1] | {"rate": 0.123}, *whole[2:4]]
+    marked = [whole[0], whole[1] | {"rewards": [0.123]}, *whole[2:4]]
     path.write_text("".join(json.dumps(line) + "\n" for line in marked) + '{"row": "0000')
     filtered("again")
-    assert lines(filtered, "again") == [whole[0], whole[1] | {"rate": 0.123}, *whole[2:]]
+    assert lines(filtered, "again") == [whole[0], whole[1] | {"rewards": [0.123]}, *whole[2:]]
 
 
 @pytest.mark.slow

@@ -53,6 +53,54 @@ def plan(run_file: RunFile, overrides: Overrides = None, steps: int = 8) -> None
             print(line)
 
 
+@app.command(name="eval")
+def evaluate(
+    run_file: RunFile,
+    out: Annotated[Path, typer.Option(help="Folder for the rows' rewards and the summary.")],
+    overrides: Overrides = None,
+) -> None:
+    """Evaluates the run file's model on its tasks' held-out rows: avg@k and pass@k. Goes on where it was stopped."""
+    with sentences():
+        config = load(run_file, overrides)
+        quieten()
+        from vlrl.assess import assess
+        from vlrl.config import ColdStart
+        from vlrl.preflight import preflight
+        from vlrl.ranks import join_ranks
+
+        ranks = join_ranks()
+        run = preflight(config.model_copy(update={"coldstart": ColdStart()}), ranks, to_train=False)
+        found = assess(run, out)
+    if ranks.is_first:
+        table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=config.model)
+        for task, each in found.items():
+            passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
+            average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"
+            table.add_row(task, str(each.average.rows), str(each.samples), average, passes, str(each.failed))
+        Console().print(table)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="The OUT of a vlrl eval.")],
+    second: Annotated[Path, typer.Argument(help="That of another model on the same rows.")],
+    gate: Annotated[float | None, typer.Option(help="End with 1 where a task fell by more than so many standard errors.")] = None,
+) -> None:
+    """Compares two evaluations row by row: the difference of each task, with its interval and a paired t-test."""
+    with sentences():
+        from vlrl.assess import compared, fallen
+
+        differences = compared(first, second)
+    table = Table("task", "rows", "second - first", "standard errors", "p")
+    for task, found in differences.items():
+        change = f"{found.mean:+.3f} ± {found.interval:.3f}"
+        table.add_row(task, str(found.rows), change, f"{found.standard_errors:+.1f}", f"{found.p:.3f}")
+    Console().print(table)
+    if gate is not None and (fell := fallen(differences, gate)):
+        print(f"fell by more than {gate:g} standard errors: {', '.join(fell)}")
+        raise typer.Exit(1)
+
+
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, as runs/cpu; of several the curves are overlaid.")],

@@ -105,6 +105,7 @@ def filter_rows(
         quieten()
         from vlrl.config import ColdStart
         from vlrl.passrate import filter_rows as filtered
+        from vlrl.passrate import verdict
         from vlrl.preflight import preflight
         from vlrl.ranks import join_ranks
 
@@ -114,8 +115,8 @@ def filter_rows(
     if ranks.is_first:
         table = Table("task", "rows", "kept", "never solved", "solved too often", "not scored", "mean rate")
         for task, of_rows in rates.items():
-            counts = Counter(rate.verdict(at_most) for rate in of_rows)
+            counts = Counter(verdict(row, at_most) for row in of_rows)
             verdicts = [str(counts[name]) for name in ("kept", "never solved", "solved too often", "not scored")]
-            table.add_row(task, str(len(of_rows)), *verdicts, f"{fmean(rate.rate for rate in of_rows):.3f}")
+            table.add_row(task, str(len(of_rows)), *verdicts, f"{fmean(row.mean for row in of_rows):.3f}")
         Console().print(table)
         print(f"The rows are in {out}/TASK, each row's rate in {out}/TASK/pass_rates.jsonl")

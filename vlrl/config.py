@@ -53,6 +53,7 @@ class TaskMix(Section):
 
     task: its file's stem, where the name in the mixture is another, as where two data sets share a task.
     coldstart_weight: its share of the cold start's batches, where a hard task needs more to find a first reward.
+    eval_samples: responses to each of its held-out rows under vlrl eval, instead of evaluation.samples.
     tau_pos, tau_neg: its own temperatures of SAPO's gate; loss_weight: what its advantages are multiplied by.
     system, instruction: a message before its prompts, and what stands in them in place of the task's INSTRUCTION.
     """
@@ -62,6 +63,7 @@ class TaskMix(Section):
     coldstart_weight: Positive | None = None
     rows: Path
     eval_rows: Path | None = None
+    eval_samples: Count | None = None
     group_size: GroupSize | None = None
     max_new_tokens: Count | None = None
     system: str | None = None

@@ -1,11 +1,11 @@
 """Evaluation: average accuracy over k samples (avg@k) per task on held-out rows, with a 95 % interval, by the run's verifiers."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 from vlrl.data.shards import Dataset
+from vlrl.intervals import estimate
 from vlrl.metrics import progress
 from vlrl.rollout.engine import Engine, sampling_seed
 from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups
@@ -72,10 +72,10 @@ def _row_accuracy(group: Group) -> tuple[str, float | None, int]:
 
 def _accuracy(rows: list[tuple[float | None, int]]) -> Accuracy:
     means = [mean for mean, _ in rows if mean is not None]
-    spread = stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    found = estimate(means)
     return Accuracy(
-        mean=fmean(means) if means else math.nan,
-        interval=1.96 * spread,
-        rows=len(means),
+        mean=found.mean,
+        interval=found.interval,
+        rows=found.rows,
         failed=sum(failed for _, failed in rows),
     )

@@ -1,0 +1,101 @@
+"""`vlrl eval` and `vlrl compare`: with the real engine, and on files made by hand."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.loop import PATIENCE_S, finished, python
+from tests.test_passrate import SPLIT
+from vlrl.assess import summarised
+from vlrl.cli import app
+from vlrl.data.shards import NewRow, write_dataset
+from vlrl.measure import RowRewards
+
+ANSWERS = ["always", "never", *["sometimes"] * 6]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, tiny_dense):
+    """A function that evaluates the tiny model on eight rows, five of them named, and returns what was printed."""
+    root = tmp_path_factory.mktemp("eval")
+    (root / "split.py").write_text(SPLIT)
+    rows = [NewRow(question=f"Row {n}?", answer=answer) for n, answer in enumerate(ANSWERS)]
+    write_dataset(root / "rows", rows, source="made here", licence="none", recipe="split", recipe_version=1)
+    mixture = {"split": {"weight": 1, "rows": f"{root}/rows", "eval_rows": f"{root}/rows", "eval_samples": 6}}
+
+    def run(out: str, **more) -> str:
+        settings = {"name": "never-started", "runs": f"{root}/runs", "model": tiny_dense, "task_folders": [str(root)]}
+        settings |= {"mixture": mixture, "sampling.max_new_tokens": 6, "evaluation.rows": 5} | more
+        overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        return finished(python("-m", "vlrl.cli", "eval", "configs/cpu.yaml", *overrides, "--out", root / out))
+
+    run.root = root
+    run.printed = run("one")
+    return run
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_an_evaluation_tells_average_and_pass_at_k_of_the_first_rows(evaluated):
+    summary = json.loads((evaluated.root / "one/evaluation.json").read_text())["tasks"]["split"]
+    lines = [json.loads(line) for line in (evaluated.root / "one/split.jsonl").read_text().splitlines()[1:]]
+    means = [sum(line["rewards"]) / 6 for line in lines]
+    assert len(lines) == summary["average"]["rows"] == 5 and summary["samples"] == 6
+    assert summary["average"]["mean"] == pytest.approx(sum(means) / 5)
+    assert (means[0], means[1]) == (1.0, 0.0)
+    assert list(summary["passes"]) == ["1", "2", "4", "6"]
+    assert summary["passes"]["1"]["mean"] == pytest.approx(summary["average"]["mean"])
+    assert f"{summary['average']['mean']:.3f} ± " in evaluated.printed
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_an_evaluation_goes_on_with_more_rows_and_compares_with_itself(evaluated):
+    before = (evaluated.root / "one/split.jsonl").read_text()
+    evaluated("one", **{"evaluation.rows": 8})
+    after = (evaluated.root / "one/split.jsonl").read_text()
+    assert after.startswith(before) and len(after.splitlines()) == 9
+    result = CliRunner().invoke(app, ["compare", str(evaluated.root / "one"), str(evaluated.root / "one"), "--gate", "2"])
+    assert result.exit_code == 0 and "+0.000 ± 0.000" in result.output
+
+
+def write_evaluation(folder, rewards: dict[str, list[float]], **of):
+    folder.mkdir()
+    for task, means in rewards.items():
+        lines = [{"data": "d", "samples": 1, "temperature": 1.0, "max_new_tokens": 8} | of]
+        lines += [{"row": f"{n:08d}", "rewards": [mean], "failed": 0} for n, mean in enumerate(means)]
+        (folder / f"{task}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(folder)
+
+
+def test_a_task_that_fell_while_another_rose_fails_the_gate(tmp_path):
+    first = write_evaluation(tmp_path / "first", {"math": [1.0] * 30 + [0.0] * 10, "vision": [0.0] * 30 + [1.0] * 10})
+    second = write_evaluation(tmp_path / "second", {"math": [1.0] * 10 + [0.0] * 30, "vision": [1.0] * 40})
+    result = CliRunner().invoke(app, ["compare", first, second, "--gate", "2"])
+    assert result.exit_code == 1 and "fell by more than 2 standard errors: math" in result.output
+    assert CliRunner().invoke(app, ["compare", first, second]).exit_code == 0
+
+
+@pytest.mark.parametrize("of", [{"data": "other"}, {"samples": 2}, {"temperature": 0.6}])
+def test_evaluations_made_otherwise_are_not_compared(tmp_path, of):
+    first, second = (
+        write_evaluation(tmp_path / "a", {"math": [1.0, 0.0]}),
+        write_evaluation(tmp_path / "b", {"math": [1.0, 0.0]}, **of),
+    )
+    result = CliRunner().invoke(app, ["compare", first, second])
+    assert result.exit_code == 2 and "compare like with like" in result.output
+
+
+def test_a_folder_without_an_evaluation_is_a_sentence(tmp_path):
+    result = CliRunner().invoke(app, ["compare", str(tmp_path), str(tmp_path)])
+    assert result.exit_code == 2 and "have no task in common" in result.output
+
+
+def test_rows_without_a_verdict_are_left_out_and_counted():
+    rows = [
+        RowRewards(row="a", rewards=(1.0, 0.0), failed=0),
+        RowRewards(row="b", rewards=(1.0,), failed=1),
+        RowRewards(row="c", rewards=(), failed=2),
+    ]
+    found = summarised(rows, 2)
+    assert (found.average.mean, found.average.rows, found.failed) == (0.75, 2, 3)
+    assert (found.passes[2].mean, found.passes[2].rows) == (1.0, 1)

@@ -1,0 +1,75 @@
+"""Numbers of an evaluation with their uncertainty: pass@k, means over rows with 95 % intervals, paired differences.
+
+Rows are the sample: another evaluation would have drawn other questions, so samples of a row count as one mean.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy import stats
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A mean over rows, the half width of its 95 % interval (Student's t; nan for fewer than two rows), and the rows."""
+
+    mean: float
+    interval: float
+    rows: int
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of one value a row.
+
+    >>> estimate([0.0, 1.0, 1.0, 0.0])
+    Estimate(mean=0.5, interval=0.918693..., rows=4)
+    """
+    if not values:
+        return Estimate(mean=math.nan, interval=math.nan, rows=0)
+    half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(mean=fmean(values), interval=float(half), rows=len(values))
+
+
+def pass_at(k: int, num_samples: int, num_right: int) -> float:
+    """The chance that of k samples, drawn from these without putting back, at least one is right (arXiv 2107.03374, eq. 1).
+
+    An unbiased estimate of pass@k. ValueError where k is more than the samples.
+
+    >>> pass_at(1, 4, 1), pass_at(2, 4, 1), pass_at(4, 4, 1)
+    (0.25, 0.5, 1.0)
+    """
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples of a row, there are {num_samples}")
+    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Of two evaluations of the same rows: the mean of second minus first, its 95 % interval, and a paired t-test's p."""
+
+    mean: float
+    interval: float
+    rows: int
+    p: float
+
+    @property
+    def standard_errors(self) -> float:
+        """How many standard errors the mean is away from 0, with its sign; 0 where nothing differs."""
+        if not self.mean:
+            return 0.0
+        return (
+            self.mean / (self.interval / stats.t.ppf(0.975, self.rows - 1))
+            if self.interval
+            else math.copysign(math.inf, self.mean)
+        )
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Row by row, in the same order. ValueError for unequal numbers of rows."""
+    pairs = [b - a for a, b in zip(first, second, strict=True)]
+    found = estimate(pairs)
+    spread = len(pairs) > 1 and stdev(pairs) > 0
+    p = float(stats.ttest_1samp(pairs, 0.0).pvalue) if spread else 1.0 if not any(pairs) else 0.0
+    return Difference(mean=found.mean, interval=found.interval, rows=found.rows, p=p)
