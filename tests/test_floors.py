@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["types", "config", "pipes"],
-    1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals"],
+    1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
     2: ["verifiers", "scoring", "model"],
     3: ["policy", "rollout", "checkpoint", "run", "author"],
     4: ["rollout.canary", "rollout.start", "preflight", "build", "plan", "doctor", "evaluate", "measure", "coldstart", "update"],

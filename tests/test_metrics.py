@@ -57,6 +57,8 @@ def test_each_rollout_is_a_line_with_its_images_by_reference(tmp_path):
         "sample": 0,
         "row": "r7",
         "messages": [{"role": "user", "content": [{"type": "image", "image": "shard.tar#512+99"}]}],
+        "answer": "",
+        "boxes": {},
         "response": "\\boxed{4}",
         "finish_reason": "stop",
         "num_tokens": 2,

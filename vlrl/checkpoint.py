@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,11 +54,12 @@ def save(
     state: Mapping[str, Any],
     *,
     keep: int,
+    protected: Collection[int] = (),
     rank: int = 0,
     agree: Agree = alone,
     expected_bytes: int = 0,
 ) -> None:
-    """Saves `root/step-<step>` and keeps the `keep` newest checkpoints up to it; every rank calls this.
+    """Saves `root/step-<step>` and keeps the `keep` newest checkpoints up to it, and the protected; every rank calls this.
 
     write: puts this rank's files into the folder it is given. state: JSON values. expected_bytes: the checkpoint's size, used
     while there is no earlier one to judge by. Checkpoints of later steps are removed: they belong to a future that the run has
@@ -79,7 +80,7 @@ def save(
         if rank == 0:
             _seal(fresh, step, state)
             _put_in_place(fresh, final)
-            _prune(root, step, keep)
+            _prune(root, step, keep, protected)
 
 
 def newest_good(root: Path, *, rank: int = 0, world_size: int = 1, agree: Agree = alone) -> Checkpoint | None:
@@ -203,11 +204,16 @@ def _put_in_place(fresh: Path, final: Path) -> None:
     _sync(final.parent)
 
 
-def _prune(root: Path, step: int, keep: int) -> None:
+def newest_before(root: Path, step: int) -> int | None:
+    """The newest checkpoint's step that is not after `step`, None where there is none."""
+    return max((each for each, _ in _folders(root) if each <= step), default=None)
+
+
+def _prune(root: Path, step: int, keep: int, protected: Collection[int]) -> None:
     upto = sorted((item for item in dict(_folders(root)).items() if item[0] <= step), reverse=True)
     whole = [path for other, path in upto if not _fault(other, path, slice(0))]
-    for _, path in _folders(root):
-        if path not in whole[:keep]:
+    for other, path in _folders(root):
+        if path not in whole[:keep] and other not in protected:
             shutil.rmtree(path)
 
 

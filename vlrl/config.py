@@ -200,6 +200,7 @@ class Config(Section):
     runs: Path = Path("runs")
     task_folders: tuple[Path, ...] = (Path("tasks"),)
     threads: Annotated[int, Field(ge=0)] = 0
+    on_collapse: Literal["warn", "stop"] = "warn"
     sampling: Sampling = Sampling()
     algorithm: Algorithm = Algorithm()
     policy: Policy = Policy()

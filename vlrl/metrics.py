@@ -71,6 +71,11 @@ class RunLog:
         if self._wandb:
             self._guarded(lambda: self._wandb.summary.update(dict(values)))
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """The steps' metrics that are logged so far, in order."""
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
     def truncate(self, step: int) -> None:
         """Cuts the line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
         for path in (self.folder / f"{name}.jsonl" for name in ("metrics", "rollouts", "histograms", "tokens")):

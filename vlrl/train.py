@@ -5,6 +5,7 @@ equals the uninterrupted one: what a step draws and samples is a pure function o
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,9 @@ from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.types import Group
 from vlrl.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs, update
+from vlrl.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 
 class Stopped(Exception):  # noqa: N818 (a request, not an error)
@@ -53,6 +57,9 @@ class Parts:
     gates: TaskGates
     log: RunLog | None
     reference: Reference | None
+    watch: Watch = field(default_factory=Watch)
+    protected: set[int] = field(default_factory=set)
+    """Checkpoints from before a collapse, which are not pruned."""
     saved: set[int] = field(default_factory=set)
     """Steps whose checkpoint this process wrote or loaded; another folder of a step may be damaged."""
 
@@ -196,6 +203,14 @@ def _log(parts: Parts, step: int, groups: list[Group], seen: list[Seen], more: d
         parts.log.histograms(step, counts)
         parts.log.tokens(step, traced)
         parts.log.rollouts(step, sorted((group for part in gathered for group in part), key=lambda group: group.prompt.slot))
+    if called := _watch(parts, step, metrics):
+        told = f"step {step}: {'; '.join(called)}"
+        if run.config.on_collapse == "stop":
+            raise RuntimeError(
+                f"{told}. Stopped, as on_collapse asks; what was saved before is in {run.config.folder}/checkpoints"
+            )
+        if run.ranks.is_first:
+            logger.warning("%s", told)
     check_scored(groups, run.ranks, most=run.config.scoring.max_failed_share, where=f"step {step}")
     return metrics
 
@@ -262,7 +277,17 @@ def _resume(parts: Parts) -> int:
         parts.log.truncate(step)
         (config.folder / "summary.json").unlink(missing_ok=True)  # it stands for a run that came to its end as config.yaml says
         write_whole(config.folder / "config.yaml", [dump_config(config)])
+    for line in run.ranks.gather(parts.log.metrics() if parts.log else [])[0]:
+        _watch(parts, line["step"], line)
     return step
+
+
+def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[str]:
+    """What the collapse watch calls at this step; the newest checkpoint from before is then kept for good."""
+    called = parts.watch.see(metrics)
+    if called and (newest := checkpoints.newest_before(parts.run.config.folder / "checkpoints", step - 1)) is not None:
+        parts.protected.add(newest)
+    return called
 
 
 def _save(parts: Parts, step: int) -> None:
@@ -272,7 +297,14 @@ def _save(parts: Parts, step: int) -> None:
     too_late = run.ranks.any(parts.stop.grace_over(settings.signal_grace_s))
     if not too_late and step not in parts.saved:
         checkpoints.save(
-            root, step, parts.policy.save, run.identity, keep=settings.keep, rank=run.ranks.rank, agree=run.ranks.min
+            root,
+            step,
+            parts.policy.save,
+            run.identity,
+            keep=settings.keep,
+            protected=parts.protected,
+            rank=run.ranks.rank,
+            agree=run.ranks.min,
         )
         parts.saved.add(step)
 

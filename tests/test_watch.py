@@ -1,0 +1,68 @@
+"""The collapse watch: it calls what leaves its own history, once, and is quiet over noise and slow change."""
+
+import random
+
+import pytest
+
+from vlrl.watch import Watch
+
+
+def run(values, name: str = "reward/sums", watch: Watch | None = None, **also) -> list[tuple[int, str]]:
+    """(step, sentence) of every call while a metric takes these values, step by step."""
+    watch = watch or Watch()
+    return [(step, said) for step, value in enumerate(values, start=1) for said in watch.see({name: value, **also})]
+
+
+def noisy(level: float, noise: float, count: int, seed: int = 0) -> list[float]:
+    numbers = random.Random(seed)
+    return [level + numbers.gauss(0, noise) for _ in range(count)]
+
+
+def test_a_reward_that_falls_is_called_once_and_again_after_it_was_back():
+    calls = run(noisy(0.8, 0.03, 40) + noisy(0.3, 0.03, 8) + noisy(0.8, 0.03, 40) + noisy(0.2, 0.03, 8))
+    assert len(calls) == 2
+    (first, said), (second, _) = calls
+    assert 41 <= first <= 43 and 89 <= second <= 91
+    assert said.startswith("reward of sums fell to 0.3") and "from a median of 0.7" in said
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
+def test_noise_is_not_called(level):
+    assert run([min(1.0, max(0.0, value)) for value in noisy(level, 0.1, 300)]) == []
+
+
+def test_slow_change_is_not_called():
+    assert run([0.2 + 0.6 * step / 200 for step in range(200)]) == []
+    assert run([3.0 * 0.99**step for step in range(300)], "policy/entropy/sums/minibatch_1") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "says"),
+    [
+        ("policy/entropy/sums/minibatch_1", 0.5, 0.05, "entropy of sums fell to 0.05"),
+        ("policy/entropy/minibatch_1", 0.5, 0.05, None),
+        ("policy/entropy/sums/minibatch_2", 0.5, 0.05, None),
+        ("policy/entropy/sums/minibatch_1", 0.5, 2.0, "entropy of sums rose to 2"),
+        ("policy/entropy/sums/minibatch_1", 0.01, 0.1, None),
+        ("rollout/tokens/code", 200, 900, "response length of code rose to 900"),
+        ("rollout/tokens/code", 200, 40, "response length of code fell to 40"),
+        ("time/step", 1, 100, None),
+    ],
+)
+def test_each_signal_has_its_own_bounds(name, before, after, says):
+    calls = [said for _, said in run([before] * 20 + [after] * 5, name)]
+    assert len(calls) == (says is not None)
+    assert all(said.startswith(says) for said in calls)
+
+
+def test_the_tails_of_the_ratio_are_watched_by_mini_batch():
+    watch = Watch()
+    calm = {"policy/ratio_p01/minibatch_2": 0.98, "policy/ratio_p99/minibatch_2": 1.02}
+    wild = {"policy/ratio_p01/minibatch_2": 0.3, "policy/ratio_p99/minibatch_2": 3.0}
+    assert [watch.see(calm) for _ in range(20)] == [[]] * 20
+    (said,) = [said for _ in range(3) for said in watch.see(wild)]
+    assert said.startswith("spread of the ratio (log of 99 % to 1 %) of mini-batch 2 rose to 2.3")
+
+
+def test_too_short_a_history_is_not_judged():
+    assert run([0.9] * 6 + [0.1] * 4) == []
