@@ -262,6 +262,11 @@ CASES = [
         overrides=("engine.max_model_len=8192",),
     ),
     Case(
+        input="routing replay of a dense model",
+        says="has no experts to replay",
+        overrides=("algorithm.routing_replay=true",),
+    ),
+    Case(
         input="too little disk",
         says="are free; lower checkpoints.keep",
         overrides=("model=models/other",),

@@ -15,6 +15,7 @@ from vlrl import config as cfg
 from vlrl.model.load import load_model, released
 from vlrl.model.pack import Pack
 from vlrl.model.packed import PackedModel
+from vlrl.model.routing import Routing
 from vlrl.ranks import Ranks
 
 
@@ -22,7 +23,7 @@ class Policy:
     """A Qwen3-VL being trained.
 
     model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
-    banned: ids that sampling never yields. `version` counts the optimizer steps taken.
+    banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any.
     """
 
     def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]):
@@ -32,6 +33,7 @@ class Policy:
         self.settings = settings
         self.version = 0
         packed = _packed(settings, model, temperature, banned)
+        self.routing = Routing(packed)
         self.engine, *_ = deepspeed.initialize(
             model=packed,
             model_parameters=[parameter for parameter in packed.parameters() if parameter.requires_grad],

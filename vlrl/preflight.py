@@ -66,7 +66,10 @@ def _check(run: Run, to_train: bool) -> None:
 def _settings(run: Run) -> Iterator[str]:
     """Settings that the model cannot follow."""
     config = run.config
-    longest = check_model(config.model)["text_config"]["max_position_embeddings"]
+    text = check_model(config.model)["text_config"]
+    longest = text["max_position_embeddings"]
+    if config.algorithm.routing_replay and not text.get("num_experts"):
+        yield f"algorithm.routing_replay: model {config.model!r} has no experts to replay; leave it out"
     if config.engine.max_model_len > longest:
         yield f"engine.max_model_len: {config.engine.max_model_len} tokens, and model {config.model!r} was made for {longest}"
 

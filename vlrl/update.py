@@ -4,6 +4,7 @@ Every rank makes equally many passes, or DeepSpeed's collectives would not meet;
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +16,7 @@ from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.algorithm.loss import LossTokens, policy_loss
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.pack import Pack, pack_groups, split_to_budget
+from vlrl.model.routing import Routes
 from vlrl.policy import Policy, Reference
 from vlrl.ranks import Ranks
 from vlrl.types import Group, Status
@@ -131,15 +133,23 @@ def make_minibatch(
     )
 
 
-def old_logprobs(policy: Policy, minibatch: MiniBatch) -> list[Tensor]:
-    """[N] log-probs of each pass under the policy as it is, in the packing and mode of the update."""
-    return [policy.logprobs(each.pack)[0] for each in minibatch.passes]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Old:
+    """A pass under the policy at the start of the step: its [N] log-probs, and the experts that each token went to."""
+
+    logp: Tensor
+    routes: Routes
+
+
+def old_logprobs(policy: Policy, minibatch: MiniBatch) -> list[Old]:
+    """Each pass under the policy as it is, in the packing and mode of the update."""
+    return [Old(logp=policy.logprobs(each.pack)[0], routes=dict(policy.routing.choices)) for each in minibatch.passes]
 
 
 def update(
     policy: Policy,
     minibatch: MiniBatch,
-    old: Sequence[Tensor] | None,
+    old: Sequence[Old] | None,
     *,
     gates: TaskGates,
     longest: int = 1,
@@ -148,7 +158,7 @@ def update(
 ) -> Seen:
     """One optimizer step, and what it saw. traced: the slots whose responses' tokens are told one by one.
 
-    old: the log-probs of π_old by pass; None in the first mini-batch, whose own log-probs they are. Without any scored rollout
+    old: π_old by pass; None in the first mini-batch, whose own log-probs they are. Without any scored rollout
     on any rank nothing is stepped. longest: tokens, by which with the scored rollouts a constant average divides.
     """
     if not minibatch.num_scored:
@@ -157,30 +167,42 @@ def update(
     totals, counts, traces = [], [], []
     denominators = {"sequence": None, "token": minibatch.num_tokens, "constant": minibatch.num_scored * longest}
     for number, each in enumerate(minibatch.passes):
-        logp, entropy = policy.forward(each.pack)
-        device, size = logp.device, len(each.engine_logp)
-        gate, advantages = gates.gate(each.tasks), each.advantages.to(device)
-        loss, tokens = policy_loss(
-            logp[:size],
-            logp[:size].detach() if old is None else old[number][:size],
-            each.engine_logp.to(device),
-            advantages,
-            each.pack.sequence[:size].to(device),
-            num_scored=minibatch.num_scored,
-            gate=gate,
-            engine_weight_cap=settings.engine_weight_cap,
-            engine_weight_floor=settings.engine_weight_floor,
-            drop_outside=settings.engine_weight == "masked",
-            denominator=denominators[settings.average],
-            reference_logp=None if reference is None else reference.logprobs(each.pack)[:size],
-            kl_coefficient=settings.kl_coefficient,
-        )
-        policy.backward(loss + 0.0 * logp.sum())  # the filler's tokens keep every parameter in the graph
+        before = None if old is None else old[number]
+        replayed = policy.routing.replay(before.routes) if before and settings.routing_replay else nullcontext()
+        with replayed:
+            logp, entropy = policy.forward(each.pack)
+            device, size = logp.device, len(each.engine_logp)
+            gate, advantages = gates.gate(each.tasks), each.advantages.to(device)
+            loss, tokens = policy_loss(
+                logp[:size],
+                (before.logp if before else logp.detach())[:size],
+                each.engine_logp.to(device),
+                advantages,
+                each.pack.sequence[:size].to(device),
+                num_scored=minibatch.num_scored,
+                gate=gate,
+                engine_weight_cap=settings.engine_weight_cap,
+                engine_weight_floor=settings.engine_weight_floor,
+                drop_outside=settings.engine_weight == "masked",
+                denominator=denominators[settings.average],
+                reference_logp=None if reference is None else reference.logprobs(each.pack)[:size],
+                kl_coefficient=settings.kl_coefficient,
+            )
+            policy.backward(loss + 0.0 * logp.sum())  # the filler's tokens keep every parameter in the graph
         loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(each.advantages)))}
-        totals.append(diagnose(tokens, entropy[:size], gate, each.tasks, gates.tau(each.tasks, advantages)) | loss_sum)
+        taus = gates.tau(each.tasks, advantages)
+        totals += [diagnose(tokens, entropy[:size], gate, each.tasks, taus), loss_sum, _routed(policy, before)]
         counts.append(histograms(tokens))
         traces += _traces(each, tokens, gate, traced)
     return Seen(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), grad_norm=policy.step())
+
+
+def _routed(policy: Policy, before: Old | None) -> Totals:
+    """Of a mixture of experts: the busiest expert's load, and the share of choices that are other than the old policy's."""
+    load = policy.routing.load()
+    changed = policy.routing.changed(before.routes) if before else None
+    found = {"router/load_max": load, "router/changed": changed}
+    return {name: (value, 1.0) for name, value in found.items() if value is not None}
 
 
 def _traces(each: Pass, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
