@@ -15,7 +15,7 @@ FLOORS = {
     3: ["policy", "rollout", "checkpoint", "run", "author"],
     4: ["rollout.canary", "rollout.start", "preflight", "build", "plan", "doctor", "evaluate", "measure", "coldstart", "update"],
     5: ["train", "passrate", "assess", "report", "cli_shared"],
-    6: ["cli_data"],
+    6: ["cli_data", "study"],
     7: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

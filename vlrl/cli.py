@@ -102,6 +102,25 @@ def compare(
 
 
 @app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="The study, as those in configs/studies/.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs; else runs/studies/NAME.")] = None,
+) -> None:
+    """Runs a comparison arm by arm and seed by seed, or goes on with it; ends with one table and a page of curves."""
+    with sentences():
+        from vlrl.study import load_study, run_study, write_results
+
+        plan, folder = load_study(file), out or Path("runs/studies") / file.stem
+        failed = run_study(plan, folder, overrides or ())
+        print(write_results(plan, folder))
+        print(f"also in {folder}/study.md, the curves in {folder}/study.html")
+    if failed:
+        print(f"failed, see {folder}/NAME.log: {', '.join(failed)}")
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, as runs/cpu; of several the curves are overlaid.")],
     out: Annotated[Path | None, typer.Option(help="The page; else report.html in the first run's folder.")] = None,

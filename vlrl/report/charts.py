@@ -1,7 +1,7 @@
 """A run's figures, by plotly. Several runs are laid over one another, a colour each."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms, gate_weight
 from vlrl.algorithm.gates import Gate, grpo, gspo_token, sapo
 from vlrl.algorithm.loss import LossTokens
+from vlrl.intervals import estimate
 from vlrl.report.read import Line, RunData
 
 COLOURS = ("#2f5d8a", "#c2573a", "#3b8c6e", "#8a5fa8", "#b8952e", "#5b6577", "#4aa3c7", "#a8456b")
@@ -31,6 +32,16 @@ def reward(runs: Sequence[RunData]) -> go.Figure:
             _band(figure, place, steps, mean, half, COLOURS[number % len(COLOURS)], run.name, legend=place == 0 and len(runs) > 1)
     figure.update_yaxes(range=[-0.02, 1.02])
     return figure
+
+
+def study(curves: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
+    """Of each arm the mean reward over its seeds, by step, with the 95 % interval over seeds."""
+    figure = _grid(["mean reward"])
+    for number, (arm, runs) in enumerate(curves.items()):
+        found = [estimate(values) for values in zip(*runs, strict=False)]  # up to the shortest run
+        mean, half = _smooth([each.mean for each in found]), _smooth([each.interval for each in found])
+        _band(figure, 0, list(range(1, len(found) + 1)), mean, half, COLOURS[number % len(COLOURS)], arm, legend=True)
+    return figure.update_layout(height=480)
 
 
 def lengths(runs: Sequence[RunData]) -> go.Figure:

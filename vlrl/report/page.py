@@ -6,7 +6,7 @@ Plotly draws the figures; what the rollout browser shows is in the page as JSON,
 import base64
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -36,6 +36,12 @@ def write_report(folders: Sequence[Path], out: Path) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, [text])
     return len(text.encode())
+
+
+def write_figure(out: Path, title: str, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Writes a study's figure as a page of its own."""
+    figure = charts.study(curves).update_layout(title=title)
+    write_whole(out, [figure.to_html(include_plotlyjs=True, config=_CONFIG)])
 
 
 def serve_report(folders: Sequence[Path], port: int) -> None:

@@ -1,0 +1,93 @@
+"""Studies: a grid of runs that goes on where it was, and the table at its end."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import vlrl.study
+from vlrl.cli import app
+from vlrl.config import load_config
+from vlrl.study import collapsed, load_study, read_curves, run_study, table
+
+FILE = """
+run: configs/cpu.yaml
+settings: [steps=3]
+arms: {soft: [algorithm.tau_neg=1.05], hard: [algorithm.gate=grpo]}
+seeds: [4, 7]
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "two.yaml").write_text(FILE)
+    return load_study(tmp_path / "two.yaml")
+
+
+def write_run(folder, rewards):
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": n, "reward/mean": r}) + "\n" for n, r in enumerate(rewards, 1))
+    )
+
+
+def test_every_arm_is_run_with_every_seed_and_what_fails_is_told(study, tmp_path, monkeypatch):
+    commands = []
+
+    class Done:
+        def __init__(self, command, **_):
+            commands.append(command[3:])
+            self.returncode = int("seed=7" in command and "algorithm.gate=grpo" in command)
+
+    monkeypatch.setattr(vlrl.study.subprocess, "run", Done)
+    assert run_study(study, tmp_path / "runs", ["prompts_per_step=8"]) == ["hard-7"]
+    assert [command[-2] for command in commands] == ["name=soft-4", "name=hard-4", "name=soft-7", "name=hard-7"]
+    assert commands[0] == [
+        "train", "configs/cpu.yaml", "steps=3", "prompts_per_step=8", "algorithm.tau_neg=1.05", "seed=4", "name=soft-4",
+        f"runs={tmp_path / 'runs'}",
+    ]  # fmt: skip
+
+
+def test_arms_are_held_to_the_first_seed_by_seed(study, tmp_path):
+    for seed, level in ((4, 0.2), (7, 0.8)):
+        write_run(tmp_path / f"soft-{seed}", [level] * 20)
+        write_run(tmp_path / f"hard-{seed}", [level + 0.1 + 0.001 * seed] * 20)
+    head, rule, soft, hard = table(read_curves(study, tmp_path)).splitlines()
+    assert soft.startswith("| soft | 2 | 0.500 ±") and soft.endswith("|  |  | 0 |")
+    assert re.match(r"\| hard \| 2 \| 0\.60\d ± \d\.\d+ \| \+0\.10\d ± 0\.0\d\d \| 0\.0\d\d \| 0 \|", hard), hard
+    assert rule.count("---") == head.count("|") - 1
+
+
+def test_a_collapse_is_an_end_under_half_of_the_best():
+    assert collapsed([0.8] * 20 + [0.1] * 20) and not collapsed([0.8] * 40) and not collapsed([0.1] * 20 + [0.8] * 20)
+
+
+def test_a_study_that_has_begun_has_its_table_and_page(study, tmp_path):
+    write_run(tmp_path / "soft-4", [0.1, 0.2, 0.3])
+    told = vlrl.study.write_results(study, tmp_path)
+    assert (tmp_path / "study.md").read_text() == told and told.count("\n") == 3
+    assert "soft" in (tmp_path / "study.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (FILE.replace("arms", "arm"), "arm.*[Ee]xtra inputs"),
+        (FILE.replace(", hard: [algorithm.gate=grpo]", ""), "two arms or more"),
+        (FILE.replace("[4, 7]", "[a]"), "seeds"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_a_sentence(tmp_path, text, says):
+    (tmp_path / "bad.yaml").write_text(text)
+    result = CliRunner().invoke(app, ["study", str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "runs")])
+    assert result.exit_code == 2 and re.search(says, result.output), result.output
+
+
+def test_the_studies_that_ship_can_be_read():
+
+    for path in sorted(Path("configs/studies").glob("*.yaml")):
+        study = load_study(path)
+        for overrides in study.arms.values():
+            load_config(study.run, (*study.settings, *overrides))
