@@ -23,7 +23,7 @@ Curves = dict[str, list[list[float]]]
 
 
 class Study(Section):
-    """A study's file. settings: overrides of the run file for all arms; arms: those of each, by name; all are held to the first."""
+    """A study's file. settings: overrides of the run file for all arms; arms: those of each, all are held to the first."""
 
     run: Path
     settings: tuple[str, ...] = ()

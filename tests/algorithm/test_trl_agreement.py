@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vlrl.model.torchvision_ops  # noqa: F401
-from vlrl.algorithm.gates import grpo, gspo, sapo
+from vlrl.algorithm.gates import grpo, gspo, gspo_token, sapo
 from vlrl.algorithm.loss import policy_loss
 
 pytest.importorskip("trl")
@@ -22,6 +22,7 @@ LOSSES = {
     "sapo": (sapo(0.8, 1.3), "sapo", "token", (0.2, 0.2)),
     "grpo": (grpo(0.2, 0.27), "grpo", "token", (0.2, 0.27)),
     "gspo": (gspo(0.03, 0.04), "grpo", "sequence", (0.03, 0.04)),
+    "gspo_token": (gspo_token(0.03, 0.04), "grpo", "sequence", (0.03, 0.04)),
 }
 
 
@@ -82,6 +83,6 @@ def test_loss_and_gradient_equal_trls(name, kl, engine, seed):
     )
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
     gradients = [torch.autograd.grad(loss, logp)[0] for loss in (ours, theirs)]
-    if name == "gspo" and engine:  # TRL shares a sequence's gradient evenly between its tokens before the engine's weights
+    if name == "gspo_token" and engine:  # each token's gradient has its own weight, where TRL's is its sequence's mean
         gradients = [gradient.sum(1) for gradient in gradients]
     assert torch.allclose(*gradients, atol=1e-6) and gradients[0].abs().max() > 0.01

@@ -1,1 +1,3 @@
-"""Qwen3-VL, dense and MoE: loading, chat and images to tensors, group packing, log-probs."""
+"""Qwen3-VL: encoding, packing, attention, log-probs, routing, loading."""
+
+import vlrl.model.torchvision_ops  # noqa: F401  (before transformers, whoever imports a part of this)

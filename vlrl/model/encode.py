@@ -42,7 +42,7 @@ class Encoder:
     """
 
     def __init__(self, processor, images: Images):
-        from qwen_vl_utils import fetch_image  # loads torchvision, which needs vlrl.model.torchvision_ops first
+        from qwen_vl_utils import fetch_image
 
         self.processor = processor
         self.tokenizer = processor.tokenizer

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import vlrl.model.torchvision_ops  # noqa: F401  (before transformers)
 from vlrl.config import Images
 from vlrl.model.attention import GROUP_ATTENTION
 from vlrl.model.encode import Encoder

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-import vlrl.model.torchvision_ops  # noqa: F401  (before transformers)
 from vlrl.model.load import released, save_checkpoint
 
 SPECIAL_TOKENS = (
