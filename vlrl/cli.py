@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlrl.cli_data import data
-from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, load, quieten, sentences
+from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, load, open_to_sample, quieten, sentences
 from vlrl.config import Config, dump_config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -61,18 +61,12 @@ def evaluate(
 ) -> None:
     """Evaluates the run file's model on its tasks' held-out rows: avg@k and pass@k. Goes on where it was stopped."""
     with sentences():
-        config = load(run_file, overrides)
-        quieten()
+        run = open_to_sample(run_file, overrides)
         from vlrl.assess import assess
-        from vlrl.config import ColdStart
-        from vlrl.preflight import preflight
-        from vlrl.ranks import join_ranks
 
-        ranks = join_ranks()
-        run = preflight(config.model_copy(update={"coldstart": ColdStart()}), ranks, to_train=False)
         found = assess(run, out)
-    if ranks.is_first:
-        table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=config.model)
+    if run.ranks.is_first:
+        table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=run.config.model)
         for task, each in found.items():
             passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
             average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, load, quieten, sentences
+from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, open_to_sample, sentences
 
 data = typer.Typer(no_args_is_help=True, help="Builds data sets from recipes, and looks at them.")
 
@@ -101,18 +101,12 @@ def filter_rows(
 ) -> None:
     """Samples each training row with the run's model; keeps those that are solved sometimes, and not nearly always."""
     with sentences():
-        config = load(run_file, overrides)
-        quieten()
-        from vlrl.config import ColdStart
+        run = open_to_sample(run_file, overrides)
         from vlrl.passrate import filter_rows as filtered
         from vlrl.passrate import verdict
-        from vlrl.preflight import preflight
-        from vlrl.ranks import join_ranks
 
-        ranks = join_ranks()
-        run = preflight(config.model_copy(update={"coldstart": ColdStart()}), ranks, to_train=False)
         rates = filtered(run, out, samples=samples, at_most=at_most)
-    if ranks.is_first:
+    if run.ranks.is_first:
         table = Table("task", "rows", "kept", "never solved", "solved too often", "not scored", "mean rate")
         for task, of_rows in rates.items():
             counts = Counter(verdict(row, at_most) for row in of_rows)

@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vlrl.config import Config, load_config
+from vlrl.config import ColdStart, Config, load_config
 
 RunFile = Annotated[Path, typer.Argument(help="The run file, as those in configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's: a.b=c ...")]
@@ -45,3 +45,13 @@ def sentences() -> Iterator[None]:
             raise
         print(f"vlrl: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+
+
+def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:
+    """The run file's run, checked for what sampling its model needs; every rank calls it."""
+    config = load(run_file, overrides)
+    quieten()
+    from vlrl.preflight import preflight
+    from vlrl.ranks import join_ranks
+
+    return preflight(config.model_copy(update={"coldstart": ColdStart()}), join_ranks(), to_train=False)
