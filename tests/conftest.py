@@ -11,6 +11,9 @@ from PIL import Image
 from vlrl.config import Images
 from vlrl.verifiers import sandbox
 
+SHARED = Path(__file__).parents[2] / "shared"
+"""Samples of real data and published test vectors, where they are beside the project; tests that need them say so elsewhere."""
+
 TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", "def f(x):\n    return x + 3"] * 10
 SMALL_IMAGES = Images(min_pixels=32 * 32, max_pixels=128 * 128)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import SHARED
 from vlrl.build import build
 from vlrl.data import recipe as recipes
 from vlrl.data.images import open_image
@@ -22,19 +23,19 @@ ELSEWHERE = {"aime25", "hmmt25", "beyond_aime", "dapo_math", "aqua", "code_conte
 ELSEWHERE |= {"geometry3k", "mathvision", "chartqa"}
 NAMES = sorted({path.stem for path in (ROOT / "data_recipes").glob("*.py")} - ELSEWHERE)
 TRAIN, EVAL = 24, 8
-SHARED = ROOT.parent / "shared" / "data"
+DATA = SHARED / "data"
 SAMPLES = {
-    "gsm8k": SHARED / "math/gsm8k_train_400.jsonl",
-    "humaneval": SHARED / "code/humaneval_164.jsonl",
-    "mbpp": SHARED / "code/mbpp_test_11_510.jsonl",
-    "cruxeval": SHARED / "code/cruxeval_400.jsonl",
-    "competition_math": SHARED / "math/math500.jsonl",
-    "math500": SHARED / "math/math500.jsonl",
-    "bbh": SHARED / "logic/bbh_logic.jsonl",
-    "nlvr": SHARED / "vision/nlvr/rows.jsonl",
-    "puzzlevqa": SHARED / "vision/puzzlevqa/rows.jsonl",
-    "bccd_counting": SHARED / "vision/bccd/rows.jsonl",
-    "bccd_grounding": SHARED / "vision/bccd/rows.jsonl",
+    "gsm8k": DATA / "math/gsm8k_train_400.jsonl",
+    "humaneval": DATA / "code/humaneval_164.jsonl",
+    "mbpp": DATA / "code/mbpp_test_11_510.jsonl",
+    "cruxeval": DATA / "code/cruxeval_400.jsonl",
+    "competition_math": DATA / "math/math500.jsonl",
+    "math500": DATA / "math/math500.jsonl",
+    "bbh": DATA / "logic/bbh_logic.jsonl",
+    "nlvr": DATA / "vision/nlvr/rows.jsonl",
+    "puzzlevqa": DATA / "vision/puzzlevqa/rows.jsonl",
+    "bccd_counting": DATA / "vision/bccd/rows.jsonl",
+    "bccd_grounding": DATA / "vision/bccd/rows.jsonl",
 }
 FEW = {"functions": 40, "humaneval": 40, "mbpp": 40, "reasoning_gym": 40}  # records, where a row's answer takes its time
 

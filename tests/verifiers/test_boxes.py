@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import SHARED
 from vlrl.tasks import BadRow
 from vlrl.verifiers import boxes
 from vlrl.verifiers.boxes import Frame, answered_boxes, box_gain, box_iou, boxes_f1, iou, point_in_box
 
-SHARED = Path(__file__).parents[3] / "shared"
 VECTORS = SHARED / "vectors" / "vision_cases.jsonl"
 BCCD = SHARED / "data" / "vision" / "bccd" / "rows.jsonl"
 FRAME = Frame(width=1000, height=800)

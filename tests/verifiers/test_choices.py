@@ -2,19 +2,19 @@
 
 import doctest
 import json
-from pathlib import Path
 from string import ascii_uppercase
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import SHARED
 from vlrl.tasks import BadRow
 from vlrl.verifiers import choices
 from vlrl.verifiers.choices import choice, same_choice, yes_no
 
 SHAPES = ["hexagon", "triangle", "square", "pentagon"]
-VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
+VECTORS = SHARED / "vectors"
 
 
 def test_the_examples_in_the_docstrings_hold():

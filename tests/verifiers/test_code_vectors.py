@@ -1,16 +1,13 @@
 """Published attacks on code rewards, honest solutions, and reference solutions of HumanEval and MBPP: each has its verdict."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import needs_a_jail
+from tests.conftest import SHARED, needs_a_jail
 from vlrl.tasks import BadRow
 from vlrl.types import Status
 from vlrl.verifiers.code import score_tests
-
-SHARED = Path(__file__).parents[3] / "shared"
 
 
 def lines(path: str) -> list[dict]:

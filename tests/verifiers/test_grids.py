@@ -3,12 +3,12 @@
 import doctest
 import json
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import SHARED
 from vlrl.tasks import BadRow
 from vlrl.verifiers import grids
 from vlrl.verifiers.answers import after_reasoning, last_boxed, same_text
@@ -22,7 +22,7 @@ from vlrl.verifiers.grids import (
     solves_sudoku,
 )
 
-ROWS = Path(__file__).parents[3] / "shared" / "data" / "logic" / "reasoning_gym_240.jsonl"
+ROWS = SHARED / "data" / "logic" / "reasoning_gym_240.jsonl"
 needs_rows = pytest.mark.skipif(not ROWS.exists(), reason=f"{ROWS} is absent")
 
 PASSES = {

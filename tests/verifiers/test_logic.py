@@ -3,18 +3,18 @@
 import doctest
 import json
 from itertools import combinations, product
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import SHARED
 from vlrl.tasks import BadRow
 from vlrl.verifiers import logic
 from vlrl.verifiers.answers import after_reasoning, last_boxed
 from vlrl.verifiers.logic import concludes, equivalent, follows, roles, solves_knights
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "logic"
+DATA = SHARED / "data" / "logic"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is absent")
 
 NAMES = ["Joseph", "Samuel", "Ava"]
@@ -25,7 +25,6 @@ META = {
     "solution": [True, False, True],
 }
 GOLD = "Joseph is an altruist, Samuel is an egoist, and Ava is an altruist."
-
 SPELLINGS = {
     "and": ["∧", "&", "&&", "and", "AND", r"\land"],
     "or": ["∨", "|", "||", "or", "Or", r"\lor"],

@@ -4,18 +4,17 @@ import doctest
 import json
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import SHARED
 from vlrl.tasks import BadRow
 from vlrl.verifiers import latex, symbolic
 from vlrl.verifiers.answers import last_boxed
 from vlrl.verifiers.symbolic import same_expression
 
-SHARED = Path(__file__).parents[3] / "shared"
 MATH500 = SHARED / "data" / "math" / "math500.jsonl"
 shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared vectors are not here")
 

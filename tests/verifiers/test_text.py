@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import SHARED
 from vlrl.tasks import BadRow
 from vlrl.verifiers import text
 from vlrl.verifiers.answers import MAX_ANSWER, last_boxed
 from vlrl.verifiers.text import MAX_GOLD, anls, count, relaxed_number, same_language
 
-SHARED = Path(__file__).parents[3] / "shared"
 VECTORS = SHARED / "vectors" / "vision_cases.jsonl"
 BCCD = SHARED / "data" / "vision" / "bccd" / "rows.jsonl"
 QUESTIONS = {

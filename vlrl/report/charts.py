@@ -142,7 +142,8 @@ def histograms(run: RunData) -> go.Figure:
             )
     figure.update_xaxes(type="log", row=1, col=2)
     figure.update_xaxes(range=[0.7, 1.3], row=1, col=1)
-    figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(type="log", row=1, col=1)  # nearly all tokens are in the bins next to 1
+    figure.update_yaxes(tickformat=".1~%")
     return _styled(figure, 320)
 
 
