@@ -97,6 +97,15 @@ def test_no_question_of_eval_is_in_train(built, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_gives_the_same_rows_each_time(name):
+    sample = SAMPLES.get(name)
+    if sample and not sample.exists():
+        pytest.skip(f"no sample of {name} here")
+    once, again = (list(islice(recipes.rows_of(recipe(name), sample and str(sample), 0, []), 20)) for _ in range(2))
+    assert len(once) == 20 and once == again
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_row_s_own_answer_is_worth_a_full_reward(built, name):
     task = load_task(recipe(name).task, [ROOT / "tasks"])
     for row in rows_of(built(name) / "eval"):
