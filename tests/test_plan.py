@@ -22,8 +22,8 @@ def config(tmp_path):
 
 def test_each_step_shows_its_quotas_and_their_mini_batches(config):
     lines = list(plan(config, 2))
-    assert lines[0] == "step 0: math 8 (4+4) logic 2 (1+1)"
-    for step, line in enumerate(lines[:2]):
+    assert lines[0] == "step 1: math 8 (4+4) logic 2 (1+1)"
+    for step, line in enumerate(lines[:2], start=1):
         parts = re.findall(r"(\d+) \((\d+)\+(\d+)\)", line)
         assert line.startswith(f"step {step}: ")
         assert sum(int(total) for total, _, _ in parts) == 10

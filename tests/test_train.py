@@ -237,8 +237,8 @@ def test_two_ranks_run_the_loop_and_resume_after_sigterm(small):
     loop = small.with_(name="ranks", launcher=TORCHRUN, policy__zero_stage=2, steps=4)
     # The launcher hands the signal to the ranks and ends with a code of its own.
     loop.interrupted(signal.SIGTERM, lambda: len(loop.metrics) == 1, exit_code=None)
-    assert loop.checkpoints()[-1] == len(loop.metrics) < 4
-    loop.run()
+    assert (saved := loop.checkpoints()[-1]) == len(loop.metrics) < 4
+    assert f"goes on after step {saved}" in loop.run()
     check_files(loop, 4)
 
 

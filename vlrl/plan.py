@@ -26,7 +26,7 @@ def plan(config: Config, steps: int) -> Iterator[str]:
         seed=config.seed,
     )
     for step in range(min(steps, config.steps)):
-        yield f"step {step}: {_by_task(mixture.draw(step), list(weights), minibatches)}"
+        yield f"step {step + 1}: {_by_task(mixture.draw(step), list(weights), minibatches)}"
     for task, weight in weights.items():
         asked = config.steps * config.prompts_per_step * weight / sum(weights.values())
         realised = sum(quota[task] for quota in mixture.quotas)

@@ -274,6 +274,8 @@ def _resume(parts: Parts) -> int:
         parts.canary.check()
     step = found.step if found else 0
     if parts.log:
+        if found:
+            print(f"{config.folder} goes on after step {step}", flush=True)
         parts.log.truncate(step)
         (config.folder / "summary.json").unlink(missing_ok=True)  # it stands for a run that came to its end as config.yaml says
         write_whole(config.folder / "config.yaml", [dump_config(config)])
