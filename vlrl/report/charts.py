@@ -236,7 +236,8 @@ def _band(figure: go.Figure, place: int, x: list[int], mean: list, half: list, c
     high = [None if m is None or h is None else m + h for m, h in zip(mean, half, strict=True)]
     where = _place(figure, place)
     figure.add_scatter(x=x, y=low, **shared, **where)
-    figure.add_scatter(x=x, y=high, fill="tonexty", opacity=0.2, **shared, **where)
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    figure.add_scatter(x=x, y=high, fill="tonexty", fillcolor=f"rgba({red}, {green}, {blue}, 0.15)", **shared, **where)
     figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, showlegend=legend, line={"color": colour}, **where)
 
 
