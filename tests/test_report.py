@@ -114,8 +114,8 @@ def test_a_step_s_interval_is_that_of_its_groups_means(tmp_path):
     reward = read_run(write_run(tmp_path / "run")).rewards["sums"][1]
     means = [1.0, 0.5, 0.5]  # one of the first group's two has no verdict
     spread = (sum((mean - sum(means) / 3) ** 2 for mean in means) / 2) ** 0.5
-    assert (reward.mean, reward.groups) == (pytest.approx(2 / 3), 3)
-    assert reward.interval == pytest.approx(1.96 * spread / math.sqrt(3))
+    assert (reward.mean, reward.rows) == (pytest.approx(2 / 3), 3)
+    assert reward.interval == pytest.approx(4.3027 * spread / math.sqrt(3), rel=1e-4)
 
 
 def test_several_runs_are_on_one_page_and_a_run_that_goes_on_or_has_no_step_too(tmp_path):

@@ -55,7 +55,7 @@ def mixture(runs: Sequence[RunData]) -> go.Figure:
     for place, run in enumerate(runs):
         colours = (COLOURS[place], "lightgrey") if len(runs) > 1 else (COLOURS[5], COLOURS[0])
         asked = [mix.weight for mix in run.config.mixture.values()]
-        drawn = [float(sum(each.groups for each in run.rewards.get(task, {}).values())) for task in run.tasks]
+        drawn = [float(sum(each.rows for each in run.rewards.get(task, {}).values())) for task in run.tasks]
         for kind, counts, colour in zip(("asked", "drawn and scored"), (asked, drawn), colours, strict=True):
             shares = [count / (sum(counts) or 1) for count in counts]
             name = f"{run.name}, {kind}" if len(runs) > 1 else kind

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from vlrl.config import Config, load_config
+from vlrl.intervals import Estimate, estimate
 
 MOST_ROLLOUTS = 10_000  # in the browser; of a longer run, those of steps spread over it
 
@@ -18,24 +19,18 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reward:
-    """Of a task's groups in a step: the mean of their mean rewards, the half width of its 95 % interval, their number."""
-
-    mean: float
-    interval: float
-    groups: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
-    """A run's settings and lines. rewards: by task and step; groups: the rollouts of a prompt, as many as the browser takes."""
+    """A run's settings and lines.
+
+    rewards: by task and step, over the means of its groups; groups: each prompt's rollouts, as many as the browser takes.
+    """
 
     name: str
     folder: Path
     config: Config
     metrics: list[Line]
     histograms: list[Line]
-    rewards: dict[str, dict[int, Reward]]
+    rewards: dict[str, dict[int, Estimate]]
     groups: list[list[Line]]
     traces: dict[tuple[int, int, int], Line]
     summary: Line
@@ -52,7 +47,7 @@ def read_run(folder: Path) -> RunData:
         raise ValueError(f"{folder} is no run's folder: it has no config.yaml; a run's is RUNS/NAME of its run file")
     config = load_config(folder / "config.yaml")
     metrics = list(_lines(folder / "metrics.jsonl"))
-    rewards: dict[str, dict[int, Reward]] = defaultdict(dict)
+    rewards: dict[str, dict[int, Estimate]] = defaultdict(dict)
     num_rollouts = 0
     means: dict[tuple[str, int], list[float]] = defaultdict(list)
     for group in _groups(folder):
@@ -61,8 +56,7 @@ def read_run(folder: Path) -> RunData:
         if scored:
             means[group[0]["task"], group[0]["step"]].append(fmean(scored))
     for (task, step), values in means.items():
-        spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        rewards[task][step] = Reward(mean=fmean(values), interval=1.96 * spread, groups=len(values))
+        rewards[task][step] = estimate(values)
     every = math.ceil(num_rollouts / MOST_ROLLOUTS) or 1
     last = metrics[-1]["step"] if metrics else 0
     traces = {(line["step"], line["slot"], line["sample"]): line for line in _lines(folder / "tokens.jsonl")}
