@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import vlrl.study
 from vlrl.cli import app
 from vlrl.config import load_config
-from vlrl.study import collapsed, load_study, read_curves, run_study, table
+from vlrl.study import collapsed, load_study, markdown, read_arms, run_study, table
 
 FILE = """
 run: configs/cpu.yaml
@@ -54,10 +54,33 @@ def test_arms_are_held_to_the_first_seed_by_seed(study, tmp_path):
     for seed, level in ((4, 0.2), (7, 0.8)):
         write_run(tmp_path / f"soft-{seed}", [level] * 20)
         write_run(tmp_path / f"hard-{seed}", [level + 0.1 + 0.001 * seed] * 20)
-    head, rule, soft, hard = table(read_curves(study, tmp_path)).splitlines()
-    assert soft.startswith("| soft | 2 | 0.500 ±") and soft.endswith("|  |  | 0 |")
-    assert re.match(r"\| hard \| 2 \| 0\.60\d ± \d\.\d+ \| \+0\.10\d ± 0\.0\d\d \| 0\.0\d\d \| 0 \|", hard), hard
+    head, rule, soft, hard = markdown(table(read_arms(study, tmp_path))).splitlines()
+    assert soft.startswith("| soft | 2 | 0.500 ±") and soft.endswith("|  |  |  | 0 |")
+    assert re.match(r"\| hard \| 2 \| 0\.60\d ± \d\.\d+ \| \+0\.10\d ± 0\.0\d\d \| 0\.0\d\d \|  \| 0 \|", hard), hard
     assert rule.count("---") == head.count("|") - 1
+
+
+def test_arms_that_lack_different_seeds_are_held_to_each_other_over_those_that_both_have(study, tmp_path):
+    study = study.model_copy(update={"seeds": (4, 7, 9)})
+    for arm, seeds in (("soft", {4: 0.2, 7: 0.8}), ("hard", {7: 0.9, 9: 0.1})):
+        for seed, level in seeds.items():
+            write_run(tmp_path / f"{arm}-{seed}", [level] * 12)
+    assert table(read_arms(study, tmp_path))[2][3].startswith("+0.100 ±")
+
+
+def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_step(study, tmp_path):
+    write_run(tmp_path / "soft-4", [0.1, 0.2])
+    with (tmp_path / "soft-4/metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "rew')
+    assert [line["step"] for line in read_arms(study, tmp_path)["soft"][4].metrics] == [1, 2]
+
+
+def test_the_last_evaluation_of_each_run_is_in_the_table(study, tmp_path):
+    write_run(tmp_path / "soft-4", [0.1, 0.2])
+    lines = [{"step": 3, "reward/mean": 0.3, "eval/mean": 0.4}, {"step": 4, "reward/mean": 0.3, "eval/mean": 0.25}]
+    with (tmp_path / "soft-4/metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in [*lines, {"step": 5, "reward/mean": 0.3}])
+    assert table(read_arms(study, tmp_path))[1][5].startswith("0.250")
 
 
 def test_a_collapse_is_an_end_under_half_of_the_best():

@@ -11,7 +11,7 @@ from pathlib import Path
 from vlrl.data.shards import Dataset
 from vlrl.intervals import Difference, Estimate, difference, estimate, pass_at
 from vlrl.measure import RowRewards, measure
-from vlrl.metrics import write_whole
+from vlrl.metrics import whole_lines, write_whole
 from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.run import Run
 
@@ -107,7 +107,7 @@ def _read(folder: Path) -> dict[str, tuple[dict, dict[str, float]]]:
     """By task: what its rewards depend on, and each row's mean."""
     read = {}
     for path in sorted(folder.glob("*.jsonl")):
-        of, *rows = map(json.loads, path.read_text().splitlines())
+        of, *rows = whole_lines(path)
         means = [RowRewards(**row) for row in rows]
         read[path.stem] = (of, {row.row: row.mean for row in means if row.rewards})
     return read

@@ -73,8 +73,7 @@ class RunLog:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The steps' metrics that are logged so far, in order."""
-        path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return list(whole_lines(self.folder / "metrics.jsonl"))
 
     def truncate(self, step: int) -> None:
         """Cuts the line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
@@ -207,6 +206,16 @@ def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     text = "".join(json.dumps(_strict(line), allow_nan=False) + "\n" for line in lines)
     with _or_a_sentence(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
+
+
+def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a .jsonl file that may still be growing, have a torn last line, or not be there."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:

@@ -3,10 +3,9 @@
 Every run is `vlrl train` in a process of its own, so a study that was stopped goes on where it was, run by run and step by step.
 """
 
-import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -16,10 +15,12 @@ from pydantic import ValidationError
 from vlrl.config import Section
 from vlrl.intervals import Difference, Estimate, difference, estimate
 from vlrl.metrics import write_whole
+from vlrl.report.read import Steps, read_steps
 
 _LAST = 10  # steps whose mean reward is a run's end
-Curves = dict[str, list[list[float]]]
-"""By arm, the mean reward of every step of each seed's run."""
+_HEAD = ("arm", "runs", "reward of the last ten steps", "against the first arm", "p", "held-out accuracy", "collapsed")
+Arms = Mapping[str, Mapping[int, Steps]]
+"""By arm and seed, the steps of a run."""
 
 
 class Study(Section):
@@ -60,57 +61,68 @@ def run_study(study: Study, folder: Path, overrides: Sequence[str] = ()) -> list
     return failed
 
 
-def read_curves(study: Study, folder: Path) -> Curves:
-    """What has been run so far; an arm without any run is left out."""
-    curves: Curves = {}
-    for arm in study.arms:
-        paths = [folder / f"{arm}-{seed}" / "metrics.jsonl" for seed in study.seeds]
-        found = [[json.loads(line)["reward/mean"] for line in path.read_text().splitlines()] for path in paths if path.exists()]
-        if any(found):
-            curves[arm] = [curve for curve in found if curve]
-    return curves
+def read_arms(study: Study, folder: Path) -> Arms:
+    """What has been run so far; a run without a step, and an arm without a run, is left out."""
+    found = {arm: {seed: read_steps(folder / f"{arm}-{seed}") for seed in study.seeds} for arm in study.arms}
+    begun = {arm: {seed: run for seed, run in runs.items() if run.metrics} for arm, runs in found.items()}
+    return {arm: runs for arm, runs in begun.items() if runs}
 
 
-def ends(curves: Curves) -> dict[str, list[float]]:
-    """Of each arm's runs the mean reward of the last ten steps."""
-    return {arm: [fmean(curve[-_LAST:]) for curve in of_arm] for arm, of_arm in curves.items()}
+def end(run: Steps) -> float:
+    """The mean reward of a run's last ten steps."""
+    return fmean(line["reward/mean"] for line in run.metrics[-_LAST:])
 
 
-def collapsed(curve: Sequence[float]) -> bool:
+def collapsed(rewards: Sequence[float]) -> bool:
     """Whether a run ended under half of the best ten steps in a row that it had."""
-    windows = [fmean(curve[start : start + _LAST]) for start in range(max(1, len(curve) - _LAST + 1))]
+    windows = [fmean(rewards[start : start + _LAST]) for start in range(max(1, len(rewards) - _LAST + 1))]
     return windows[-1] < 0.5 * max(windows)
 
 
-def table(curves: Curves) -> str:
-    """Markdown: each arm's end and its difference from the first arm, seed by seed, with 95 % intervals over seeds."""
-    found = ends(curves)
-    first = next(iter(found.values()))
-    lines = [
-        "| arm | runs | reward of the last ten steps | against the first arm | p | collapsed |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for number, (arm, values) in enumerate(found.items()):
-        against, p = "", ""
-        if number and len(values) == len(first):
-            change = difference(first, values)
-            against, p = _told(change), f"{change.p:.3f}"
-        count = sum(map(collapsed, curves[arm]))
-        lines.append(f"| {arm} | {len(values)} | {_told(estimate(values))} | {against} | {p} | {count} |")
-    return "\n".join(lines) + "\n"
+def table(arms: Arms) -> list[tuple[str, ...]]:
+    """A head and a row for each arm: its end, the held-out accuracy last seen, and its difference from the first arm's end over
+    the seeds that both have, with 95 % intervals over seeds."""
+    first = next(iter(arms.values()))
+    rows: list[tuple[str, ...]] = [_HEAD]
+    for number, (arm, runs) in enumerate(arms.items()):
+        both = [seed for seed in runs if seed in first] if number else []
+        change = difference([end(first[seed]) for seed in both], [end(runs[seed]) for seed in both]) if both else None
+        heldout = [value for run in runs.values() if (value := _last_evaluation(run)) is not None]
+        rows.append(
+            (
+                arm,
+                str(len(runs)),
+                _told(estimate([end(run) for run in runs.values()])),
+                _told(change) if change else "",
+                f"{change.p:.3f}" if change else "",
+                _told(estimate(heldout)) if heldout else "",
+                str(sum(collapsed([line["reward/mean"] for line in run.metrics]) for run in runs.values())),
+            )
+        )
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table, the first row its head."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_results(study: Study, folder: Path) -> str:
-    """Writes FOLDER/study.md and study.html, the curves of all arms. Returns the table. ValueError where nothing has run."""
-    from vlrl.report.page import write_figure
+    """Writes FOLDER/study.md and study.html, and returns the table. ValueError where nothing has run."""
+    from vlrl.report.arms import write_study
 
-    curves = read_curves(study, folder)
-    if not curves:
+    arms = read_arms(study, folder)
+    if not arms:
         raise ValueError(f"no run of the study has left a step in {folder}; the logs there say why")
-    told = table(curves)
-    write_whole(folder / "study.md", [told])
-    write_figure(folder / "study.html", folder.name, curves)
-    return told
+    rows = table(arms)
+    write_whole(folder / "study.md", [markdown(rows)])
+    write_study(folder / "study.html", folder.name, rows, {arm: list(runs.values()) for arm, runs in arms.items()})
+    return markdown(rows)
+
+
+def _last_evaluation(run: Steps) -> float | None:
+    return next((line["eval/mean"] for line in reversed(run.metrics) if "eval/mean" in line), None)
 
 
 def _told(found: Estimate | Difference) -> str:

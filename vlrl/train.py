@@ -341,7 +341,7 @@ def _evaluated_between(parts: Parts, step: int) -> dict[str, float]:
     if not _is_due(config.evaluation.every, step) or step == config.steps:
         return {}
     accuracies = evaluate(parts.run, parts.engine, parts.scorer, f"step {step}")
-    return {f"eval/{task}": accuracy.mean for task, accuracy in accuracies.items()}
+    return {f"eval/{task}": accuracy.mean for task, accuracy in accuracies.items()} | {"eval/mean": mean_accuracy(accuracies)}
 
 
 def _finished(config: Config) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """A run's figures, by plotly. Several runs are laid over one another, a colour each."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -11,37 +11,27 @@ from plotly.subplots import make_subplots
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms, gate_weight
 from vlrl.algorithm.gates import Gate, grpo, gspo_token, sapo
 from vlrl.algorithm.loss import LossTokens
-from vlrl.intervals import estimate
-from vlrl.report.read import Line, RunData
+from vlrl.report.draw import COLOURS, WINDOW, add_band, add_line, grid, series, smooth, styled
+from vlrl.report.read import RunData
 
-COLOURS = ("#2f5d8a", "#c2573a", "#3b8c6e", "#8a5fa8", "#b8952e", "#5b6577", "#4aa3c7", "#a8456b")
-_WINDOW = 9  # steps of the moving average
 _FINE = {"width": 1}
 
 
 def reward(runs: Sequence[RunData]) -> go.Figure:
     """Each task's reward by step: the moving average, and its groups' 95 % interval averaged alike."""
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
-    figure = _grid(tasks)
+    figure = grid(tasks)
     for number, run in enumerate(runs):
         for place, task in enumerate(tasks):
             found = run.rewards.get(task, {})
             steps = sorted(found)
-            mean = _smooth([found[step].mean for step in steps])
-            half = [value and value / math.sqrt(_WINDOW) for value in _smooth([found[step].interval for step in steps])]
-            _band(figure, place, steps, mean, half, COLOURS[number % len(COLOURS)], run.name, legend=place == 0 and len(runs) > 1)
+            mean = smooth([found[step].mean for step in steps])
+            half = [value and value / math.sqrt(WINDOW) for value in smooth([found[step].interval for step in steps])]
+            add_band(
+                figure, place, steps, mean, half, COLOURS[number % len(COLOURS)], run.name, legend=place == 0 and len(runs) > 1
+            )
     figure.update_yaxes(range=[-0.02, 1.02])
     return figure
-
-
-def study(curves: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
-    """Of each arm the mean reward over its seeds, by step, with the 95 % interval over seeds."""
-    figure = _grid(["mean reward"])
-    for number, (arm, runs) in enumerate(curves.items()):
-        found = [estimate(values) for values in zip(*runs, strict=False)]  # up to the shortest run
-        mean, half = _smooth([each.mean for each in found]), _smooth([each.interval for each in found])
-        _band(figure, 0, list(range(1, len(found) + 1)), mean, half, COLOURS[number % len(COLOURS)], arm, legend=True)
-    return figure.update_layout(height=480)
 
 
 def lengths(runs: Sequence[RunData]) -> go.Figure:
@@ -61,7 +51,7 @@ def mixture(runs: Sequence[RunData]) -> go.Figure:
             name = f"{run.name}, {kind}" if len(runs) > 1 else kind
             figure.add_bar(x=run.tasks, y=shares, name=name, marker_color=colour)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return _styled(figure, 300)
+    return styled(figure, 300)
 
 
 def gate(run: RunData) -> go.Figure:
@@ -73,33 +63,33 @@ def gate(run: RunData) -> go.Figure:
     for number in minibatches:
         colour = COLOURS[(number - 1) % len(COLOURS)]
         for sign, dash in (("pos", "solid"), ("neg", "dot")):
-            values = _values(run.metrics, f"policy/gate_weight_{sign}/minibatch_{number}")
+            values = series(run.metrics, f"policy/gate_weight_{sign}/minibatch_{number}")
             name = f"mini-batch {number}, advantage {'above' if sign == 'pos' else 'below'} 0"
-            figure.add_scatter(x=steps, y=_smooth(values), name=name, line={"color": colour, "dash": dash}, row=1, col=1)
+            figure.add_scatter(x=steps, y=smooth(values), name=name, line={"color": colour, "dash": dash}, row=1, col=1)
         for name, row, col in (("gate_weight_below_half", 1, 2), ("ess", 2, 2)):
-            values = _values(run.metrics, f"policy/{name}/minibatch_{number}")
+            values = series(run.metrics, f"policy/{name}/minibatch_{number}")
             line = {"color": colour}
             figure.add_scatter(
-                x=steps, y=_smooth(values), name=f"mini-batch {number}", line=line, showlegend=False, row=row, col=col
+                x=steps, y=smooth(values), name=f"mini-batch {number}", line=line, showlegend=False, row=row, col=col
             )
         for percent in ("01", "50", "99"):
-            values = _values(run.metrics, f"policy/ratio_p{percent}/minibatch_{number}")
+            values = series(run.metrics, f"policy/ratio_p{percent}/minibatch_{number}")
             width: dict[str, Any] = {"width": 2 if percent == "50" else 1}
             name = f"mini-batch {number}, {int(percent)} %"
             figure.add_scatter(
-                x=steps, y=_smooth(values), name=name, line=width | {"color": colour}, showlegend=False, row=2, col=1
+                x=steps, y=smooth(values), name=name, line=width | {"color": colour}, showlegend=False, row=2, col=1
             )
-    return _styled(figure, 560)
+    return styled(figure, 560)
 
 
 def distance(runs: Sequence[RunData]) -> go.Figure:
     """How far the policy went within a step, and the engine was from it; entropy; the gradient's norm."""
-    figure = _grid(["entropy of the policy", "KL to π_old, last mini-batch", "KL to the engine", "gradient norm"])
+    figure = grid(["entropy of the policy", "KL to π_old, last mini-batch", "KL to the engine", "gradient norm"])
     for number, run in enumerate(runs):
         last = f"minibatch_{run.config.algorithm.minibatches}"
         names = ["policy/entropy/minibatch_1", f"policy/kl/{last}", "engine/kl/minibatch_1", f"policy/grad_norm/{last}"]
         for place, name in enumerate(names):
-            _line(figure, place, run, _values(run.metrics, name), number, legend=place == 0 and len(runs) > 1)
+            add_line(figure, place, run, series(run.metrics, name), number, legend=place == 0 and len(runs) > 1)
     return figure
 
 
@@ -109,13 +99,13 @@ def bound(run: RunData) -> go.Figure:
     steps = [line["step"] for line in run.metrics]
     figure = make_subplots(rows=1, cols=2, subplot_titles=["gap, and its bound", "sequences in which both assumptions hold"])
     for place, (name, label) in enumerate((("gate_gap", "gap"), ("gate_bound", "bound"))):
-        values = _smooth(_values(run.metrics, f"policy/{name}/{last}"))
+        values = smooth(series(run.metrics, f"policy/{name}/{last}"))
         figure.add_scatter(x=steps, y=values, name=label, line={"color": COLOURS[place]}, row=1, col=1)
-    values = _smooth(_values(run.metrics, f"policy/assumptions_hold/{last}"))
+    values = smooth(series(run.metrics, f"policy/assumptions_hold/{last}"))
     figure.add_scatter(x=steps, y=values, name="share", line={"color": COLOURS[2]}, showlegend=False, row=1, col=2)
     figure.update_yaxes(type="log", row=1, col=1)
     figure.update_yaxes(tickformat=".0%", range=[-0.02, 1.02], row=1, col=2)
-    return _styled(figure, 320)
+    return styled(figure, 320)
 
 
 def histograms(run: RunData) -> go.Figure:
@@ -144,14 +134,13 @@ def histograms(run: RunData) -> go.Figure:
     figure.update_xaxes(range=[0.7, 1.3], row=1, col=1)
     figure.update_yaxes(type="log", row=1, col=1)  # nearly all tokens are in the bins next to 1
     figure.update_yaxes(tickformat=".1~%")
-    return _styled(figure, 320)
+    return styled(figure, 320)
 
 
-def gates(run: RunData) -> go.Figure:
-    """The run's gate beside the others: what a ratio counts for, and the weight of its gradient (SAPO, figure 1)."""
-    settings = run.config.algorithm
+def gates(tau_pos: float = 1.0, tau_neg: float = 1.05) -> go.Figure:
+    """SAPO's gate beside the others: what a ratio counts for, and the weight of its gradient (SAPO, figure 1)."""
     curves: dict[str, Gate] = {
-        f"SAPO, τ {settings.tau_pos:g} and {settings.tau_neg:g}": sapo(settings.tau_pos, settings.tau_neg),
+        f"SAPO, τ {tau_pos:g} and {tau_neg:g}": sapo(tau_pos, tau_neg),
         "GRPO": grpo(0.2, 0.27),
         "GSPO, of a sequence's ratio": gspo_token(3e-4, 4e-4),
     }
@@ -178,7 +167,7 @@ def gates(run: RunData) -> go.Figure:
                     col=column,
                 )
     figure.update_xaxes(title_text="ratio", row=2)
-    return _styled(figure, 560)
+    return styled(figure, 560)
 
 
 def step_time(run: RunData) -> go.Figure:
@@ -187,11 +176,11 @@ def step_time(run: RunData) -> go.Figure:
     figure = go.Figure()
     steps = [line["step"] for line in run.metrics]
     for number, name in enumerate(names):
-        values = _smooth(_values(run.metrics, name))
+        values = smooth(series(run.metrics, name))
         colour = COLOURS[number % len(COLOURS)]
         figure.add_scatter(x=steps, y=values, name=name.removeprefix("time/"), stackgroup="time", line=_FINE | {"color": colour})
     figure.update_yaxes(ticksuffix=" s", rangemode="tozero")
-    return _styled(figure, 320)
+    return styled(figure, 320)
 
 
 def scoring(runs: Sequence[RunData]) -> go.Figure:
@@ -203,66 +192,8 @@ def scoring(runs: Sequence[RunData]) -> go.Figure:
 
 def _by_task(runs: Sequence[RunData], name: Callable[[str], str]) -> go.Figure:
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
-    figure = _grid(tasks)
+    figure = grid(tasks)
     for number, run in enumerate(runs):
         for place, task in enumerate(tasks):
-            _line(figure, place, run, _values(run.metrics, name(task)), number, legend=place == 0 and len(runs) > 1)
-    return figure
-
-
-def _grid(titles: Sequence[str]) -> go.Figure:
-    columns = min(3, len(titles)) if len(titles) != 4 else 2
-    rows = math.ceil(len(titles) / columns)
-    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.3 / rows, horizontal_spacing=0.06)
-    return _styled(figure, 70 + 230 * rows)
-
-
-def _place(figure: go.Figure, place: int) -> dict[str, int]:
-    columns = len(figure._grid_ref[0])
-    return {"row": place // columns + 1, "col": place % columns + 1}
-
-
-def _line(figure: go.Figure, place: int, run: RunData, values: list[float | None], number: int, *, legend: bool) -> None:
-    steps = [line["step"] for line in run.metrics]
-    line = {"color": COLOURS[number % len(COLOURS)]}
-    figure.add_scatter(
-        x=steps, y=_smooth(values), name=run.name, legendgroup=run.name, showlegend=legend, line=line, **_place(figure, place)
-    )
-
-
-def _band(figure: go.Figure, place: int, x: list[int], mean: list, half: list, colour: str, name: str, *, legend: bool) -> None:
-    shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False, "line": {"width": 0, "color": colour}}
-    low = [None if m is None or h is None else m - h for m, h in zip(mean, half, strict=True)]
-    high = [None if m is None or h is None else m + h for m, h in zip(mean, half, strict=True)]
-    where = _place(figure, place)
-    figure.add_scatter(x=x, y=low, **shared, **where)
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    figure.add_scatter(x=x, y=high, fill="tonexty", fillcolor=f"rgba({red}, {green}, {blue}, 0.15)", **shared, **where)
-    figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, showlegend=legend, line={"color": colour}, **where)
-
-
-def _values(lines: Sequence[Line], name: str) -> list[float | None]:
-    return [value if isinstance(value := line.get(name), int | float) else None for line in lines]
-
-
-def _smooth(values: Sequence[float | None]) -> list[float | None]:
-    """The mean of the values within half a window of each, of those that are there."""
-    smooth: list[float | None] = []
-    for place in range(len(values)):
-        near = values[max(0, place - _WINDOW // 2) : place + _WINDOW // 2 + 1]
-        known = [value for value in near if value is not None and math.isfinite(value)]
-        smooth.append(sum(known) / len(known) if known else None)
-    return smooth
-
-
-def _styled(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 48, "r": 16, "t": 40, "b": 40},
-        legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        hovermode="x unified",
-    )
-    figure.update_annotations(font_size=13)
+            add_line(figure, place, run, series(run.metrics, name(task)), number, legend=place == 0 and len(runs) > 1)
     return figure

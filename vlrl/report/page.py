@@ -6,7 +6,7 @@ Plotly draws the figures; what the rollout browser shows is in the page as JSON,
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -22,12 +22,12 @@ from vlrl.config import dump_config
 from vlrl.data.images import open_image
 from vlrl.metrics import write_whole
 from vlrl.report import charts
+from vlrl.report.draw import drawn
 from vlrl.report.read import Line, RunData, read_run
 from vlrl.tasks import parts_of
 
 MOST_IMAGES, IMAGE_SIDE = 600, 320
 MOST_CHARACTERS = 6_000  # of a response in the browser
-_CONFIG: Any = {"responsive": True, "displaylogo": False, "displayModeBar": False}
 
 
 def write_report(folders: Sequence[Path], out: Path) -> int:
@@ -36,12 +36,6 @@ def write_report(folders: Sequence[Path], out: Path) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, [text])
     return len(text.encode())
-
-
-def write_figure(out: Path, title: str, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Writes a study's figure as a page of its own."""
-    figure = charts.study(curves).update_layout(title=title)
-    write_whole(out, [figure.to_html(include_plotlyjs=True, config=_CONFIG)])
 
 
 def serve_report(folders: Sequence[Path], port: int) -> None:
@@ -88,23 +82,24 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         return []
 
     def each(draw: Callable[[RunData], go.Figure]) -> list[tuple[str, Markup]]:
-        return [(run.name if len(runs) > 1 else "", _drawn(draw(run))) for run in runs if run.metrics]
+        return [(run.name if len(runs) > 1 else "", drawn(draw(run))) for run in runs if run.metrics]
 
+    taus = runs[0].config.algorithm.tau_pos, runs[0].config.algorithm.tau_neg
     return [
         _section(
             "Reward",
             "Moving average over nine steps; the band is the 95 % interval over groups.",
-            [("", _drawn(charts.reward(runs)))],
+            [("", drawn(charts.reward(runs)))],
         ),
-        _section("Response length", "Tokens of a response.", [("", _drawn(charts.lengths(runs)))]),
-        _section("Mixture", "Each task's share of the prompts.", [("", _drawn(charts.mixture(runs)))]),
+        _section("Response length", "Tokens of a response.", [("", drawn(charts.lengths(runs)))]),
+        _section("Mixture", "Each task's share of the prompts.", [("", drawn(charts.mixture(runs)))]),
         _section(
             "Gate",
             "The gate's weight is the share of a token's gradient that it lets through: 1 where the policy has not moved.",
             each(charts.gate),
         ),
         _section("Ratios and variances", "Of the last mini-batch, over the whole run.", each(charts.histograms)),
-        _section("Distances", "", [("", _drawn(charts.distance(runs)))]),
+        _section("Distances", "", [("", drawn(charts.distance(runs)))]),
         *(
             [
                 _section(
@@ -114,18 +109,18 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             if all(run.config.algorithm.gate == "sapo" for run in runs)
             else []
         ),
-        _section("The gates", "SAPO as this run has it, beside GRPO and GSPO.", [("", _drawn(charts.gates(runs[0])))]),
+        _section(
+            "The gates",
+            "SAPO as this run has it, beside GRPO and GSPO.",
+            [("", drawn(charts.gates(*taus)))],
+        ),
         _section("Where a step's time goes", "", each(charts.step_time)),
-        _section("Scoring time", "99 of 100 verdicts take at most so long.", [("", _drawn(charts.scoring(runs)))]),
+        _section("Scoring time", "99 of 100 verdicts take at most so long.", [("", drawn(charts.scoring(runs)))]),
     ]
 
 
 def _section(title: str, about: str, figures: list[tuple[str, Markup]]) -> dict[str, Any]:
     return {"id": title.lower().replace(" ", "-").replace("'", ""), "title": title, "about": about, "figures": figures}
-
-
-def _drawn(figure: go.Figure) -> Markup:
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
 
 
 def _tiles(run: RunData) -> list[tuple[str, str]]:

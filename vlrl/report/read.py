@@ -12,6 +12,7 @@ from typing import Any
 
 from vlrl.config import Config, load_config
 from vlrl.intervals import Estimate, estimate
+from vlrl.metrics import whole_lines
 
 MOST_ROLLOUTS = 10_000  # in the browser; of a longer run, those of steps spread over it
 
@@ -19,7 +20,15 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunData:
+class Steps:
+    """A run's metrics and histograms, a line a step."""
+
+    metrics: list[Line]
+    histograms: list[Line]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunData(Steps):
     """A run's settings and lines.
 
     rewards: by task and step, over the means of its groups; groups: each prompt's rollouts, as many as the browser takes.
@@ -28,8 +37,6 @@ class RunData:
     name: str
     folder: Path
     config: Config
-    metrics: list[Line]
-    histograms: list[Line]
     rewards: dict[str, dict[int, Estimate]]
     groups: list[list[Line]]
     traces: dict[tuple[int, int, int], Line]
@@ -41,12 +48,17 @@ class RunData:
         return list(self.config.mixture)
 
 
+def read_steps(folder: Path) -> Steps:
+    """Of a run that has not begun there are none."""
+    return Steps(metrics=list(whole_lines(folder / "metrics.jsonl")), histograms=list(whole_lines(folder / "histograms.jsonl")))
+
+
 def read_run(folder: Path) -> RunData:
     """ValueError where the folder is no run's."""
     if not (folder / "config.yaml").exists():
         raise ValueError(f"{folder} is no run's folder: it has no config.yaml; a run's is RUNS/NAME of its run file")
     config = load_config(folder / "config.yaml")
-    metrics = list(_lines(folder / "metrics.jsonl"))
+    steps = read_steps(folder)
     rewards: dict[str, dict[int, Estimate]] = defaultdict(dict)
     num_rollouts = 0
     means: dict[tuple[str, int], list[float]] = defaultdict(list)
@@ -58,14 +70,14 @@ def read_run(folder: Path) -> RunData:
     for (task, step), values in means.items():
         rewards[task][step] = estimate(values)
     every = math.ceil(num_rollouts / MOST_ROLLOUTS) or 1
-    last = metrics[-1]["step"] if metrics else 0
-    traces = {(line["step"], line["slot"], line["sample"]): line for line in _lines(folder / "tokens.jsonl")}
+    last = steps.metrics[-1]["step"] if steps.metrics else 0
+    traces = {(line["step"], line["slot"], line["sample"]): line for line in whole_lines(folder / "tokens.jsonl")}
     return RunData(
         name=config.name,
         folder=folder,
         config=config,
-        metrics=metrics,
-        histograms=list(_lines(folder / "histograms.jsonl")),
+        metrics=steps.metrics,
+        histograms=steps.histograms,
         rewards=dict(rewards),
         groups=[group for group in _groups(folder) if (last - group[0]["step"]) % every == 0],
         traces=traces,
@@ -75,15 +87,5 @@ def read_run(folder: Path) -> RunData:
 
 
 def _groups(folder: Path) -> Iterator[list[Line]]:
-    for _, lines in groupby(_lines(folder / "rollouts.jsonl"), key=lambda line: (line["step"], line["slot"])):
+    for _, lines in groupby(whole_lines(folder / "rollouts.jsonl"), key=lambda line: (line["step"], line["slot"])):
         yield list(lines)
-
-
-def _lines(path: Path) -> Iterator[Line]:
-    """The whole lines of a file that may still be growing, or not be there yet."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)

@@ -1,0 +1,107 @@
+"""A study's page: its table, and its arms laid over one another, each as the mean over its seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import plotly.graph_objects as go
+from jinja2 import Environment
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
+
+from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms
+from vlrl.intervals import estimate
+from vlrl.metrics import write_whole
+from vlrl.report.charts import gates
+from vlrl.report.draw import COLOURS, add_band, drawn, grid, series, smooth, styled
+from vlrl.report.read import Steps
+
+Arms = Mapping[str, Sequence[Steps]]
+"""By arm, the steps of each seed's run."""
+
+
+def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms) -> None:
+    """Writes the page. rows: its table's, the head first."""
+    here = files("vlrl.report")
+    figures = {
+        "Reward": curves(arms, "reward/mean", "mean reward"),
+        "Held-out accuracy": curves(arms, "eval/mean", "mean held-out accuracy"),
+        "Gate": gate(arms),
+        "Ratios and variances": histograms(arms),
+        "The gates": gates(),
+    }
+    page = Environment(autoescape=True).from_string((here / "study.html").read_text())
+    text = page.render(
+        title=title,
+        rows=rows,
+        figures=[(name, drawn(figure)) for name, figure in figures.items() if figure.data],
+        plotly=Markup(get_plotlyjs()),
+        style=Markup((here / "page.css").read_text()),
+    )
+    write_whole(out, [text])
+
+
+def curves(arms: Arms, metric: str, title: str) -> go.Figure:
+    """Of each arm a metric's mean over its seeds, by step, with the 95 % interval over seeds."""
+    figure = grid([title])
+    for number, (arm, runs) in enumerate(arms.items()):
+        _add_mean(figure, 0, number, arm, runs, metric, legend=True)
+    return figure.update_layout(height=420)
+
+
+def gate(arms: Arms) -> go.Figure:
+    """What the gate let through in the last mini-batch, and how far the policy was from the step's old one."""
+    metrics = {
+        "gate_weight_pos": "mean gate weight, advantage above 0",
+        "gate_weight_neg": "mean gate weight, advantage below 0",
+        "ess": "effective sample size",
+        "kl": "KL to π_old",
+    }
+    figure = grid(list(metrics.values()))
+    for number, (arm, runs) in enumerate(arms.items()):
+        for place, name in enumerate(metrics):
+            _add_mean(figure, place, number, arm, runs, f"policy/{name}/minibatch_{_last(runs)}", legend=place == 0)
+    return figure
+
+
+def histograms(arms: Arms) -> go.Figure:
+    """The ratios of tokens and the variances of log r of sequences, in the last mini-batches of all seeds."""
+    figure = make_subplots(rows=1, cols=2, subplot_titles=["ratio to π_old", "variance of log r within a response"])
+    for number, (arm, runs) in enumerate(arms.items()):
+        counts = add_histograms(
+            {key: bins for key, bins in line.items() if key != "step"} for run in runs for line in run.histograms
+        )
+        for column, (kind, edges) in enumerate((("log_ratio", LOG_RATIO_EDGES), ("log_ratio_var", VARIANCE_EDGES)), start=1):
+            signs = [counts.get(f"{kind}/{sign}/minibatch_{_last(runs)}", [0] * (len(edges) + 1)) for sign in ("pos", "neg")]
+            bins = [pos + neg for pos, neg in zip(*signs, strict=True)][1:-1]
+            figure.add_scatter(
+                x=[math.exp(edge) for edge in edges[1:]] if kind == "log_ratio" else edges[1:],
+                y=[count / (sum(bins) or 1) for count in bins],
+                name=arm,
+                line={"shape": "hvh", "color": COLOURS[number % len(COLOURS)]},
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log", row=1, col=1)  # nearly all tokens are in the bins next to 1
+    figure.update_yaxes(tickformat=".1~%")
+    return styled(figure, 360)
+
+
+def _add_mean(figure: go.Figure, place: int, number: int, arm: str, runs: Sequence[Steps], metric: str, *, legend: bool) -> None:
+    """Steps at which no run has the metric are left out; beyond the shortest run there is no interval to tell."""
+    by_step = list(zip(*(series(run.metrics, metric) for run in runs), strict=False))
+    known = {step: [value for value in values if value is not None] for step, values in enumerate(by_step, start=1)}
+    found = {step: estimate(values) for step, values in known.items() if values}
+    if found:
+        mean, half = smooth([each.mean for each in found.values()]), smooth([each.interval for each in found.values()])
+        add_band(figure, place, list(found), mean, half, COLOURS[number % len(COLOURS)], arm, legend=legend)
+
+
+def _last(runs: Sequence[Steps]) -> int:
+    """The number of the runs' last mini-batch."""
+    prefix = "policy/entropy/minibatch_"
+    return max((int(name.removeprefix(prefix)) for run in runs for name in run.metrics[-1] if name.startswith(prefix)), default=1)

@@ -1,0 +1,85 @@
+"""What all figures share: colours, grids, lines and bands, moving averages."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.subplots import make_subplots
+
+from vlrl.report.read import Line, RunData
+
+COLOURS = ("#2f5d8a", "#c2573a", "#3b8c6e", "#8a5fa8", "#b8952e", "#5b6577", "#4aa3c7", "#a8456b")
+WINDOW = 9  # steps of the moving average
+_CONFIG: Any = {"responsive": True, "displaylogo": False, "displayModeBar": False}
+
+
+def grid(titles: Sequence[str]) -> go.Figure:
+    """Empty cells with titles, up to three in a row."""
+    columns = min(3, len(titles)) if len(titles) != 4 else 2
+    rows = math.ceil(len(titles) / columns)
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.3 / rows, horizontal_spacing=0.06)
+    return styled(figure, 70 + 230 * rows)
+
+
+def _cell(figure: go.Figure, place: int) -> dict[str, int]:
+    columns = len(figure._grid_ref[0])
+    return {"row": place // columns + 1, "col": place % columns + 1}
+
+
+def add_line(figure: go.Figure, place: int, run: RunData, values: list[float | None], number: int, *, legend: bool) -> None:
+    """A run's values by step, smoothed, in the grid's cell `place`; number: of its colour."""
+    steps = [line["step"] for line in run.metrics]
+    line = {"color": COLOURS[number % len(COLOURS)]}
+    figure.add_scatter(
+        x=steps, y=smooth(values), name=run.name, legendgroup=run.name, showlegend=legend, line=line, **_cell(figure, place)
+    )
+
+
+def add_band(
+    figure: go.Figure, place: int, x: list[int], mean: list, half: list, colour: str, name: str, *, legend: bool
+) -> None:
+    """A mean with a band of `half` to either side, in the grid's cell `place`."""
+    shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False, "line": {"width": 0, "color": colour}}
+    low = [None if m is None or h is None else m - h for m, h in zip(mean, half, strict=True)]
+    high = [None if m is None or h is None else m + h for m, h in zip(mean, half, strict=True)]
+    where = _cell(figure, place)
+    figure.add_scatter(x=x, y=low, **shared, **where)
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    figure.add_scatter(x=x, y=high, fill="tonexty", fillcolor=f"rgba({red}, {green}, {blue}, 0.15)", **shared, **where)
+    figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, showlegend=legend, line={"color": colour}, **where)
+
+
+def series(lines: Sequence[Line], name: str) -> list[float | None]:
+    """A metric by step; None where it is missing or no number."""
+    return [value if isinstance(value := line.get(name), int | float) else None for line in lines]
+
+
+def smooth(values: Sequence[float | None]) -> list[float | None]:
+    """The mean of the values within half a window of each, of those that are there."""
+    smooth: list[float | None] = []
+    for place in range(len(values)):
+        near = values[max(0, place - WINDOW // 2) : place + WINDOW // 2 + 1]
+        known = [value for value in near if value is not None and math.isfinite(value)]
+        smooth.append(sum(known) / len(known) if known else None)
+    return smooth
+
+
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """The figure in the report's type, colours and margins; height: pixels."""
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 48, "r": 16, "t": 40, "b": 40},
+        legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        hovermode="x unified",
+    )
+    figure.update_annotations(font_size=13)
+    return figure
+
+
+def drawn(figure: go.Figure) -> Markup:
+    """The figure as an element of a page that has plotly."""
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
