@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from tests.loop import PATIENCE_S, finished, python
 from tests.test_passrate import SPLIT
-from vlrl.assess import summarised
 from vlrl.cli import app
 from vlrl.data.shards import NewRow, write_dataset
+from vlrl.evaluate import assessed
 from vlrl.measure import RowRewards
 
 ANSWERS = ["always", "never", *["sometimes"] * 6]
@@ -58,10 +58,24 @@ def test_an_evaluation_goes_on_with_more_rows_and_compares_with_itself(evaluated
     assert result.exit_code == 0 and "+0.000 ± 0.000" in result.output
 
 
+@pytest.mark.timeout(PATIENCE_S)
+def test_other_ways_to_sample_are_measured_beside_and_tell_what_they_are(evaluated):
+    also = {"greedy": {"temperature": 0, "samples": 1}, "short": {"max_new_tokens": 2, "top_k": 5}}
+    printed = evaluated("ways", **{"evaluation.also": also})
+    files = {way: (evaluated.root / "ways" / way / "split.jsonl").read_text() for way in ("", "greedy", "short")}
+    heads = {way: json.loads(text.splitlines()[0]) for way, text in files.items()}
+    told = {way: tuple(head[key] for key in ("samples", "temperature", "top_k", "max_new_tokens")) for way, head in heads.items()}
+    assert told == {"": (6, 0.6, 0, 6), "greedy": (1, 0.0, 0, 6), "short": (6, 0.6, 5, 2)}
+    assert (evaluated.root / "one/split.jsonl").read_text().startswith(files[""])
+    assert "greedy" in printed and "short" in printed
+    summary = json.loads((evaluated.root / "ways/greedy/evaluation.json").read_text())["tasks"]["split"]
+    assert summary["passes"].keys() == {"1"}
+
+
 def write_evaluation(folder, rewards: dict[str, list[float]], **of):
     folder.mkdir()
     for task, means in rewards.items():
-        lines = [{"data": "d", "samples": 1, "temperature": 1.0, "max_new_tokens": 8} | of]
+        lines = [{"data": "d", "samples": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 8} | of]
         lines += [{"row": f"{n:08d}", "rewards": [mean], "failed": 0} for n, mean in enumerate(means)]
         (folder / f"{task}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(folder)
@@ -75,7 +89,7 @@ def test_a_task_that_fell_while_another_rose_fails_the_gate(tmp_path):
     assert CliRunner().invoke(app, ["compare", first, second]).exit_code == 0
 
 
-@pytest.mark.parametrize("of", [{"data": "other"}, {"samples": 2}, {"temperature": 0.6}])
+@pytest.mark.parametrize("of", [{"data": "other"}, {"samples": 2}, {"temperature": 0.6}, {"top_p": 0.9}])
 def test_evaluations_made_otherwise_are_not_compared(tmp_path, of):
     first, second = (
         write_evaluation(tmp_path / "a", {"math": [1.0, 0.0]}),
@@ -96,6 +110,6 @@ def test_rows_without_a_verdict_are_left_out_and_counted():
         RowRewards(row="b", rewards=(1.0,), failed=1),
         RowRewards(row="c", rewards=(), failed=2),
     ]
-    found = summarised(rows, 2)
+    found = assessed(rows, 2)
     assert (found.average.mean, found.average.rows, found.failed) == (0.75, 2, 3)
     assert (found.passes[2].mean, found.passes[2].rows) == (1.0, 1)

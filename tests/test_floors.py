@@ -13,9 +13,9 @@ FLOORS = {
     1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
     2: ["verifiers", "scoring", "model"],
     3: ["policy", "rollout", "checkpoint", "run", "author"],
-    4: ["rollout.canary", "rollout.start", "preflight", "build", "plan", "doctor", "evaluate", "measure", "coldstart", "update"],
-    5: ["train", "passrate", "assess", "report", "cli_shared"],
-    6: ["cli_data", "study"],
+    4: ["rollout.canary", "rollout.start", "preflight", "build", "plan", "doctor", "measure", "coldstart", "update"],
+    5: ["evaluate", "passrate", "report", "cli_shared"],
+    6: ["train", "assess", "cli_data", "study"],
     7: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

@@ -33,6 +33,8 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True) -> Path:
     for step in range(1, steps + 1):
         metrics = {"reward/mean": step / 10, "time/step": 2.0, "time/generate": 1.5, "scoring/failed": 0.0}
         metrics |= {f"policy/{name}/minibatch_2": 0.1 for name in ("gate_weight_pos", "gate_gap", "gate_bound", "ess")}
+        if step % 2 == 0:
+            metrics |= {"eval/sums": 0.3, "eval/mean": 0.3}
         log.step(step, metrics)
         log.rollouts(step, [group(folder, slot, step) for slot in range(4)])
         bins = {"log_ratio": len(LOG_RATIO_EDGES) + 1, "log_ratio_var": len(VARIANCE_EDGES) + 1}
@@ -40,6 +42,7 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True) -> Path:
         log.tokens(step, [{"slot": 0, "sample": 1, "ratios": [0.9, 1.2], "weights": [0.99, 0.4], "pieces": ["a", "<b>"]}])
     if ended:
         values = {"before": 0.25, "after": 0.5, "before_interval": 0.1, "after_interval": 0.1, "rows": 20, "failed": 0}
+        values |= {"pass_before": {1: 0.25, 4: 0.75}, "pass_after": {1: 0.5, 4: 0.875}}
         log.summary({"steps": steps, "tasks": {"sums": values}, "mean": {"before": 0.25, "after": 0.5}})
     return folder
 

@@ -92,6 +92,7 @@ def check_files(loop: Loop, steps: int) -> None:
     assert loop.summary["tasks"].keys() == loop.overrides["mixture"].keys()
     for values in [loop.summary["mean"], *loop.summary["tasks"].values()]:
         assert all(0 <= values[at] <= 1 for at in ("before", "after"))
+    assert all("1" in values["pass_after"] for values in loop.summary["tasks"].values())
     assert load_config(loop.folder / "config.yaml").folder == loop.folder
     assert list(loop.folder.glob("wandb/offline-run-*/*.wandb"))
     assert loop.checkpoints()[-1] == steps

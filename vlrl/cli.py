@@ -66,12 +66,14 @@ def evaluate(
 
         found = assess(run, out)
     if run.ranks.is_first:
-        table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=run.config.model)
-        for task, each in found.items():
-            passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
-            average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"
-            table.add_row(task, str(each.average.rows), str(each.samples), average, passes, str(each.failed))
-        Console().print(table)
+        for way, tasks in found.items():
+            title = f"{run.config.model}{', ' if way else ''}{way}"
+            table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=title)
+            for task, each in tasks.items():
+                passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
+                average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"
+                table.add_row(task, str(each.average.rows), str(each.samples), average, passes, str(each.failed))
+            Console().print(table)
 
 
 @app.command()

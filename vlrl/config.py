@@ -165,11 +165,34 @@ class Scoring(Section):
     isolation: Literal["jail", "limits"] = "jail"
 
 
+class AlsoEvaluated(Section):
+    """Another way to sample the held-out rows; what is not given is as in `evaluation`."""
+
+    samples: Count | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    max_new_tokens: Count | None = None
+
+
 class Evaluation(Section):
+    """How held-out rows are sampled. top_k: 0 is no limit; max_new_tokens: else as in training.
+
+    every: steps, 0 for before and after the run alone. also: by name, other ways to sample that vlrl eval measures besides.
+    """
+
     rows: Count = 256
     samples: Count = 1
     temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    max_new_tokens: Count | None = None
     every: Annotated[int, Field(ge=0)] = 0
+    also: dict[str, AlsoEvaluated] = {}
+
+    def ways(self) -> dict[str, "Evaluation"]:
+        """Each way to sample by its name; that of `evaluation` itself has none."""
+        return {"": self} | {name: self.model_copy(update=way.model_dump(exclude_none=True)) for name, way in self.also.items()}
 
 
 class ColdStart(Section):
@@ -285,6 +308,11 @@ def _faults(config: Config) -> Iterator[str]:
             yield f"mixture.{task}: tau_pos, tau_neg are the sapo gate's, and algorithm.gate is {algorithm.gate}; leave them out"
     if config.policy.dtype == "bfloat16" and config.policy.zero_stage == 0:
         yield "policy.zero_stage: 0 gives bfloat16 training another trajectory than the other stages do; use zero_stage: 1"
+    if (longest := max(way.max_new_tokens or 0 for way in config.evaluation.ways().values())) >= context:
+        yield (
+            f"evaluation.max_new_tokens: {longest} tokens leave no room for a prompt in engine.max_model_len {context}; "
+            f"raise the one or lower the other"
+        )
     for task in config.mixture:
         if config.max_new_tokens(task) >= context:
             yield (

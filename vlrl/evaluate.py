@@ -1,81 +1,80 @@
-"""Evaluation: average accuracy over k samples (avg@k) per task on held-out rows, with a 95 % interval, by the run's verifiers."""
+"""Evaluation: avg@k and pass@k of each task on held-out rows with 95 % intervals, by the run's own verifiers.
 
-from collections.abc import Mapping
+avg@k is the mean reward of k samples; pass@k, the chance that one of k is right, is taken of rewards of a half and more.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from vlrl.data.shards import Dataset
-from vlrl.intervals import estimate
+from vlrl.intervals import Estimate, estimate, pass_at
+from vlrl.measure import RowRewards, sample_rows
 from vlrl.metrics import progress
-from vlrl.rollout.engine import Engine, sampling_seed
-from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups
+from vlrl.rollout.engine import Engine
 from vlrl.run import Run
 from vlrl.scoring import Scorer
-from vlrl.types import Draw, Group, Prompt, Status
+from vlrl.types import Draw
 
 _ROUND = 0x45  # keeps an evaluation's sampling seeds apart from the training steps'
+_RIGHT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Accuracy:
-    """avg@k of a task: mean reward over its rows, the half width of its 95 % interval, rows and unscored rollouts."""
+class Assessment:
+    """Of a task: samples a row, avg@samples, pass@k for k = 1, 2, 4, ... and samples, and rollouts without a verdict."""
 
-    mean: float
-    interval: float
-    rows: int
+    samples: int
+    average: Estimate
+    passes: dict[int, Estimate]
     failed: int
 
 
-def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str) -> dict[str, Accuracy]:
-    """Accuracy of each task that names eval_rows. All ranks call it; each takes a share of the rows and all get the result.
+def assessed(rows: Sequence[RowRewards], samples: int) -> Assessment:
+    """avg@k and pass@k over the rows that have a verdict; of pass@k, over those with k of them."""
+    scored = [row for row in rows if row.rewards]
+    ks = sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
+    return Assessment(
+        samples=samples,
+        average=estimate([row.mean for row in scored]),
+        passes={
+            k: estimate(
+                [pass_at(k, len(row.rewards), sum(r >= _RIGHT for r in row.rewards)) for row in rows if len(row.rewards) >= k]
+            )
+            for k in ks
+        },
+        failed=sum(row.failed for row in rows),
+    )
+
+
+def heldout_rows(run: Run) -> dict[str, Dataset]:
+    """The held-out rows of each task that names any."""
+    return {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
+
+
+def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str) -> dict[str, Assessment]:
+    """Each task's held-out rows under the weights that the engine holds. All ranks call it and get the result.
 
     RuntimeError where more rollouts have no verdict than the run file allows.
     """
-    settings = run.config.evaluation
-    heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
-    prompts = _prompts(run.with_rows(heldout), heldout)
-    sampled, owned = run.replica(prompts)
-    encoded = encode_prompts(sampled, run.encoder, run.config.engine.max_model_len)
-    with progress(f"Evaluating {label}", len(prompts) * settings.samples, shown=run.ranks.is_first) as tick:
-        groups = sample_groups(
-            sampled,
-            encoded,
-            engine=engine,
-            scorer=scorer,
-            temperature=settings.temperature,
-            seed=lambda slot, sample: sampling_seed(run.config.seed, _ROUND, slot, sample),
-            owned=owned,
-            tick=lambda: tick(run.ranks.size),
-        )
-    check_scored(groups, run.ranks, most=run.config.scoring.max_failed_share, where=f"evaluation {label}")
-    gathered = [pair for part in run.ranks.gather([_row_accuracy(group) for group in groups]) for pair in part]
-    return {task: _accuracy([pair[1:] for pair in gathered if pair[0] == task]) for task in heldout}
-
-
-def mean_accuracy(accuracies: Mapping[str, Accuracy]) -> float:
-    """The tasks' accuracies, averaged with equal weight."""
-    return fmean(accuracy.mean for accuracy in accuracies.values())
-
-
-def _prompts(run: Run, heldout: dict[str, Dataset]) -> list[Prompt]:
-    settings = run.config.evaluation
-    places = [(task, index) for task, rows in heldout.items() for index in range(min(settings.rows, len(rows)))]
+    way, heldout = run.config.evaluation, heldout_rows(run)
+    run = run.with_rows(heldout)
+    places = [(task, index) for task, rows in heldout.items() for index in range(min(way.rows, len(rows)))]
     draws = [Draw(slot=slot, task=task, index=index, minibatch=0) for slot, (task, index) in enumerate(places)]
-    return [run.prompt(draw, settings.samples) for draw in draws]
+    prompts = [run.prompt(draw, way.samples, way.max_new_tokens) for draw in draws]
+    with progress(f"Evaluating {label}", len(prompts) * way.samples, shown=run.ranks.is_first) as tick:
+        where = f"evaluation {label}"
+        found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick)
+    return {task: assessed([found[draw.slot] for draw in draws if draw.task == task], way.samples) for task in heldout}
 
 
-def _row_accuracy(group: Group) -> tuple[str, float | None, int]:
-    """Task, mean reward of the row's scored samples (None without any), and how many have no score."""
-    rewards = [score.reward for score in group.scores if score.status is Status.OK]
-    return group.prompt.task, fmean(rewards) if rewards else None, group.prompt.group_size - len(rewards)
+def mean_accuracy(assessments: Mapping[str, Assessment]) -> float:
+    """The tasks' averages, averaged with equal weight."""
+    return fmean(each.average.mean for each in assessments.values())
 
 
-def _accuracy(rows: list[tuple[float | None, int]]) -> Accuracy:
-    means = [mean for mean, _ in rows if mean is not None]
-    found = estimate(means)
-    return Accuracy(
-        mean=found.mean,
-        interval=found.interval,
-        rows=found.rows,
-        failed=sum(failed for _, failed in rows),
-    )
+def evaluation_metrics(assessments: Mapping[str, Assessment]) -> dict[str, float]:
+    """eval/TASK and eval/mean, and eval/pass@K/TASK of every K above 1."""
+    averages = {f"eval/{task}": each.average.mean for task, each in assessments.items()}
+    passes = {f"eval/pass@{k}/{task}": one.mean for task, each in assessments.items() for k, one in each.passes.items() if k > 1}
+    return averages | passes | {"eval/mean": mean_accuracy(assessments)}

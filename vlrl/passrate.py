@@ -6,6 +6,7 @@ this way (arXiv 2511.21631, section on reasoning data). A row's pass rate is the
 
 from pathlib import Path
 
+from vlrl.config import Evaluation
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.measure import RowRewards, measure
@@ -24,11 +25,11 @@ def filter_rows(run: Run, out: Path, *, samples: int, at_most: float) -> dict[st
     """
     rates: dict[str, list[RowRewards]] = {}
     engine = start_engine(run, run.config.model)
-    temperature = run.config.sampling.temperature
     with start_scorer(run.config) as scorer:
         for task, dataset in run.rows.items():
             path = out / task / RATES
-            rates[task] = measure(run, task, dataset, engine, scorer, path, samples=samples, temperature=temperature)
+            way = Evaluation(rows=len(dataset), samples=samples, temperature=run.config.sampling.temperature)
+            rates[task] = measure(run, task, dataset, engine, scorer, path, way=way)
     empty = [task for task in rates if all(verdict(row, at_most) != "kept" for row in rates[task])]
     for task in rates.keys() - set(empty):
         if run.ranks.is_first:

@@ -86,7 +86,8 @@ class Run:
         """The drawn rows as chat messages with their tasks' group sizes and length limits."""
         return [self.prompt(draw, self.config.group_size(draw.task)) for draw in draws]
 
-    def prompt(self, draw: Draw, group_size: int) -> Prompt:
+    def prompt(self, draw: Draw, group_size: int, max_new_tokens: int | None = None) -> Prompt:
+        """The drawn row as chat messages; max_new_tokens: instead of the task's own."""
         task, mix, row = self.tasks[draw.task], self.config.mixture[draw.task], self.rows[draw.task][draw.index]
         return Prompt(
             slot=draw.slot,
@@ -96,7 +97,7 @@ class Run:
             file=task.name,
             minibatch=draw.minibatch,
             group_size=group_size,
-            max_new_tokens=self.config.max_new_tokens(draw.task),
+            max_new_tokens=max_new_tokens or self.config.max_new_tokens(draw.task),
         )
 
     def replica(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], set[int]]:

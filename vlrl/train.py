@@ -13,19 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from vlrl import checkpoint as checkpoints
 from vlrl.algorithm.diagnostics import add_histograms, combine, means, ratio_quantiles
 from vlrl.checkpoint import StopSignal
 from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.data.mixture import Mixture
-from vlrl.evaluate import Accuracy, evaluate, mean_accuracy
+from vlrl.evaluate import Assessment, evaluate, evaluation_metrics, mean_accuracy
 from vlrl.metrics import Clock, RunLog, percentile, progress, write_whole
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.load import save_checkpoint
 from vlrl.policy import Policy, Reference
 from vlrl.rollout.canary import Canary
-from vlrl.rollout.engine import Engine, sampling_seed
+from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups, summarise, with_advantages
 from vlrl.rollout.reward import shaped
 from vlrl.rollout.start import start_engine, start_scorer
@@ -112,7 +114,7 @@ def _rollouts(parts: Parts, step: int, clock: Clock) -> tuple[dict[int, EncodedP
                 encoded,
                 engine=parts.engine,
                 scorer=parts.scorer,
-                temperature=config.sampling.temperature,
+                decoding=Decoding(temperature=config.sampling.temperature),
                 seed=partial(sampling_seed, config.seed, step),
                 owned=owned,
                 tick=partial(_stop_early, parts),
@@ -317,31 +319,30 @@ def _stop_early(parts: Parts) -> None:
         raise Stopped
 
 
-def _evaluated_before(parts: Parts, first: int) -> dict[str, Accuracy]:
-    """Each task's accuracy before the first step: measured once, then kept beside the run.
+def _evaluated_before(parts: Parts, first: int) -> dict[str, Assessment]:
+    """Each task's evaluation before the first step: measured once, then kept beside the run.
 
     ValueError where a run that goes on after `first` steps has lost it: that model is gone.
     """
     run, path = parts.run, parts.run.config.folder / "evaluated_before.json"
-    of = {"origin": run.origin, "evaluation": run.config.evaluation.model_dump(exclude={"every"})}
+    of = {"origin": run.origin, "evaluation": run.config.evaluation.model_dump(exclude={"every", "also"})}
     kept = run.ranks.gather(json.loads(path.read_text()) if run.ranks.is_first and path.exists() else None)[0]
     if first and not kept:
         raise ValueError(f"{path} is missing: what the run began with can't be measured again; put it back, or start a new run")
     if kept and (first or kept["of"] == of):
-        return {task: Accuracy(**values) for task, values in kept["tasks"].items()}
+        return TypeAdapter(dict[str, Assessment]).validate_python(kept["tasks"])
     before = evaluate(run, parts.engine, parts.scorer, "before")
     if parts.log:
-        write_whole(path, [json.dumps({"of": of, "tasks": {task: asdict(accuracy) for task, accuracy in before.items()}})])
+        write_whole(path, [json.dumps({"of": of, "tasks": {task: asdict(each) for task, each in before.items()}})])
     return before
 
 
 def _evaluated_between(parts: Parts, step: int) -> dict[str, float]:
-    """Each task's accuracy after this step, where the run file asks for it."""
+    """Metrics of the evaluation after this step, where the run file asks for it."""
     config = parts.run.config
     if not _is_due(config.evaluation.every, step) or step == config.steps:
         return {}
-    accuracies = evaluate(parts.run, parts.engine, parts.scorer, f"step {step}")
-    return {f"eval/{task}": accuracy.mean for task, accuracy in accuracies.items()} | {"eval/mean": mean_accuracy(accuracies)}
+    return evaluation_metrics(evaluate(parts.run, parts.engine, parts.scorer, f"step {step}"))
 
 
 def _finished(config: Config) -> dict[str, Any] | None:
@@ -351,7 +352,7 @@ def _finished(config: Config) -> dict[str, Any] | None:
     return json.loads(summary.read_text()) if done else None
 
 
-def _finish(parts: Parts, before: dict[str, Accuracy]) -> dict[str, Any]:
+def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
     """Saves and exports the trained model, evaluates it, and writes the summary."""
     run, config = parts.run, parts.run.config
     _save(parts, config.steps)
@@ -360,11 +361,13 @@ def _finish(parts: Parts, before: dict[str, Accuracy]) -> dict[str, Any]:
         "steps": config.steps,
         "tasks": {
             task: {
-                "before": before[task].mean,
-                "after": after[task].mean,
-                "before_interval": before[task].interval,
-                "after_interval": after[task].interval,
-                "rows": after[task].rows,
+                "before": before[task].average.mean,
+                "after": after[task].average.mean,
+                "before_interval": before[task].average.interval,
+                "after_interval": after[task].average.interval,
+                "pass_before": {k: one.mean for k, one in before[task].passes.items()},
+                "pass_after": {k: one.mean for k, one in after[task].passes.items()},
+                "rows": after[task].average.rows,
                 "failed": before[task].failed + after[task].failed,
             }
             for task in after

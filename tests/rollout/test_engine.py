@@ -15,7 +15,7 @@ from vlrl.model.pack import pack_groups
 from vlrl.policy import Policy
 from vlrl.ranks import Ranks
 from vlrl.rollout.canary import Canary
-from vlrl.rollout.engine import Engine, Request, sampling_seed
+from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
 from vlrl.rollout.sync import SyncError, differing_tensors, push_weights
 
 TOLERANCE = 1e-5  # between two programs in fp32, a token
@@ -97,7 +97,7 @@ def requests_for(prompts, samples: int, *, max_new_tokens: int = 24, temperature
             sample=sample,
             prompt=prompt,
             max_new_tokens=max_new_tokens,
-            temperature=temperature,
+            decoding=Decoding(temperature=temperature),
             seed=sampling_seed(0, slot, sample),
         )
         for slot, prompt in enumerate(prompts)

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms, gate_weight
 from vlrl.algorithm.gates import Gate, grpo, gspo_token, sapo
 from vlrl.algorithm.loss import LossTokens
-from vlrl.report.draw import COLOURS, WINDOW, add_band, add_line, grid, series, smooth, styled
+from vlrl.report.draw import COLOURS, WINDOW, add_band, add_line, add_points, grid, series, smooth, styled
 from vlrl.report.read import RunData
 
 _FINE = {"width": 1}
@@ -31,6 +31,16 @@ def reward(runs: Sequence[RunData]) -> go.Figure:
                 figure, place, steps, mean, half, COLOURS[number % len(COLOURS)], run.name, legend=place == 0 and len(runs) > 1
             )
     figure.update_yaxes(range=[-0.02, 1.02])
+    return figure
+
+
+def heldout(runs: Sequence[RunData]) -> go.Figure:
+    """Held-out accuracy by task, at the steps that were evaluated."""
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    figure = grid(tasks)
+    for number, run in enumerate(runs):
+        for place, task in enumerate(tasks):
+            add_points(figure, place, run, f"eval/{task}", number, legend=place == 0 and len(runs) > 1)
     return figure
 
 

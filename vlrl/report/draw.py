@@ -37,6 +37,18 @@ def add_line(figure: go.Figure, place: int, run: RunData, values: list[float | N
     )
 
 
+def add_points(figure: go.Figure, place: int, run: RunData, metric: str, number: int, *, legend: bool) -> None:
+    """A metric at the steps that have it, as it is, in the grid's cell `place`."""
+    found = {
+        line["step"]: value for line, value in zip(run.metrics, series(run.metrics, metric), strict=True) if value is not None
+    }
+    look = {"mode": "lines+markers", "line": {"color": COLOURS[number % len(COLOURS)]}}
+    where = _cell(figure, place)
+    figure.add_scatter(
+        x=list(found), y=list(found.values()), name=run.name, legendgroup=run.name, showlegend=legend, **look, **where
+    )
+
+
 def add_band(
     figure: go.Figure, place: int, x: list[int], mean: list, half: list, colour: str, name: str, *, legend: bool
 ) -> None:

@@ -91,6 +91,11 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             "Moving average over nine steps; the band is the 95 % interval over groups.",
             [("", drawn(charts.reward(runs)))],
         ),
+        *(
+            [_section("Held-out accuracy by step", "", [("", drawn(charts.heldout(runs)))])]
+            if any("eval/mean" in line for run in runs for line in run.metrics)
+            else []
+        ),
         _section("Response length", "Tokens of a response.", [("", drawn(charts.lengths(runs)))]),
         _section("Mixture", "Each task's share of the prompts.", [("", drawn(charts.mixture(runs)))]),
         _section(

@@ -13,7 +13,7 @@ from PIL import Image
 from vlrl.model.encode import EncodedPrompt, Encoder
 from vlrl.model.pack import pack_groups
 from vlrl.policy import Policy
-from vlrl.rollout.engine import Engine, Request, sampling_seed
+from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
 from vlrl.rollout.sync import SyncError, differing_tensors
 from vlrl.types import Message
 
@@ -26,7 +26,7 @@ class Canary:
 
     def __init__(self, policy: Policy, engine: Engine, encoder: Encoder, *, temperature: float, tolerance: float, folder: Path):
         self._policy, self._engine = policy, engine
-        self._temperature = temperature
+        self._decoding = Decoding(temperature=temperature)
         self._filler = encoder.filler()
         self._probes = _probes(encoder, folder)
         self.baseline = max(policy.ranks.gather(self.difference()))
@@ -40,7 +40,7 @@ class Canary:
                 sample=0,
                 prompt=prompt,
                 max_new_tokens=PROBE_TOKENS,
-                temperature=self._temperature,
+                decoding=self._decoding,
                 seed=sampling_seed(slot),
             )
             for slot, prompt in enumerate(self._probes)

@@ -19,6 +19,15 @@ from vlrl.types import Rollout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """How a response is drawn. What is trained on is drawn from the whole distribution, without these limits; top_k 0 is none."""
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One sample to draw: for the prompt at `slot`, the `sample`-th response."""
 
@@ -26,7 +35,7 @@ class Request:
     sample: int
     prompt: EncodedPrompt
     max_new_tokens: int
-    temperature: float
+    decoding: Decoding
     seed: int
 
 
@@ -118,7 +127,9 @@ class Engine:
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            temperature=request.temperature,
+            temperature=request.decoding.temperature,
+            top_p=request.decoding.top_p,
+            top_k=request.decoding.top_k,
             max_tokens=request.max_new_tokens,
             seed=request.seed,
             logprobs=0,

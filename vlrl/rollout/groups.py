@@ -10,7 +10,7 @@ from vlrl.algorithm.advantages import group_advantages
 from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.model.encode import EncodedPrompt, Encoder
 from vlrl.ranks import Ranks
-from vlrl.rollout.engine import Engine, Request
+from vlrl.rollout.engine import Decoding, Engine, Request
 from vlrl.scoring import Scorer
 from vlrl.types import Group, Prompt, Rollout, Status
 
@@ -49,7 +49,7 @@ def sample_groups(
     *,
     engine: Engine,
     scorer: Scorer,
-    temperature: float,
+    decoding: Decoding,
     seed: Callable[[int, int], int],
     owned: Collection[int],
     tick: Callable[[], None] = lambda: None,
@@ -65,7 +65,7 @@ def sample_groups(
             sample=sample,
             prompt=encoded[prompt.slot],
             max_new_tokens=prompt.max_new_tokens,
-            temperature=temperature,
+            decoding=decoding,
             seed=seed(prompt.slot, sample),
         )
         for prompt in prompts
