@@ -54,6 +54,7 @@ def test_each_rollout_is_a_line_with_its_images_by_reference(tmp_path):
         "step": 4,
         "task": "digits",
         "slot": 3,
+        "round": 0,
         "sample": 0,
         "row": "r7",
         "messages": [{"role": "user", "content": [{"type": "image", "image": "shard.tar#512+99"}]}],

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import time
+from itertools import groupby
 
 import pytest
 import torch
@@ -40,7 +41,13 @@ def small(tmp_path_factory, tiny_dense) -> Loop:
     }
     settings = {"runs": root / "runs", "model": tiny_dense, "task_folders": ["tasks", root / "tasks"], "mixture": mixture}
     settings |= {"steps": STEPS, "prompts_per_step": 8, "sampling.group_size": 4, "sampling.max_new_tokens": 24}
-    settings |= {"policy.tokens_per_pass": 512, "policy.warmup_steps": 2, "evaluation.rows": 2, "evaluation.samples": 2}
+    settings |= {
+        "sampling.refills": 1,
+        "policy.tokens_per_pass": 512,
+        "policy.warmup_steps": 2,
+        "evaluation.rows": 2,
+        "evaluation.samples": 2,
+    }
     settings |= {"coldstart.steps": 3, "coldstart.batch_size": 8, "checkpoints.every": 2}
     return Loop(overrides=settings)
 
@@ -79,7 +86,9 @@ def copied(loop: Loop, name: str, *parts: str, **overrides) -> Loop:
 def check_files(loop: Loop, steps: int) -> None:
     """Everything that a finished run leaves, in the format that is promised."""
     assert [line["step"] for line in loop.metrics] == list(range(1, steps + 1))
-    assert len(loop.rollouts) == steps * loop.overrides["prompts_per_step"] * loop.overrides["sampling.group_size"]
+    planned = [(s, slot, n) for s in range(1, steps + 1) for slot in range(loop.overrides["prompts_per_step"]) for n in range(4)]
+    assert [(line["step"], line["slot"], line["sample"]) for line in loop.rollouts if line["round"] == 0] == planned
+    check_refills(loop.rollouts)
     pictures = {
         part["image"]
         for line in loop.rollouts
@@ -97,6 +106,17 @@ def check_files(loop: Loop, steps: int) -> None:
     assert list(loop.folder.glob("wandb/offline-run-*/*.wandb"))
     assert loop.checkpoints()[-1] == steps
     assert not same_weights(loop.weights("model"), loop.weights("coldstart"))
+
+
+def check_refills(rollouts: list[dict]) -> None:
+    """A group of equal rewards alone is replaced, by one of another row of its task, and every group stands for itself."""
+    assert any(line["round"] == 1 for line in rollouts)
+    groups = {key: list(lines) for key, lines in groupby(rollouts, key=lambda line: (line["step"], line["slot"], line["round"]))}
+    for (step, slot, turn), lines in groups.items():
+        assert (turn == 0 and (step, slot, 1) in groups) == (not turn and len({line["reward"] for line in lines}) == 1)
+        assert turn == 0 or lines[0]["task"] == groups[step, slot, 0][0]["task"]
+    rows = [(step, lines[0]["task"], lines[0]["row"]) for (step, _, _), lines in groups.items()]
+    assert len(set(rows)) == len(rows)
 
 
 def test_three_steps_of_the_command_leave_what_is_promised(small):
@@ -279,7 +299,7 @@ def test_a_jail_that_dies_stops_the_run_with_its_reason(small, tmp_path, monkeyp
     rows = [NewRow(question=f"Row {n}?", answer="1") for n in range(24)]
     write_dataset(tmp_path / "rows", rows, source="made up", licence="none", recipe="test", recipe_version=1)
     task = {"jailed": {"weight": 1, "rows": tmp_path / "rows", "eval_rows": tmp_path / "rows"}}
-    loop = small.with_(name="dead", mixture=task, task_folders=[tmp_path], coldstart__steps=0, steps=200)
+    loop = small.with_(name="dead", sampling__refills=0, mixture=task, task_folders=[tmp_path], coldstart__steps=0, steps=200)
     process = loop.start()
     while not loop.metrics and process.poll() is None:
         time.sleep(0.1)
@@ -299,7 +319,7 @@ def test_broken_verifications_are_counted_and_masked_and_too_many_stop_the_run(s
     rows = [NewRow(question=f"Row {n}?", answer="raise" if n in few | many else "fine", response="ab") for n in range(num_rows)]
     write_dataset(tmp_path / "rows", rows, source="made up", licence="none", recipe="test", recipe_version=1)
     task = {"even_length": {"weight": 1, "rows": tmp_path / "rows", "eval_rows": tmp_path / "rows"}}
-    loop = small.with_(name="failing", mixture=task, coldstart__steps=0, steps=3)
+    loop = small.with_(name="failing", sampling__refills=0, mixture=task, coldstart__steps=0, steps=3)
 
     printed = finished(loop.start(), exit_code=2)
     assert "step 2: 50% of the rollouts could not be scored (even_length 16 of 32), more than scoring.max_failed_share" in printed

@@ -76,9 +76,16 @@ class TaskMix(Section):
 
 
 class Sampling(Section):
+    """refills: how often a group whose rewards are all equal, of which nothing is learnt, is replaced by one for another row.
+
+    It is of the same task and stands at the same place: the mixture holds among the groups that count (DAPO's dynamic sampling,
+    arXiv 2503.14476, section 3.2).
+    """
+
     group_size: GroupSize = 16
     max_new_tokens: Count = 4096
     temperature: Positive = 1.0
+    refills: Annotated[int, Field(ge=0)] = 0
 
 
 class Algorithm(Section):

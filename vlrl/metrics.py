@@ -186,6 +186,7 @@ def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "step": step,
             "task": prompt.task,
             "slot": prompt.slot,
+            "round": prompt.round,
             "sample": rollout.sample,
             "row": prompt.row.key,
             "messages": prompt.messages,

@@ -96,6 +96,7 @@ class Run:
             messages=tuple(prompt_of(task, row, system=mix.system, instruction=mix.instruction)),
             file=task.name,
             minibatch=draw.minibatch,
+            round=draw.round,
             group_size=group_size,
             max_new_tokens=max_new_tokens or self.config.max_new_tokens(draw.task),
         )

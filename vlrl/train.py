@@ -9,7 +9,8 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,13 @@ from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.data.mixture import Mixture
 from vlrl.evaluate import Assessment, evaluate, evaluation_metrics, mean_accuracy
-from vlrl.metrics import Clock, RunLog, percentile, progress, write_whole
-from vlrl.model.encode import EncodedPrompt
+from vlrl.metrics import Clock, RunLog, progress, write_whole
 from vlrl.model.load import save_checkpoint
 from vlrl.policy import Policy, Reference
+from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
-from vlrl.rollout.engine import Decoding, Engine, sampling_seed
-from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups, summarise, with_advantages
-from vlrl.rollout.reward import shaped
+from vlrl.rollout.engine import Engine
+from vlrl.rollout.groups import check_scored, summarise
 from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
@@ -39,10 +39,6 @@ from vlrl.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs,
 from vlrl.watch import Watch
 
 logger = logging.getLogger(__name__)
-
-
-class Stopped(Exception):  # noqa: N818 (a request, not an error)
-    """The run was asked to stop while it was sampling; the step's rollouts are dropped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,14 +76,14 @@ def train(run: Run) -> dict[str, Any] | None:
             for step in range(first, config.steps):
                 clock = Clock()
                 with clock("time/step"):
-                    encoded, groups = _rollouts(parts, step, clock)
-                    if run.ranks.any(parts.stop.requested):
+                    batch = _sample(parts, step, clock)
+                    if batch is None:
                         _save(parts, step)
                         return None
-                    seen = _update(parts, groups, encoded, clock)
+                    seen = _update(parts, batch, clock)
                     _hand_over(parts, clock)
                 evaluated = _evaluated_between(parts, step + 1)
-                metrics = _log(parts, step + 1, groups, seen, evaluated | clock.seconds)
+                metrics = _log(parts, step + 1, batch, seen, evaluated | clock.seconds)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
                 stopped = run.ranks.any(parts.stop.requested)
                 if stopped or _is_due(config.checkpoints.every, step + 1):
@@ -101,42 +97,19 @@ def _is_due(every: int, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _rollouts(parts: Parts, step: int, clock: Clock) -> tuple[dict[int, EncodedPrompt], list[Group]]:
-    """This rank's scored groups with advantages, and the encoded prompts by slot. Empty where a signal came in between."""
-    run, config = parts.run, parts.run.config
-    sampled, owned = run.replica(run.prompts(parts.mixture.draw(step)))
-    with clock("time/encode"):
-        encoded = encode_prompts(sampled, run.encoder, config.engine.max_model_len)
-    try:
-        with clock("time/generate"):
-            groups = sample_groups(
-                sampled,
-                encoded,
-                engine=parts.engine,
-                scorer=parts.scorer,
-                decoding=Decoding(temperature=config.sampling.temperature),
-                seed=partial(sampling_seed, config.seed, step),
-                owned=owned,
-                tick=partial(_stop_early, parts),
-            )
-    except Stopped:
-        return {}, []
-    clock.seconds |= _latencies(parts.scorer)
-    rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
-    return encoded, [
-        with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded
-    ]
+def _sample(parts: Parts, step: int, clock: Clock) -> Batch | None:
+    return sample_batch(parts.run, parts.mixture, parts.engine, parts.scorer, step, clock=clock, stop=parts.stop)
 
 
-def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedPrompt], clock: Clock) -> list[Seen]:
+def _update(parts: Parts, batch: Batch, clock: Clock) -> list[Seen]:
     """The step's optimizer steps, one per mini-batch; π_old is the policy before the first. Returns what each saw."""
     settings, run = parts.run.config.algorithm, parts.run
     parts.engine.sleep()
     with clock("time/old_logprobs"):
         minibatches = [
             make_minibatch(
-                [group for group in groups if group.prompt.minibatch == number],
-                encoded,
+                [group for group in batch.groups if group.prompt.minibatch == number],
+                batch.encoded,
                 filler=run.filler,
                 budget=run.config.policy.tokens_per_pass,
                 keep_zero=settings.kl_coefficient > 0,
@@ -155,7 +128,7 @@ def _update(parts: Parts, groups: list[Group], encoded: Mapping[int, EncodedProm
                 gates=parts.gates,
                 longest=run.config.sampling.max_new_tokens,
                 reference=parts.reference,
-                traced=_traced(groups, settings.minibatches),
+                traced=_traced(batch.groups, settings.minibatches),
             )
             for minibatch, old_logp in zip(minibatches, old, strict=True)
         ]
@@ -188,23 +161,25 @@ def _hand_over(parts: Parts, clock: Clock) -> None:
             parts.canary.check()
 
 
-def _log(parts: Parts, step: int, groups: list[Group], seen: list[Seen], more: dict[str, float]) -> dict[str, float]:
+def _log(parts: Parts, step: int, batch: Batch, seen: list[Seen], more: dict[str, float]) -> dict[str, float]:
     """Writes the step's metrics and rollouts. RuntimeError where too many rollouts could not be scored."""
     run = parts.run
     by_minibatch = [numbered(each, number) for number, each in enumerate(seen, start=1)]
-    everything = combine(run.ranks.gather(combine([summarise(groups), *(each.totals for each in by_minibatch)])))
+    everything = combine(
+        run.ranks.gather(combine([summarise(batch.sampled), refilled(batch), *(each.totals for each in by_minibatch)]))
+    )
     counts = add_histograms(run.ranks.gather(add_histograms(each.histograms for each in by_minibatch)))
     metrics = means(everything) | ratio_quantiles(counts)
     rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
     metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
     metrics |= {"policy/lr": parts.policy.lr, **more}
-    gathered = run.ranks.gather(groups)
-    traced = [line for lines in run.ranks.gather(_token_lines(run, groups, seen)) for line in lines]
+    gathered = run.ranks.gather(batch.sampled)
+    traced = list(chain.from_iterable(run.ranks.gather(_token_lines(run, batch.groups, seen))))
     if parts.log:
         parts.log.step(step, metrics)
         parts.log.histograms(step, counts)
         parts.log.tokens(step, traced)
-        parts.log.rollouts(step, sorted((group for part in gathered for group in part), key=lambda group: group.prompt.slot))
+        parts.log.rollouts(step, sorted(chain.from_iterable(gathered), key=attrgetter("prompt.slot", "prompt.round")))
     if called := _watch(parts, step, metrics):
         told = f"step {step}: {'; '.join(called)}"
         if run.config.on_collapse == "stop":
@@ -213,14 +188,8 @@ def _log(parts: Parts, step: int, groups: list[Group], seen: list[Seen], more: d
             )
         if run.ranks.is_first:
             logger.warning("%s", told)
-    check_scored(groups, run.ranks, most=run.config.scoring.max_failed_share, where=f"step {step}")
+    check_scored(batch.sampled, run.ranks, most=run.config.scoring.max_failed_share, where=f"step {step}")
     return metrics
-
-
-def _latencies(scorer: Scorer) -> dict[str, float]:
-    """p50 and p99 of each task's scoring time in seconds."""
-    seconds_of = scorer.latencies
-    return {f"scoring/p{percent}_s/{task}": percentile(seconds_of[task], percent) for task in seconds_of for percent in (50, 99)}
 
 
 def _start(run: Run, stack: ExitStack) -> Parts:
@@ -311,12 +280,6 @@ def _save(parts: Parts, step: int) -> None:
             agree=run.ranks.min,
         )
         parts.saved.add(step)
-
-
-def _stop_early(parts: Parts) -> None:
-    """Ends the sampling at a signal, where no tensor-parallel neighbour would be left waiting."""
-    if parts.stop.requested and parts.run.config.engine.tensor_parallel == 1:
-        raise Stopped
 
 
 def _evaluated_before(parts: Parts, first: int) -> dict[str, Assessment]:

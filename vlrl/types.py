@@ -33,12 +33,16 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """One place in a step's batch: which row of which task, and the mini-batch that its group will train in."""
+    """One place in a step's batch: which row of which task, and the mini-batch that its group will train in.
+
+    round: 0, or how many rows of equal rewards stood at this place before.
+    """
 
     slot: int
     task: str
     index: int
     minibatch: int
+    round: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,7 @@ class Prompt:
     messages: tuple[Message, ...]
     file: str = ""
     minibatch: int = 0
+    round: int = 0
     group_size: int = 1
     max_new_tokens: int = 1
 

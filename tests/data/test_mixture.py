@@ -157,3 +157,25 @@ def test_a_batch_that_its_minibatches_do_not_divide_is_refused():
 def test_a_weight_that_is_no_positive_number_is_refused(weight):
     with pytest.raises(ValueError, match="'b' has weight"):
         plan({"a": 1, "b": weight})
+
+
+@given(st.integers(0, STEPS - 1), st.data())
+def test_a_place_that_is_drawn_again_keeps_its_task_and_gets_a_row_that_the_step_has_not_had(step, data):
+    weights = {"a": 3, "b": 1, "c": 0.5}
+    mixture = Mixture(weights, dict.fromkeys(weights, 60), prompts_per_step=12, minibatches=2, steps=STEPS, seed=3)
+    drawn = mixture.draw(step)
+    for turn in range(1, 4):
+        slots = data.draw(st.sets(st.sampled_from(range(12))))
+        fresh = mixture.redraw(step, drawn, slots)
+        assert mixture.redraw(step, drawn, slots) == fresh
+        latest = {draw.slot: draw for draw in drawn}
+        assert [(d.slot, d.task, d.minibatch) for d in fresh] == [(s, latest[s].task, latest[s].minibatch) for s in sorted(slots)]
+        assert all(draw.round == latest[draw.slot].round + 1 <= turn for draw in fresh)
+        before, rows = {(d.task, d.index) for d in drawn}, {(d.task, d.index) for d in fresh}
+        assert len(rows) == len(fresh) and not rows & before
+        drawn = [*drawn, *fresh]
+
+
+def test_a_task_without_another_row_keeps_the_ones_that_it_has():
+    mixture = Mixture({"a": 1}, {"a": 5}, prompts_per_step=4, minibatches=2, steps=1, seed=0)
+    assert len(mixture.redraw(0, mixture.draw(0), {0, 1, 3})) == 1

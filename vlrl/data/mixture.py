@@ -8,10 +8,11 @@ a draw is a pure function of (seed, step).
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
-from itertools import islice
+from itertools import filterfalse, islice
 from typing import TypeVar
 
 import numpy as np
@@ -81,6 +82,20 @@ class Mixture:
         ]
         return [Draw(slot=slot, task=t, index=i, minibatch=m) for slot, (m, t, i) in enumerate(ordered)]
 
+    def redraw(self, step: int, drawn: Sequence[Draw], slots: Collection[int]) -> list[Draw]:
+        """Other rows of the same tasks for these places of the step's batch: rows that the step has not drawn yet, at random.
+
+        drawn: all draws of the step so far, a place's latest last. A place whose task has no other row is left out.
+        """
+        used: dict[str, set[int]] = {}
+        for draw in drawn:
+            used.setdefault(draw.task, set()).add(draw.index)
+        latest = {draw.slot: draw for draw in drawn if draw.slot in slots}
+        orders = {task: _order(f"{self._seed}/{task}/refill/{step}", self._sizes[task]) for task in used}
+        fresh = {task: filterfalse(used[task].__contains__, map(int, order)) for task, order in orders.items()}
+        found = [(latest[slot], next(fresh[latest[slot].task], None)) for slot in sorted(slots)]
+        return [replace(draw, index=index, round=draw.round + 1) for draw, index in found if index is not None]
+
     def _row(self, task: str, number: int) -> int:
         epoch, place = divmod(number, self._sizes[task])
         return int(_epoch_order(self._seed, task, epoch, self._sizes[task])[place])
@@ -148,5 +163,9 @@ def _interleaved(hand: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 
 @lru_cache(maxsize=64)
 def _epoch_order(seed: int, task: str, epoch: int, size: int) -> np.ndarray:
-    key = hashlib.blake2b(f"{seed}/{task}/{epoch}".encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(key, "big")).permutation(size)
+    return _order(f"{seed}/{task}/{epoch}", size)
+
+
+def _order(key: str, size: int) -> np.ndarray:
+    digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big")).permutation(size)

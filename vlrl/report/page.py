@@ -172,16 +172,17 @@ def _group(run: RunData, group: list[Line], images: dict[str, int]) -> Line:
         "images": [images.get(ref, -1) for ref in refs],
         "answer": first.get("answer", ""),
         "boxes": first.get("boxes", {}),
-        "rollouts": [_rollout(run, line) for line in group],
+        # A place that was refilled has several groups in a step; it is the one with a gradient whose tokens were traced.
+        "rollouts": [_rollout(run, line, traced=any(each["advantage"] for each in group)) for line in group],
     }
 
 
-def _rollout(run: RunData, line: Line) -> Line:
+def _rollout(run: RunData, line: Line, *, traced: bool) -> Line:
     text = line["response"]
     if len(text) > MOST_CHARACTERS:
         text = f"{text[: MOST_CHARACTERS // 2]}\n[…]\n{text[-MOST_CHARACTERS // 2 :]}"
     shown = {name: line[name] for name in ("reward", "advantage", "num_tokens", "finish_reason", "status", "detail", "parts")}
-    trace = run.traces.get((line["step"], line["slot"], line["sample"]))
+    trace = run.traces.get((line["step"], line["slot"], line["sample"])) if traced else None
     tokens = {name: trace[name] for name in ("pieces", "ratios", "weights")} if trace else None
     return shown | {"response": text} | ({"tokens": tokens} if tokens else {})
 

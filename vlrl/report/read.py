@@ -87,5 +87,5 @@ def read_run(folder: Path) -> RunData:
 
 
 def _groups(folder: Path) -> Iterator[list[Line]]:
-    for _, lines in groupby(whole_lines(folder / "rollouts.jsonl"), key=lambda line: (line["step"], line["slot"])):
+    for _, lines in groupby(whole_lines(folder / "rollouts.jsonl"), key=lambda line: (line["step"], line["slot"], line["round"])):
         yield list(lines)

@@ -1,0 +1,122 @@
+"""A step's batch: prompts at the mixture's ratios, sampled, scored and given advantages, round by round.
+
+A group whose rewards are all equal has no gradient. Where the run file asks for refills, a group for another row of its task
+takes its place, so that the ratios hold among the groups that count.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from vlrl.algorithm.diagnostics import Totals, combine
+from vlrl.checkpoint import StopSignal
+from vlrl.data.mixture import Mixture
+from vlrl.metrics import Clock, percentile
+from vlrl.model.encode import EncodedPrompt
+from vlrl.rollout.engine import Decoding, Engine, sampling_seed
+from vlrl.rollout.groups import encode_prompts, sample_groups, with_advantages
+from vlrl.rollout.reward import shaped
+from vlrl.run import Run
+from vlrl.scoring import Scorer
+from vlrl.types import Draw, Group, Status
+
+
+class Stopped(Exception):  # noqa: N818 (a request, not an error)
+    """The run was asked to stop while it was sampling; the step's rollouts are dropped."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """This rank's part of a step: the groups to train on by slot, those that they replaced, and the encoded prompts by slot."""
+
+    by_slot: dict[int, Group] = field(default_factory=dict)
+    replaced: list[Group] = field(default_factory=list)
+    encoded: dict[int, EncodedPrompt] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups to train on, in slot order."""
+        return [self.by_slot[slot] for slot in sorted(self.by_slot)]
+
+    @property
+    def sampled(self) -> list[Group]:
+        """All groups that were sampled."""
+        return [*self.replaced, *self.groups]
+
+
+def sample_batch(
+    run: Run, mixture: Mixture, engine: Engine, scorer: Scorer, step: int, *, clock: Clock, stop: StopSignal
+) -> Batch | None:
+    """The step's batch; None where a signal came in between. All ranks call it; what it draws is a function of (seed, step)
+    and, in refills, of the rewards."""
+    batch, drawn = Batch(), mixture.draw(step)
+    fresh = drawn
+    for _ in range(1 + run.config.sampling.refills):
+        groups = _sample_round(run, fresh, engine, scorer, step, batch=batch, clock=clock, stop=stop)
+        if run.ranks.any(stop.requested):
+            return None
+        slots = {draw.slot for draw in fresh}  # a place that is refilled may go to another rank
+        batch.replaced += [batch.by_slot.pop(slot) for slot in slots & batch.by_slot.keys()]
+        batch.by_slot |= {group.prompt.slot: group for group in groups}
+        equal = [group.prompt.slot for group in groups if has_equal_rewards(group)] if run.config.sampling.refills else []
+        fresh = mixture.redraw(step, drawn, {slot for part in run.ranks.gather(equal) for slot in part})
+        drawn = [*drawn, *fresh]
+        if not fresh:
+            break
+    clock.seconds |= _latencies(scorer)
+    return batch
+
+
+def refilled(batch: Batch) -> Totals:
+    """By task: the share of the places that another group took, and of those that have no gradient after all."""
+    return combine(
+        {
+            f"rollout/refilled/{group.prompt.task}": (group.prompt.round > 0, 1.0),
+            f"rollout/no_gradient/{group.prompt.task}": (not any(group.advantages), 1.0),
+        }
+        for group in batch.groups
+    )
+
+
+def has_equal_rewards(group: Group) -> bool:
+    """Whether the group was scored and nothing can be learnt of it."""
+    return any(score.status is Status.OK for score in group.scores) and not any(group.advantages)
+
+
+def _sample_round(
+    run: Run, draws: list[Draw], engine: Engine, scorer: Scorer, step: int, *, batch: Batch, clock: Clock, stop: StopSignal
+) -> list[Group]:
+    """This rank's groups of the draws; none where a signal came. Adds to the batch's encoded prompts."""
+    config = run.config
+    sampled, owned = run.replica(run.prompts(draws))
+    with clock("time/encode"):
+        encoded = encode_prompts(sampled, run.encoder, config.engine.max_model_len)
+    batch.encoded |= encoded
+    later_round = [draws[0].round] if draws[0].round else []
+    try:
+        with clock("time/generate"):
+            groups = sample_groups(
+                sampled,
+                encoded,
+                engine=engine,
+                scorer=scorer,
+                decoding=Decoding(temperature=config.sampling.temperature),
+                seed=lambda slot, sample: sampling_seed(config.seed, step, slot, sample, *later_round),
+                owned=owned,
+                tick=partial(_stop_early, stop, config.engine.tensor_parallel),
+            )
+    except Stopped:
+        return []
+    rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
+    return [with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded]
+
+
+def _stop_early(stop: StopSignal, tensor_parallel: int) -> None:
+    """Ends the sampling at a signal, where no tensor-parallel neighbour would be left waiting."""
+    if stop.requested and tensor_parallel == 1:
+        raise Stopped
+
+
+def _latencies(scorer: Scorer) -> dict[str, float]:
+    """p50 and p99 of each task's scoring time in seconds."""
+    seconds_of = scorer.latencies
+    return {f"scoring/p{percent}_s/{task}": percentile(seconds_of[task], percent) for task in seconds_of for percent in (50, 99)}
