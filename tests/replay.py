@@ -108,8 +108,8 @@ def run(job: str, model: str, pictures: Sequence[str], ranks: Ranks) -> dict:
         return {"losses": losses_of(open_policy(model, ranks, zero_stage=int(stage)), minibatches, 5)}
     policy = open_policy(model, ranks, zero_stage=int(stage), gradient_clipping=UNCLIPPED, deepspeed=SGD)
     before = weights_of(policy)
-    loss_of(policy, minibatches[0])
-    return {"before": before, "after": weights_of(policy)}
+    told = update(policy, minibatches[0], None, gates=GATES).step
+    return {"before": before, "after": weights_of(policy), "told": told}
 
 
 def _rollout(slot: int, sample: int, length: int, numbers: torch.Generator) -> Rollout:

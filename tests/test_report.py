@@ -33,6 +33,7 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True) -> Path:
     for step in range(1, steps + 1):
         metrics = {"reward/mean": step / 10, "time/step": 2.0, "time/generate": 1.5, "scoring/failed": 0.0}
         metrics |= {f"policy/{name}/minibatch_2": 0.1 for name in ("gate_weight_pos", "gate_gap", "gate_bound", "ess")}
+        metrics |= {f"policy/change/{part}/minibatch_2": 1e-4 for part in ("vision", "language")}
         if step % 2 == 0:
             metrics |= {"eval/sums": 0.3, "eval/mean": 0.3}
         log.step(step, metrics)

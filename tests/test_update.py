@@ -1,6 +1,7 @@
 """Updates on fixed rollouts: the same for any ranks, ZeRO stage and split; and what must leave the weights as they are."""
 
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -57,6 +58,9 @@ def replays(model, pictures, folder, ranks, jobs):
     return results | {(1, job): run(job, model, pictures, ranks) for job in jobs[1]}
 
 
+PARTS = {"vision": r"visual\.(patch|pos|blocks)", "merger": r"visual\..*merger"}
+
+
 def cases(jobs, kind):
     """What is compared with the reference: (number of ranks, job)."""
     return [(size, job) for size in jobs for job in jobs[size] if job.startswith(kind) and job != REFERENCE[kind]]
@@ -86,6 +90,15 @@ def check_step(results, case):
     assert (after - expected).norm() <= 1e-5 * (expected - before).norm()
 
 
+def check_told(results, case, parts):
+    """What the step says of each part's change, against the weights before and after it."""
+    result = results[case]
+    for part, pattern in parts.items():
+        names = [name for name in result["before"] if re.search(pattern, name)]
+        had, moved = (flat({name: weights[name] for name in names}) for weights in (result["before"], result["after"]))
+        assert result["told"][f"policy/change/{part}"] == pytest.approx(float((moved - had).norm() / had.norm()), rel=1e-4), part
+
+
 def flat(weights):
     return torch.cat([weights[name].double().flatten() for name in sorted(weights)])
 
@@ -104,6 +117,11 @@ def test_a_step_of_plain_sgd_is_the_same_on_any_ranks_stage_and_split(dense, cas
     check_step(dense, case)
 
 
+@pytest.mark.parametrize("case", cases(DENSE, "sgd"), ids=str)
+def test_a_step_tells_how_far_it_moved_each_part_on_any_ranks_and_stage(dense, case):
+    check_told(dense, case, PARTS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", cases(MOE, "adamw"), ids=str)
 def test_five_updates_of_a_moe_have_the_same_losses_on_two_ranks(moe, case):
@@ -114,6 +132,7 @@ def test_five_updates_of_a_moe_have_the_same_losses_on_two_ranks(moe, case):
 @pytest.mark.parametrize("case", cases(MOE, "sgd"), ids=str)
 def test_a_step_of_plain_sgd_on_a_moe_is_the_same_on_two_ranks(moe, case):
     check_step(moe, case)
+    check_told(moe, case, PARTS | {"router": r"layers\.\d+\.mlp\.gate\.weight"})
 
 
 def test_a_minibatch_without_a_scored_rollout_steps_nothing(tiny_dense, pictures, ranks):

@@ -15,6 +15,7 @@ from vlrl import config as cfg
 from vlrl.model.load import load_model, released
 from vlrl.model.pack import Pack
 from vlrl.model.packed import PackedModel
+from vlrl.model.parts import Changes
 from vlrl.model.routing import Routing
 from vlrl.ranks import Ranks
 
@@ -65,6 +66,10 @@ class Policy:
         self.version += 1
         norm = self.engine.get_global_grad_norm()
         return None if norm is None else float(norm)
+
+    def changes(self) -> Changes:
+        """To be asked after the next step how far it moved each part of the model."""
+        return Changes(self.engine.module.qwen, self.ranks, zero_stage=self.settings.zero_stage)
 
     @property
     def lr(self) -> float:

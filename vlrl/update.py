@@ -57,19 +57,17 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What an optimizer step saw on this rank, and the gradient's norm over all ranks where the ZeRO stage knows it."""
+    """What an optimizer step saw on this rank; step: of the step itself, over all ranks, by metric."""
 
     totals: Totals = field(default_factory=dict)
     histograms: Histograms = field(default_factory=dict)
     traces: tuple[Trace, ...] = ()
-    grad_norm: float | None = None
+    step: dict[str, float] = field(default_factory=dict)
 
 
 def numbered(seen: Seen, minibatch: int) -> Seen:
     """What a step's `minibatch`-th update saw, under names that say so; skipped where no rollout of it had a score."""
-    totals = seen.totals | {"policy/skipped": (float(not seen.totals), 1.0)}
-    if seen.grad_norm is not None:
-        totals["policy/grad_norm"] = (seen.grad_norm, 1.0)
+    totals = seen.totals | {"policy/skipped": (float(not seen.totals), 1.0)} | {name: (x, 1.0) for name, x in seen.step.items()}
     return replace(
         seen,
         totals={f"{name}/minibatch_{minibatch}": total for name, total in totals.items()},
@@ -194,7 +192,15 @@ def update(
         totals += [diagnose(tokens, entropy[:size], gate, each.tasks, taus), loss_sum, _routed(policy, before)]
         counts.append(histograms(tokens))
         traces += _traces(each, tokens, gate, traced)
-    return Seen(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), grad_norm=policy.step())
+    return Seen(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), step=_step(policy))
+
+
+def _step(policy: Policy) -> dict[str, float]:
+    """Takes the optimizer step. Returns the gradient's norm, where the ZeRO stage knows it, and how far each part moved."""
+    changes = policy.changes()
+    norm = policy.step()
+    told = {f"policy/change/{part}": share for part, share in changes.since().items()}
+    return told if norm is None else told | {"policy/grad_norm": norm}
 
 
 def _routed(policy: Policy, before: Old | None) -> Totals:

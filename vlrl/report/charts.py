@@ -103,6 +103,19 @@ def distance(runs: Sequence[RunData]) -> go.Figure:
     return figure
 
 
+def changes(run: RunData) -> go.Figure:
+    """How far the step's last update moved each part of the model, as a share of its weights' norm."""
+    prefix, last = "policy/change/", f"/minibatch_{run.config.algorithm.minibatches}"
+    names = [name for name in run.metrics[-1] if name.startswith(prefix) and name.endswith(last)]
+    figure = go.Figure()
+    steps = [line["step"] for line in run.metrics]
+    for number, name in enumerate(names):
+        part = name.removeprefix(prefix).removesuffix(last)
+        figure.add_scatter(x=steps, y=smooth(series(run.metrics, name)), name=part, line={"color": COLOURS[number]})
+    figure.update_yaxes(type="log", exponentformat="power")
+    return styled(figure, 320)
+
+
 def bound(run: RunData) -> go.Figure:
     """How far the mean of a sequence's gates is from the gate of its mean, beside the bound (τ²/4)·Var (SAPO, section 4)."""
     last = f"minibatch_{run.config.algorithm.minibatches}"

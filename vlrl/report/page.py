@@ -104,6 +104,7 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             each(charts.gate),
         ),
         _section("Ratios and variances", "Of the last mini-batch, over the whole run.", each(charts.histograms)),
+        _section("Change of the weights", "By an update, as a share of each part's norm.", each(charts.changes)),
         _section("Distances", "", [("", drawn(charts.distance(runs)))]),
         *(
             [
