@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["types", "config", "pipes"],
     1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
-    2: ["verifiers", "scoring", "model"],
-    3: ["policy", "rollout", "checkpoint", "run", "author"],
+    2: ["verifiers", "scoring", "model", "mirror"],
+    3: ["policy", "rollout", "checkpoint", "run", "runlog", "author"],
     4: [
         "rollout.canary",
         "rollout.start",

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from tests.bad_input_table import png
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli import app
-from vlrl.config import dump_config, parse_config
-from vlrl.metrics import RunLog
+from vlrl.config import Wandb, dump_config, parse_config
 from vlrl.report import page, serve_report, write_report
 from vlrl.report.read import read_run
+from vlrl.runlog import RunLog
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
 
 HOSTILE = "</script><script>document.title='beaten'</script><!-- \u2028 <b>bold</b>"
@@ -29,7 +29,7 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_config(parse_config(raw, "here")))
     (folder / "shape.png").write_bytes(png(64, 48))
-    log = RunLog(folder, name=folder.name, config=raw, wandb="disabled")
+    log = RunLog(folder, name=folder.name, config=raw, wandb=Wandb(mode="disabled"))
     for step in range(1, steps + 1):
         metrics = {"reward/mean": step / 10, "time/step": 2.0, "time/generate": 1.5, "scoring/failed": 0.0}
         metrics |= {f"policy/{name}/minibatch_2": 0.1 for name in ("gate_weight_pos", "gate_gap", "gate_bound", "ess")}
@@ -166,7 +166,7 @@ def test_a_run_is_served_to_this_machine_alone_and_made_anew_each_time(tmp_path,
         connection = http.client.HTTPConnection(host, port, timeout=30)
         connection.request("GET", "/")
         pages.append(connection.getresponse().read().decode())
-        RunLog(run, name="run", config={}, wandb="disabled").rollouts(4, [group(run, 0, 4)])
+        RunLog(run, name="run", config={}, wandb=Wandb(mode="disabled")).rollouts(4, [group(run, 0, 4)])
     servers[0].shutdown()
     thread.join()
     assert host == "127.0.0.1"

@@ -218,8 +218,11 @@ class Checkpoints(Section):
 
 
 class Wandb(Section):
+    """tables_every: steps between two tables of rollouts, 0 for none."""
+
     mode: Literal["disabled", "offline", "online"] = "offline"
     project: str = "vlrl"
+    tables_every: Annotated[int, Field(ge=0)] = 20
 
 
 class Config(Section):

@@ -1,112 +1,17 @@
-"""What a run leaves: metrics, rollouts, histograms and tokens as .jsonl, summary.json, and, if wanted, wandb.
-
-The files are the record: each line is strict JSON (a number that is not finite becomes text such as "nan", which float()
-reads back), is on its way to the disk when the call returns, and carries its step, so that a resumed run can cut back what came
-after its checkpoint. wandb is foreign code and only a copy: whatever it raises, the run goes on without it.
-Only rank 0 makes a log.
-"""
+"""What measuring needs: clocks, percentiles, progress, and files of JSON lines that are whole or say why not."""
 
 import json
-import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from vlrl.types import Group
-
-logger = logging.getLogger(__name__)
-
-
-class RunLog:
-    """The log of one run in `folder`, which is made if missing; lines are added to those already there.
-
-    config: the resolved run file, for wandb alone. Every method that writes raises OSError with a sentence where the folder
-    cannot be written, a full disk above all.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        config: Mapping[str, Any],
-        project: str = "vlrl",
-        wandb: Literal["disabled", "offline", "online"] = "offline",
-    ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._wandb: Any = None
-        if wandb != "disabled":
-            self._guarded(lambda: self._start_wandb(mode=wandb, project=project, name=name, config=dict(config)))
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records one step's metrics: `step(12, {"reward/geometry3k": 0.43, "time/generate": 2.1})`."""
-        _append(self.folder / "metrics.jsonl", [{"step": step, **metrics}])
-        if self._wandb:
-            self._guarded(lambda: self._wandb.log(dict(metrics), step=step))
-
-    def rollouts(self, step: int, groups: Sequence[Group]) -> None:
-        """Records every rollout of a step, one line each; images stay references."""
-        _append(self.folder / "rollouts.jsonl", [line for group in groups for line in _rollout_lines(step, group)])
-
-    def histograms(self, step: int, counts: Mapping[str, Sequence[int]]) -> None:
-        """Records a step's histograms: counts by bin, see vlrl.algorithm.diagnostics for the edges."""
-        _append(self.folder / "histograms.jsonl", [{"step": step, **counts}])
-
-    def tokens(self, step: int, traces: Sequence[Mapping[str, Any]]) -> None:
-        """Records what became of the tokens of a few of a step's responses, one line each."""
-        _append(self.folder / "tokens.jsonl", [{"step": step, **trace} for trace in traces])
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Writes summary.json anew, whole or not at all."""
-        write_whole(self.folder / "summary.json", [json.dumps(_strict(values), allow_nan=False, indent=2) + "\n"])
-        if self._wandb:
-            self._guarded(lambda: self._wandb.summary.update(dict(values)))
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The steps' metrics that are logged so far, in order."""
-        return list(whole_lines(self.folder / "metrics.jsonl"))
-
-    def truncate(self, step: int) -> None:
-        """Cuts the line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
-        for path in (self.folder / f"{name}.jsonl" for name in ("metrics", "rollouts", "histograms", "tokens")):
-            if path.exists():
-                with path.open(encoding="utf-8", errors="replace") as lines:
-                    write_whole(path, (line for line in lines if _belongs(line, step)))
-
-    def close(self) -> None:
-        """Ends the wandb run; the files need no end."""
-        if self._wandb:
-            self._guarded(lambda: self._wandb.finish())
-        self._wandb = None
-
-    def _start_wandb(self, *, mode: Literal["offline", "online"], **run: Any) -> None:
-        # Read when wandb is imported: without these it keeps a log under the home folder, looks up its server even offline, and
-        # talks of other products.
-        os.environ.setdefault("WANDB_CACHE_DIR", str(self.folder.absolute() / "wandb" / "cache"))
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb  # half a second, and nothing at all where it is disabled
-
-        settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
-        self._wandb = wandb.init(mode=mode, dir=str(self.folder), settings=settings, **run)
-        if self._wandb.url:
-            print(f"wandb: {self._wandb.url}", flush=True)
-
-    def _guarded(self, call: Callable[[], Any]) -> None:
-        try:
-            call()
-        except Exception as error:  # foreign code, which fails in its own ways: no network, no key, a dead service process
-            self._wandb = None
-            logger.warning("wandb failed and is off for the rest of the run (%s: %s)", type(error).__name__, error)
 
 
 @dataclass(slots=True)
@@ -178,37 +83,6 @@ def _plain_count(phase: str, shown: bool) -> Tick:
     return tick
 
 
-def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
-    prompt = group.prompt
-    advantages = group.advantages or (None,) * len(group.rollouts)
-    for rollout, score, advantage in zip(group.rollouts, group.scores, advantages, strict=True):
-        yield {
-            "step": step,
-            "task": prompt.task,
-            "slot": prompt.slot,
-            "round": prompt.round,
-            "sample": rollout.sample,
-            "row": prompt.row.key,
-            "messages": prompt.messages,
-            "answer": prompt.row.answer,
-            "boxes": {key: prompt.row.meta[key] for key in ("width", "height", "box", "boxes") if key in prompt.row.meta},
-            "response": rollout.text,
-            "finish_reason": rollout.finish_reason,
-            "num_tokens": len(rollout.tokens),
-            "reward": score.reward,
-            "parts": score.parts,
-            "status": score.status,
-            "detail": score.detail,
-            "advantage": advantage,
-        }
-
-
-def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    text = "".join(json.dumps(_strict(line), allow_nan=False) + "\n" for line in lines)
-    with _or_a_sentence(path), path.open("a", encoding="utf-8") as file:
-        file.write(text)
-
-
 def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a .jsonl file that may still be growing, have a torn last line, or not be there."""
     if not path.exists():
@@ -217,6 +91,13 @@ def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Adds strict JSON to a .jsonl file; it is on its way to the disk at the return. OSError that says what to do."""
+    text = "".join(json.dumps(strict(line), allow_nan=False) + "\n" for line in lines)
+    with _or_a_sentence(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
@@ -238,20 +119,12 @@ def _or_a_sentence(path: Path) -> Iterator[None]:
         raise OSError(f"cannot write {path}: {error.strerror}; make room, then resume the run from its checkpoint") from error
 
 
-def _belongs(line: str, step: int) -> bool:
-    """Whether a line is whole and of a step up to `step`."""
-    try:
-        return line.endswith("\n") and json.loads(line)["step"] <= step
-    except ValueError:
-        return False
-
-
-def _strict(value: Any) -> Any:
-    """The value with every float that strict JSON has no spelling for as text: "nan", "inf", "-inf"."""
+def strict(value: Any) -> Any:
+    """The value with every float that strict JSON has no spelling for as text: "nan", "inf", "-inf", which float() reads back."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return value

@@ -23,7 +23,7 @@ from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.data.mixture import Mixture
 from vlrl.evaluate import Assessment, evaluate, evaluation_metrics, mean_accuracy
-from vlrl.metrics import Clock, RunLog, progress, write_whole
+from vlrl.metrics import Clock, progress, write_whole
 from vlrl.model.load import save_checkpoint
 from vlrl.policy import Policy, Reference
 from vlrl.rollout.batch import Batch, refilled, sample_batch
@@ -33,6 +33,7 @@ from vlrl.rollout.groups import check_scored, summarise
 from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
+from vlrl.runlog import RunLog
 from vlrl.scoring import Scorer
 from vlrl.types import Group
 from vlrl.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs, update
@@ -227,8 +228,7 @@ def _start(run: Run, stack: ExitStack) -> Parts:
 
 
 def _open_log(config: Config) -> RunLog:
-    wandb = config.wandb
-    return RunLog(config.folder, name=config.name, config=config.model_dump(mode="json"), project=wandb.project, wandb=wandb.mode)
+    return RunLog(config.folder, name=config.name, config=config.model_dump(mode="json"), wandb=config.wandb)
 
 
 def _resume(parts: Parts) -> int:

@@ -6,17 +6,21 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
-from vlrl.metrics import RunLog, progress
+from vlrl.config import Wandb
+from vlrl.metrics import progress
+from vlrl.runlog import RunLog
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
 
 
 def run_log(folder: Path, wandb: str = "disabled") -> RunLog:
-    return RunLog(folder, name="toy", config={"steps": 3}, wandb=wandb)
+    return RunLog(folder, name="toy", config={"steps": 3}, wandb=Wandb(mode=wandb, tables_every=2))
 
 
 def strict_lines(path: Path) -> list[dict]:
@@ -26,9 +30,10 @@ def strict_lines(path: Path) -> list[dict]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-def group(reward: float = 1.0, text: str = "\\boxed{4}") -> Group:
-    image = {"type": "image", "image": "shard.tar#512+99"}
-    prompt = Prompt(slot=3, task="digits", row=Row(key="r7"), messages=({"role": "user", "content": [image]},))
+def group(reward: float = 1.0, text: str = "\\boxed{4}", image: str = "shard.tar#512+99", box: Sequence[int] = ()) -> Group:
+    content = [{"type": "image", "image": image}]
+    meta = {"width": 64, "height": 48, "boxes": [list(box)]} if box else {}
+    prompt = Prompt(slot=3, task="digits", row=Row(key="r7", meta=meta), messages=({"role": "user", "content": content},))
     rollout = Rollout(slot=3, sample=0, tokens=(5, 6), logprobs=(-0.1, -0.2), text=text, finish_reason="stop", weight_version=1)
     scores = (Score(reward=reward, parts={"boxed": 1.0}), Score(reward=0.0, status=Status.TIMEOUT, detail="10 s"))
     return Group(prompt=prompt, rollouts=(rollout, rollout), scores=scores, advantages=(0.5, 0.0))
@@ -163,7 +168,7 @@ def toy_wandb(monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", toy)
         return toy
 
-    for name in ("WANDB_CACHE_DIR", "WANDB_ERROR_REPORTING", "WANDB_SILENT"):
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ERROR_REPORTING", "WANDB_SILENT"):
         monkeypatch.setenv(name, "")  # remembered, so that what the log sets ends with the test
         monkeypatch.delenv(name)
     return install
@@ -218,25 +223,43 @@ def test_wandb_that_is_not_installed_is_off_after_one_warning(tmp_path, toy_wand
 
 def test_a_disabled_wandb_is_not_imported_and_torch_never_is():
     code = (
-        "import sys, tempfile, pathlib; from vlrl.metrics import RunLog; "
-        "RunLog(pathlib.Path(tempfile.gettempdir()), name='toy', config={}, wandb='disabled').close(); "
+        "import sys, tempfile, pathlib; from vlrl.config import Wandb; from vlrl.runlog import RunLog; "
+        "RunLog(pathlib.Path(tempfile.gettempdir()), name='toy', config={}, wandb=Wandb(mode='disabled')).close(); "
         "assert not {'wandb', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_real_wandb_offline_is_silent_and_keeps_its_files_in_the_run_folder(tmp_path):
-    code = (
-        "import pathlib; from vlrl.metrics import RunLog; log = RunLog(pathlib.Path('run'), name='toy', config={'steps': 1}); "
-        "log.step(1, {'reward/a': float('nan')}); log.summary({'best': 1}); log.close()"
-    )
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 48), "red").save(picture)
+    code = f"""
+import pathlib
+from tests.test_runlog import group
+from vlrl.config import Wandb
+from vlrl.runlog import RunLog
+
+log = RunLog(pathlib.Path("run"), name="toy", config={{"steps": 1}}, wandb=Wandb(tables_every=1))
+log.step(1, {{"reward/a": float("nan")}})
+log.rollouts(1, [group(image={str(picture)!r}, box=[6, 6, 32, 24])])
+task = {{"before": 0.1, "before_interval": 0.1, "after": 0.2, "after_interval": 0.1, "rows": 4}}
+log.summary({{"best": 1, "tasks": {{"digits": task}}}})
+log.close()
+"""
     (tmp_path / "home").mkdir()
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     environment = clean | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+    [media] = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media")
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    [rollouts] = media.glob("table/rollouts*.json")
+    table = json.loads(rollouts.read_text())
+    assert [row[table["columns"].index("response")] for row in table["data"]] == ["\\boxed{4}"] * 2
+    assert list(media.glob("table/held-out*.json"))
+    kept = [path.read_bytes() for path in (tmp_path / "run" / "wandb" / "data").rglob("*") if path.is_file()]
+    assert any(content.startswith(b"\x89PNG") for content in kept) and any(b"class_set" in content for content in kept)
     assert not list((tmp_path / "home").iterdir())
 
 

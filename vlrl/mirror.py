@@ -1,0 +1,108 @@
+"""A copy of a run's log in wandb: its metrics, tables of rollouts with their pictures, and the evaluation.
+
+wandb is foreign code and never the record: whatever it raises, the copy ends with one warning and the run goes on without it.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlrl.config import Wandb
+from vlrl.data.images import open_image
+from vlrl.tasks import parts_of
+
+logger = logging.getLogger(__name__)
+
+_SIDE = 320  # pixels of a picture
+_COLUMNS = ("step", "task", "prompt", "picture", "answer", "response", "reward", "advantage", "tokens", "status")
+
+
+class Mirror:
+    """config: the resolved run file. Where wandb is disabled, or has failed, every method does nothing."""
+
+    def __init__(self, settings: Wandb, folder: Path, *, name: str, config: Mapping[str, Any]) -> None:
+        self._settings, self._folder = settings, folder
+        self._wandb: Any = None
+        self._run: Any = None
+        if settings.mode != "disabled":
+            self._guarded(lambda: self._start(name, dict(config)))
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._run:
+            self._guarded(lambda: self._run.log(dict(metrics), step=step))
+
+    def rollouts(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Every so many steps a table of one group of each task, one with a gradient where there is any."""
+        every = self._settings.tables_every
+        if self._run and every and step % every == 0:
+            self._guarded(lambda: self._run.log({"rollouts": self._table(lines)}, step=step))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        if self._run:
+            self._guarded(lambda: self._finish_with(values))
+
+    def close(self) -> None:
+        if self._run:
+            self._guarded(lambda: self._run.finish())
+        self._run = None
+
+    def _start(self, name: str, config: dict[str, Any]) -> None:
+        # Read when wandb is imported: without these it keeps a log and what it has yet to send under the home folder, looks up
+        # its server even offline, and talks of other products.
+        os.environ.setdefault("WANDB_CACHE_DIR", str(self._folder.absolute() / "wandb" / "cache"))
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._folder.absolute() / "wandb" / "data"))
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb  # half a second, and nothing at all where it is disabled
+
+        self._wandb = wandb
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
+        where: dict[str, Any] = {"project": self._settings.project, "dir": str(self._folder), "mode": self._settings.mode}
+        self._run = wandb.init(**where, name=name, config=config, settings=settings)
+        if self._run.url:
+            print(f"wandb: {self._run.url}", flush=True)
+
+    def _table(self, lines: Sequence[Mapping[str, Any]]) -> Any:
+        chosen: dict[str, tuple[int, int]] = {}
+        for line in sorted(lines, key=lambda line: not line["advantage"]):
+            chosen.setdefault(line["task"], (line["slot"], line["round"]))
+        shown = [line for line in lines if chosen[line["task"]] == (line["slot"], line["round"])]
+        return self._wandb.Table(columns=list(_COLUMNS), data=[self._row(line) for line in shown])
+
+    def _row(self, line: Mapping[str, Any]) -> list[Any]:
+        parts = [part for message in line["messages"] for part in parts_of(message)]
+        prompt = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        # A list of pictures would be kept as the word "Image": a cell holds one, a prompt's first.
+        refs = [part["image"] for part in parts if part["type"] == "image"]
+        picture = self._picture(refs[0], line["boxes"]) if refs else None
+        rest = (line[name] for name in ("answer", "response", "reward", "advantage", "num_tokens", "status"))
+        return [line["step"], line["task"], prompt, picture, *rest]
+
+    def _picture(self, ref: str, boxes: Mapping[str, Any]) -> Any:
+        """The picture with the boxes that its row has."""
+        picture = open_image(ref, max_side=1 << 14)
+        corners = boxes.get("boxes") or [boxes[name] for name in ("box",) if name in boxes]
+        sides = ("minX", "minY", "maxX", "maxY")
+        extent = (boxes.get("width", 1), boxes.get("height", 1)) * 2
+        drawn = [
+            {"position": {side: x / whole for side, x, whole in zip(sides, box, extent, strict=True)}, "class_id": 0}
+            for box in corners
+        ]
+        picture.thumbnail((_SIDE, _SIDE))
+        return self._wandb.Image(picture, boxes={"answer": {"box_data": drawn, "class_labels": {0: "answer"}}} if drawn else None)
+
+    def _finish_with(self, values: Mapping[str, Any]) -> None:
+        names = ("before", "before_interval", "after", "after_interval", "rows")
+        data = [[task, *(of_task[name] for name in names)] for task, of_task in values.get("tasks", {}).items()]
+        if data:
+            self._run.log({"held-out accuracy": self._wandb.Table(columns=["task", *names], data=data)})
+        self._run.summary.update(dict(values))
+
+    def _guarded(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:  # foreign code, which fails in its own ways: no network, no key, a dead service process
+            self._run = None
+            logger.warning("wandb failed and is off for the rest of the run (%s: %s)", type(error).__name__, error)
