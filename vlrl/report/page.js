@@ -106,8 +106,24 @@ function render() {
   for (const button of document.querySelectorAll("[data-move]")) button.disabled = button.dataset.move < 0 ? page === 0 : page === last;
 }
 
+// The filters stand in the address, so that a view can be kept as a bookmark or sent to somebody who has the file.
+function keep(wanted) {
+  const set = new URLSearchParams(Object.entries(wanted).filter(([name, value]) => value && !(name === "run" && value === "0")));
+  history.replaceState(null, "", set.size ? `#rollouts?${set}` : location.hash.split("?")[0] || "#");
+}
+
+function recall() {
+  for (const [name, value] of new URLSearchParams(location.hash.split("?")[1] || "")) {
+    const field = form.elements[name];
+    if (field && field.type === "checkbox") field.checked = value === "on";
+    else if (field) field.value = value;
+  }
+  if (location.hash.includes("?")) document.getElementById("rollouts").scrollIntoView();
+}
+
 function filter() {
   const wanted = Object.fromEntries(new FormData(form));
+  keep(wanted);
   found = data.runs[form.run.value].groups.filter(group => matches(group, wanted));
   page = 0;
   render();
@@ -117,6 +133,7 @@ function begin() {
   data.runs.forEach((run, place) => form.run.append(option(place, run.name)));
   const tasks = [...new Set(data.runs.flatMap(run => run.tasks))];
   form.task.append(option("", "any"), ...tasks.map(task => option(task, task)));
+  recall();
   form.addEventListener("input", filter);
   form.addEventListener("submit", event => event.preventDefault());
   for (const button of document.querySelectorAll("[data-move]")) button.addEventListener("click", () => { page += +button.dataset.move; render(); });
