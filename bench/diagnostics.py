@@ -79,7 +79,8 @@ def main() -> None:
         update(policy, minibatch, old, gates=gates, traced=range(5))
 
     def untold() -> None:
-        with patch.multiple(vlrl.update, diagnose=lambda *_: {}, histograms=lambda *_: {}):
+        unmeasured = {"diagnose": lambda *_: {}, "histograms": lambda *_: {}, "_step": lambda policy: {"norm": policy.step()}}
+        with patch.multiple(vlrl.update, **unmeasured):
             update(policy, minibatch, old, gates=gates)
 
     for work in (told, untold):
