@@ -1,0 +1,64 @@
+"""Made-up groups for benches: prompts with or without an image of noise, and responses of random tokens, half of them right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlrl.model.encode import EncodedPrompt, Encoder
+from vlrl.types import Group, Prompt, Rollout, Row, Score
+
+FIRST_TOKEN, LAST_TOKEN = 20, 250  # of the tiny tokenizer, plain bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """side: pixels of the one image of each prompt, 0 for text alone; words: of its question; lengths: of the responses, dealt
+    round to the groups' members."""
+
+    groups: int
+    group_size: int
+    side: int
+    words: int
+    lengths: Sequence[int]
+
+
+def made_up(case: Case, encoder: Encoder, folder: Path) -> tuple[list[Group], dict[int, EncodedPrompt]]:
+    """The case's groups with advantages, and their encoded prompts by slot; the same each time."""
+    numbers = torch.Generator().manual_seed(0)
+    groups, encoded = [], {}
+    for slot in range(case.groups):
+        content = [{"type": "text", "text": " ".join(f"{slot + n}" for n in range(case.words))}]
+        if case.side:
+            content.insert(0, {"type": "image", "image": str(_noise(folder / f"noise-{case.side}-{slot}.png", case.side, slot))})
+        encoded[slot] = encoder.encode([{"role": "user", "content": content}])
+        rollouts = tuple(
+            _rollout(slot, sample, case.lengths[(slot * case.group_size + sample) % len(case.lengths)], numbers)
+            for sample in range(case.group_size)
+        )
+        right = [float(sample % 2) for sample in range(case.group_size)]
+        prompt = Prompt(slot=slot, task=f"task{slot % 5}", row=Row(), messages=(), group_size=case.group_size)
+        scores = tuple(Score(reward=reward) for reward in right)
+        groups.append(Group(prompt=prompt, rollouts=rollouts, scores=scores, advantages=tuple(2 * r - 1 for r in right)))
+    return groups, encoded
+
+
+def _rollout(slot: int, sample: int, length: int, numbers: torch.Generator) -> Rollout:
+    return Rollout(
+        slot=slot,
+        sample=sample,
+        tokens=tuple(torch.randint(FIRST_TOKEN, LAST_TOKEN, (length,), generator=numbers).tolist()),
+        logprobs=(-5.5,) * length,
+        text="",
+        finish_reason="stop",
+        weight_version=0,
+    )
+
+
+def _noise(path: Path, side: int, seed: int) -> Path:
+    if not path.exists():
+        Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)).save(path)
+    return path
