@@ -135,7 +135,6 @@ class Policy(Section):
     gradient_clipping: Positive = 1.0
     zero_stage: Literal[0, 1, 2, 3] = 2
     tokens_per_pass: Count = 32768
-    head_chunk: Count = 1024
     gradient_checkpointing: bool = False
     freeze_vision: bool = False
     deepspeed: dict[str, Any] = {}

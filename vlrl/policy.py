@@ -161,7 +161,7 @@ def _packed(settings: cfg.Policy, model: str, temperature: float, banned: list[i
     )
     if settings.zero_stage == 3:
         _keep_experts_together(qwen)
-    return PackedModel(qwen, temperature=temperature, banned=banned, head_chunk=settings.head_chunk)
+    return PackedModel(qwen, temperature=temperature, banned=banned)
 
 
 def _schedule(settings: cfg.Policy, updates: int) -> Callable[[int], float]:

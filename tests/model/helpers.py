@@ -12,9 +12,9 @@ def message(text, *images):
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
-def parts_of(model, *, temperature=1.0, gradient_checkpointing=False, head_chunk=64):
+def parts_of(model, *, temperature=1.0, gradient_checkpointing=False):
     """The checkpoint's encoder and its PackedModel in fp32."""
     encoder = load_encoder(model, SMALL_IMAGES)
     qwen = load_model(model, dtype=torch.float32, freeze_vision=False, gradient_checkpointing=gradient_checkpointing)
     banned = encoder.banned_tokens(qwen.config.text_config.vocab_size)
-    return encoder, PackedModel(qwen, temperature=temperature, banned=banned, head_chunk=head_chunk)
+    return encoder, PackedModel(qwen, temperature=temperature, banned=banned)
