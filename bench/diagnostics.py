@@ -8,50 +8,19 @@ Prints the medians, their ratio, and the same as a share of a step of a given ru
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 
 import vlrl.update
+from bench.made_up import Case, made_up
+from bench.measure import seconds
 from vlrl import config as cfg
 from vlrl.model.load import load_encoder
 from vlrl.policy import Policy
 from vlrl.ranks import join_ranks
-from vlrl.types import Group, Prompt, Rollout, Row, Score
 from vlrl.update import TaskGates, make_minibatch, old_logprobs, update
-
-
-def made_up(prompts: int, group: int, tokens: int) -> list[Group]:
-    """Groups of random tokens, half of them right."""
-    numbers = torch.Generator().manual_seed(0)
-    groups = []
-    for slot in range(prompts):
-        rollouts = tuple(
-            Rollout(
-                slot=slot,
-                sample=sample,
-                tokens=tuple(torch.randint(20, 250, (tokens,), generator=numbers).tolist()),
-                logprobs=(-5.5,) * tokens,
-                text="",
-                finish_reason="stop",
-                weight_version=0,
-            )
-            for sample in range(group)
-        )
-        right = [float(sample % 2) for sample in range(group)]
-        prompt = Prompt(slot=slot, task=f"task{slot % 5}", row=Row(), messages=())
-        scores = tuple(Score(reward=reward) for reward in right)
-        groups.append(Group(prompt=prompt, rollouts=rollouts, scores=scores, advantages=tuple(2 * r - 1 for r in right)))
-    return groups
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -66,9 +35,8 @@ def main() -> None:
     torch.set_num_threads(1)
     ranks = join_ranks()
     encoder = load_encoder(options.model, cfg.Images())
-    groups = made_up(options.prompts, options.group, options.tokens)
-    messages = [{"role": "user", "content": [{"type": "text", "text": "What is 12 + 34?"}]}]
-    encoded = {group.prompt.slot: encoder.encode(messages) for group in groups}
+    case = Case(groups=options.prompts, group_size=options.group, side=0, words=6, lengths=[options.tokens])
+    groups, encoded = made_up(case, encoder, Path())
     minibatch = make_minibatch(groups, encoded, filler=encoder.filler(), budget=16384, keep_zero=False, ranks=ranks)
     settings = cfg.Policy(dtype="float32", zero_stage=1, lr=1e-6)
     policy = Policy(settings, options.model, ranks=ranks, updates=1000, temperature=1.0, banned=[])

@@ -11,22 +11,18 @@ optimizer states included in that, each path in a process of its own. First, los
 """
 
 import argparse
-import ctypes
 import json
-import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from bench.made_up import Case, made_up
+from bench.measure import Work, in_a_process, peak_mb, seconds
 from bench.trl_path import TrlPath
 from vlrl import config as cfg
 from vlrl.algorithm.loss import policy_loss
@@ -46,7 +42,6 @@ CASES = {
 }
 PATHS = ("trl", "separate", "group")
 GATES = TaskGates(cfg.Algorithm(), {f"task{n}": cfg.TaskMix(weight=1, rows=Path("none")) for n in range(5)})
-Work = Callable[[], object]
 
 
 def one_by_one(groups: list[Group], encoded: dict[int, EncodedPrompt]) -> tuple[list[Group], dict[int, EncodedPrompt]]:
@@ -71,7 +66,7 @@ class Bench:
 
     def __init__(self, case: Case, options: argparse.Namespace, folder: Path, paths: tuple[str, ...] = PATHS):
         encoder = load_encoder(options.model, cfg.Images(max_pixels=4 * IMAGE**2))
-        groups, encoded = made_up(case, encoder, folder)
+        groups, encoded = made_up(replace(case, groups=options.groups), encoder, folder)
         self.tokens = sum(len(encoded[g.prompt.slot].tokens) + len(r.tokens) for g in groups for r in g.rollouts)
         self.ranks = join_ranks()
         self.minibatches: dict[str, MiniBatch] = {}
@@ -130,32 +125,10 @@ def _length(tensors) -> float:
     return float(sum(tensor.double().square().sum() for tensor in tensors)) ** 0.5
 
 
-def seconds(work: Work) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def peak_mb(work: Work) -> float:
-    """How much a second call raises the resident set over what the first left there."""
-    work()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    before = _status("VmRSS")
-    work()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-def in_a_process(name: str, path: str, options: argparse.Namespace) -> float:
-    command = [sys.executable, "-m", "bench.update", "--model", options.model, "--cases", name, "--memory-of", path]
-    command += ["--trl-batch", str(options.trl_batch), "--tokens-per-pass", str(options.tokens_per_pass)]
-    alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
-    return float(subprocess.run(command, env=alone, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+def _memory(name: str, path: str, options: argparse.Namespace) -> float:
+    arguments = ["--model", options.model, "--cases", name, "--memory-of", path, "--groups", str(options.groups)]
+    arguments += ["--trl-batch", str(options.trl_batch)]
+    return in_a_process("bench.update", [*arguments, "--tokens-per-pass", str(options.tokens_per_pass)])
 
 
 def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
@@ -174,7 +147,7 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
         "agreement": agreement,
         "seconds": times,
         "faster": {path: statistics.quantiles(ratios, n=4) for path, ratios in faster.items()},
-        "peak_mb": {path: in_a_process(name, path, options) for path in PATHS},
+        "peak_mb": {path: _memory(name, path, options) for path in PATHS},
     }
 
 
@@ -182,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/tiny")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--trl-batch", type=int, default=16)
     parser.add_argument("--tokens-per-pass", type=int, default=16384)
