@@ -264,7 +264,7 @@ CASES = [
     Case(
         input="routing replay of a dense model",
         says="has no experts to replay",
-        overrides=("algorithm.routing_replay=true",),
+        overrides=("algorithm.routing_replay=r2",),
     ),
     Case(
         input="too little disk",

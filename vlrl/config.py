@@ -96,7 +96,8 @@ class Algorithm(Section):
     by the scored rollouts times sampling.max_new_tokens (Dr. GRPO, which has normalise_std: false beside it).
     mask_truncated: a response that reached max_new_tokens has its part in its group's baseline and none in the loss (DAPO).
     engine_weight: min(pi_old / engine, cap), or 0 outside of floor and cap (IcePop).
-    routing_replay: a mixture's tokens go to the experts of the old policy while it is updated (R2, arXiv 2512.01374).
+    routing_replay: a mixture's tokens go to the experts of the old policy while it is updated (r2, arXiv 2512.01374), or to those
+    that they went to in the engine, for the old policy's log-probs too (r3, arXiv 2510.11370).
     """
 
     gate: Literal["sapo", "grpo", "gspo", "gspo_token", "pg"] = "sapo"
@@ -113,7 +114,7 @@ class Algorithm(Section):
     engine_weight: Literal["capped", "masked"] = "capped"
     engine_weight_cap: Positive = 2.0
     engine_weight_floor: Share = 0.5
-    routing_replay: bool = False
+    routing_replay: Literal["none", "r2", "r3"] = "none"
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="before")

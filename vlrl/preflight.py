@@ -68,8 +68,11 @@ def _settings(run: Run) -> Iterator[str]:
     config = run.config
     text = check_model(config.model)["text_config"]
     longest = text["max_position_embeddings"]
-    if config.algorithm.routing_replay and not text.get("num_experts"):
+    replay = config.algorithm.routing_replay
+    if replay != "none" and not text.get("num_experts"):
         yield f"algorithm.routing_replay: model {config.model!r} has no experts to replay; leave it out"
+    elif replay == "r3" and not torch.cuda.is_available():
+        yield "algorithm.routing_replay: vLLM tells its experts on GPUs only, so r3 can't run here; use r2"
     if config.engine.max_model_len > longest:
         yield f"engine.max_model_len: {config.engine.max_model_len} tokens, and model {config.model!r} was made for {longest}"
 

@@ -29,7 +29,7 @@ from vlrl.policy import Policy, Reference
 from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
-from vlrl.rollout.groups import check_scored, summarise
+from vlrl.rollout.groups import check_scored, summarise, without_routes
 from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
@@ -174,7 +174,7 @@ def _log(parts: Parts, step: int, batch: Batch, seen: list[Seen], more: dict[str
     rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
     metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
     metrics |= {"policy/lr": parts.policy.lr, **more}
-    gathered = run.ranks.gather(batch.sampled)
+    gathered = run.ranks.gather([without_routes(group) for group in batch.sampled])
     traced = list(chain.from_iterable(run.ranks.gather(_token_lines(run, batch.groups, seen))))
     if parts.log:
         parts.log.step(step, metrics)

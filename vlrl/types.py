@@ -69,6 +69,8 @@ class Rollout:
 
     tokens: [L] sampled ids, the end token included; they are what the trainer scores, never decoded and encoded again.
     logprobs: [L] the engine's log-probs of those tokens, after temperature and bans.
+    routes: [P + L - 1, layers, experts a token], where the engine tells to which experts each token went, the prompt's P first;
+    the last token went through no layer.
     """
 
     slot: int
@@ -78,6 +80,7 @@ class Rollout:
     text: str
     finish_reason: str
     weight_version: int
+    routes: Any = field(default=None, repr=False, compare=False)
 
 
 class Status(StrEnum):

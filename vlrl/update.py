@@ -4,7 +4,7 @@ Every rank makes equally many passes, or DeepSpeed's collectives would not meet;
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,7 +16,7 @@ from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.algorithm.loss import LossTokens, policy_loss
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.pack import Pack, pack_groups, split_to_budget
-from vlrl.model.routing import Routes
+from vlrl.model.routing import Routes, engine_routes
 from vlrl.policy import Policy, Reference
 from vlrl.ranks import Ranks
 from vlrl.types import Group, Status
@@ -26,7 +26,8 @@ from vlrl.types import Group, Status
 class Pass:
     """One forward and backward: a pack of S sequences, and the engine's [N] log-probs of their tokens.
 
-    places: each sequence's slot and sample; tasks, advantages: its task and advantage.
+    places: each sequence's slot and sample; tasks, advantages: its task and advantage. engine_routes: [tokens of the pack,
+    layers, experts a token], where the engine told them.
     """
 
     pack: Pack
@@ -34,6 +35,7 @@ class Pass:
     tasks: tuple[str, ...]
     advantages: Tensor
     engine_logp: Tensor
+    engine_routes: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +143,19 @@ class Old:
 
 def old_logprobs(policy: Policy, minibatch: MiniBatch) -> list[Old]:
     """Each pass under the policy as it is, in the packing and mode of the update."""
-    return [Old(logp=policy.logprobs(each.pack)[0], routes=dict(policy.routing.choices)) for each in minibatch.passes]
+    found = []
+    for each in minibatch.passes:
+        with _replayed(policy, _engine_routes(policy, each)):
+            found.append(Old(logp=policy.logprobs(each.pack)[0], routes=dict(policy.routing.choices)))
+    return found
+
+
+def _engine_routes(policy: Policy, each: Pass) -> Routes | None:
+    return None if each.engine_routes is None else policy.routing.of_layers(each.engine_routes)
+
+
+def _replayed(policy: Policy, routes: Routes | None) -> AbstractContextManager[None]:
+    return nullcontext() if routes is None else policy.routing.replay(routes)
 
 
 def update(
@@ -166,8 +180,8 @@ def update(
     denominators = {"sequence": None, "token": minibatch.num_tokens, "constant": minibatch.num_scored * longest}
     for number, each in enumerate(minibatch.passes):
         before = None if old is None else old[number]
-        replayed = policy.routing.replay(before.routes) if before and settings.routing_replay else nullcontext()
-        with replayed:
+        old_routes = before.routes if before and settings.routing_replay == "r2" else None
+        with _replayed(policy, old_routes or _engine_routes(policy, each)):
             logp, entropy = policy.forward(each.pack)
             device, size = logp.device, len(each.engine_logp)
             gate, advantages = gates.gate(each.tasks), each.advantages.to(device)
@@ -240,10 +254,13 @@ def _trained(group: Group, mask_truncated: bool) -> list:
 def _make_pass(piece: list, encoded: Mapping[int, EncodedPrompt], filler: EncodedPrompt) -> Pass:
     members = [member for _, rollouts in piece for member in rollouts]
     packed = [(encoded[group.prompt.slot], [rollout.tokens for rollout, _ in rollouts]) for group, rollouts in piece]
+    pack = pack_groups(packed, filler)
+    told = [(len(encoded[group.prompt.slot].tokens), [rollout.routes for rollout, _ in rollouts]) for group, rollouts in piece]
     return Pass(
-        pack=pack_groups(packed, filler),
+        pack=pack,
         places=tuple((rollout.slot, rollout.sample) for rollout, _ in members),
         tasks=tuple(group.prompt.task for group, rollouts in piece for _ in rollouts),
         advantages=torch.tensor([advantage for _, advantage in members], dtype=torch.float32),
         engine_logp=torch.tensor([logprob for rollout, _ in members for logprob in rollout.logprobs], dtype=torch.float32),
+        engine_routes=engine_routes(told, len(pack.tokens)) if members and members[0][0].routes is not None else None,
     )

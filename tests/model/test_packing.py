@@ -126,3 +126,22 @@ def test_a_video_part_is_refused(tiny_dense):
     encoder, _ = parts_of(tiny_dense)
     with pytest.raises(ValueError, match="'video' part; vlrl takes text and images only"):
         encoder.encode([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_each_prompt_s_tokens_and_patches_are_computed_once_for_all_its_responses(tiny_dense, pictures, frozen):
+    encoder, packed = parts_of(tiny_dense)
+    packed.qwen.model.visual.requires_grad_(not frozen)
+    groups = ragged_groups(encoder, pictures)
+    seen = {"patches": 0, "tokens": 0}
+
+    def count(what, size):
+        return lambda _, args, kwargs: seen.update({what: seen[what] + size(args[0])})
+
+    packed.qwen.model.visual.register_forward_pre_hook(count("patches", len), with_kwargs=True)
+    first = packed.qwen.model.language_model.layers[0]
+    first.register_forward_pre_hook(count("tokens", lambda hidden: hidden.shape[1]), with_kwargs=True)
+    logprobs, _ = packed(pack_groups(groups, encoder.filler()))
+    logprobs.sum().backward()
+    assert seen["patches"] == sum(len(prompt.pixels) for prompt, _ in groups)
+    assert seen["tokens"] == sum(len(prompt.tokens) + sum(map(len, responses)) for prompt, responses in groups)

@@ -1,18 +1,24 @@
 """Routing replay on the tiny mixture of experts: the old policy's experts, the router's gradient, and every ZeRO stage."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from tests.replay import MIX, SGD, UNCLIPPED, fixed_minibatches, open_policy, weights_of
+from tests.conftest import SMALL_IMAGES
+from tests.replay import MIX, SGD, UNCLIPPED, fixed_groups, fixed_minibatches, open_policy, weights_of
 from vlrl import config as cfg
+from vlrl.model.load import load_encoder
+from vlrl.model.pack import pack_groups
 from vlrl.model.routing import Routing
-from vlrl.update import TaskGates, old_logprobs, update
+from vlrl.update import TaskGates, make_minibatch, old_logprobs, update
 
 LARGE = {"lr": 0.05, "gradient_clipping": UNCLIPPED}  # a step after which some tokens would change their experts
 
 
 def gates(replay: bool) -> TaskGates:
-    return TaskGates(cfg.Algorithm(routing_replay=replay), MIX)
+    return TaskGates(cfg.Algorithm(routing_replay="r2" if replay else "none"), MIX)
 
 
 def moved(model, pictures, ranks, *, replay: bool, **settings):
@@ -89,3 +95,56 @@ def test_a_dense_model_has_nothing_to_replay(tiny_dense, pictures, ranks):
     assert old.routes == {} and policy.routing.load() is None and policy.routing.changed(old.routes) is None
     assert isinstance(policy.routing, Routing)
     assert "router/changed" not in update(policy, minibatch, [old], gates=gates(True)).totals
+
+
+def told_by_an_engine(policy, ranks, pictures, model):
+    """Fixed groups whose rollouts have the experts of a policy, told as vLLM tells them, each rollout by itself."""
+    encoder = load_encoder(model, SMALL_IMAGES)
+    groups, encoded = fixed_groups(encoder, pictures)
+    return (
+        encoder,
+        encoded,
+        [
+            replace(
+                group, rollouts=tuple(told(policy, encoder, encoded[group.prompt.slot], rollout) for rollout in group.rollouts)
+            )
+            for group in groups
+        ],
+    )
+
+
+def told(policy, encoder, prompt, rollout):
+    policy.logprobs(pack_groups([(prompt, [rollout.tokens])], encoder.filler()))
+    seen = len(prompt.tokens) + len(rollout.tokens) - 1
+    layers = [policy.routing.choices[name][:seen].numpy().astype(np.uint8) for name in sorted(policy.routing.choices)]
+    return replace(rollout, routes=np.stack(layers, axis=1))
+
+
+@pytest.mark.parametrize("budget", [60, 4096])
+def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_update(tiny_moe, pictures, ranks, budget):
+    engine = open_policy(tiny_moe, ranks)
+    encoder, encoded, groups = told_by_an_engine(engine, ranks, pictures, tiny_moe)
+    chosen = [group for group in groups if group.prompt.minibatch == 1]
+    minibatch = make_minibatch(chosen, encoded, filler=encoder.filler(), budget=budget, keep_zero=False, ranks=ranks)
+    assert len(minibatch.passes) > 1 or budget > 60
+    plain = replace(minibatch, passes=tuple(replace(each, engine_routes=None) for each in minibatch.passes))
+
+    # The engine's own weights: its routes are those that the trainer takes by itself, whatever the packing.
+    for each, other in zip(old_logprobs(engine, minibatch), old_logprobs(engine, plain), strict=True):
+        assert torch.allclose(each.logp, other.logp, atol=1e-6)
+
+    # Other routers: tokens still go where they went in the engine.
+    policy = open_policy(tiny_moe, ranks)
+    with torch.no_grad():
+        for name, weight in policy.engine.module.named_parameters():
+            if name.endswith("mlp.gate.weight"):
+                weight.copy_(weight.flip(0))
+    for each in minibatch.passes:
+        own = policy.logprobs(each.pack)[0]
+        (old,) = old_logprobs(policy, replace(minibatch, passes=(each,)))
+        assert not torch.allclose(own, old.logp, atol=1e-4)
+        with policy.routing.replay(policy.routing.of_layers(each.engine_routes)):
+            again, _ = policy.logprobs(each.pack)
+        assert torch.equal(again, old.logp)
+    seen = update(policy, minibatch, None, gates=TaskGates(cfg.Algorithm(routing_replay="r3"), MIX))
+    assert seen.totals["policy/ratio"][0] == pytest.approx(seen.totals["policy/ratio"][1])

@@ -9,6 +9,8 @@ import torch
 from tests.conftest import SMALL_IMAGES
 from tests.model.helpers import message
 from vlrl import config as cfg
+from vlrl.data.images import open_image
+from vlrl.model import encode
 from vlrl.model.encode import Encoder
 from vlrl.model.load import check_model, load_encoder
 from vlrl.model.pack import pack_groups
@@ -16,7 +18,10 @@ from vlrl.policy import Policy
 from vlrl.ranks import Ranks
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
+from vlrl.rollout.groups import with_advantages
 from vlrl.rollout.sync import SyncError, differing_tensors, push_weights
+from vlrl.types import Group, Prompt, Row, Score
+from vlrl.update import TaskGates, make_minibatch, old_logprobs, update
 
 TOLERANCE = 1e-5  # between two programs in fp32, a token
 NORM = "model.language_model.layers.2.post_attention_layernorm.weight"
@@ -211,3 +216,26 @@ def test_banned_ids_are_never_sampled(parts, prompts):
     sampled = [token for rollout in rollouts for token in rollout.tokens]
     assert len(sampled) > 3000 and len(parts.banned) > 2
     assert not set(sampled) & set(parts.banned)
+
+
+def test_a_picture_is_opened_once_for_all_samples_and_the_update(parts, pictures, monkeypatch):
+    opened = []
+    monkeypatch.setattr(encode, "open_image", lambda ref, **more: opened.append(ref) or open_image(ref, **more))
+    chats = [message("Which digit is this?", picture) for picture in pictures]
+    encoded = dict(enumerate(parts.encoder.encode(chat) for chat in chats))
+    rollouts = in_order(parts.engine.generate(requests_for(list(encoded.values()), 4, max_new_tokens=6)))
+    groups = [
+        with_advantages(
+            Group(
+                prompt=Prompt(slot=slot, task="digits", row=Row(), messages=()),
+                rollouts=tuple(rollout for rollout in rollouts if rollout.slot == slot),
+                scores=tuple(Score(reward=float(n % 2)) for n in range(4)),
+            ),
+            cfg.Algorithm(),
+        )
+        for slot in encoded
+    ]
+    minibatch = make_minibatch(groups, encoded, filler=parts.encoder.filler(), budget=4096, keep_zero=False, ranks=parts.ranks)
+    gates = TaskGates(cfg.Algorithm(), {"digits": cfg.TaskMix(weight=1, rows=Path("none"))})
+    update(parts.policy, minibatch, old_logprobs(parts.policy, minibatch), gates=gates)
+    assert opened == pictures

@@ -1,19 +1,43 @@
-"""Which experts a mixture of experts sends each token to: recorded, compared, and replayed (R2, arXiv 2512.01374).
+"""Which experts a mixture of experts sends each token to: recorded, compared, and replayed.
 
-Between the old policy and the updated one some tokens change experts, and their ratio jumps for that alone. Replayed, a token
-goes to the experts of the old policy, weighted by the probabilities that the router gives them now, through which its gradient
-flows. A dense model has no router and nothing here acts.
+Between the old policy and the updated one, and between engine and trainer, some tokens change experts, and their ratio jumps for
+that alone. Replayed, a token goes to the experts of the old policy (R2, arXiv 2512.01374) or of the engine (R3, 2510.11370),
+weighted by the probabilities that the router gives them now, through which its gradient flows. A dense model has no router and
+nothing here acts.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextTopKRouter
 
 Routes = dict[str, Tensor]
-"""Each router's choices by its module's name: [tokens, experts a token], in the order of one pass, fillers among them."""
+"""Each router's choices by its module's name: [tokens, experts a token], in the order of one pass, fillers among them. A token
+whose choices are below 0 is free to go where its router sends it."""
+
+
+_LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+def engine_routes(groups: Sequence[tuple[int, Sequence[np.ndarray]]], length: int) -> Tensor:
+    """[length, layers, experts a token] of a pack's tokens, below 0 where the engine tells none.
+
+    groups: tokens of each prompt, and the routes of its rollouts, as Rollout has them: of the prompt the first rollout's count.
+    """
+    told = torch.full((length, *groups[0][1][0].shape[1:]), -1, dtype=torch.int32)
+    start = 0
+    for prompt, of_rollouts in groups:
+        told[start : start + prompt] = torch.from_numpy(of_rollouts[0][:prompt].astype(np.int32))
+        start += prompt
+        for routes in of_rollouts:
+            own = torch.from_numpy(routes[prompt:].astype(np.int32))
+            told[start : start + len(own)] = own
+            start += len(own) + 1  # the last token went through no layer
+    return told
 
 
 class Routing:
@@ -23,9 +47,11 @@ class Routing:
         self.choices: Routes = {}
         self._replayed: Routes | None = None
         self._num_experts = 0
+        self._names: list[str] = []
         for name, module in model.named_modules():
             if isinstance(module, Qwen3VLMoeTextTopKRouter):
                 self._num_experts = module.num_experts
+                self._names.append(name)
                 module.register_forward_hook(self._hook(name))
 
     @contextmanager
@@ -36,6 +62,10 @@ class Routing:
             yield
         finally:
             self._replayed = None
+
+    def of_layers(self, routes: Tensor) -> Routes:
+        """[tokens, layers, experts a token] as routes: each router's by the number of its layer."""
+        return {name: routes[:, int(_LAYER.findall(name)[-1])] for name in self._names}
 
     def load(self) -> float | None:
         """The busiest expert's share of its router's choices in the last forward, times the experts: 1 where all do alike."""
@@ -57,7 +87,8 @@ class Routing:
             self.choices[name] = chosen.detach()
             if self._replayed is None:
                 return None
-            old = self._replayed[name]
+            old = self._replayed[name].to(chosen)
+            old = torch.where(old < 0, chosen, old)
             kept = torch.softmax(logits, dim=-1, dtype=torch.float32).gather(-1, old)
             return logits, (kept / kept.sum(dim=-1, keepdim=True)).to(logits.dtype), old
 

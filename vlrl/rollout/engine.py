@@ -48,7 +48,7 @@ class Engine:
     """vLLM for one data-parallel replica; tensor-parallel ranks hold it together and submit the same requests.
 
     decode: token ids to text; end_token: ends a response; banned: ids that are never sampled.
-    `version` is the policy version of the weights it holds.
+    tells_routes: rollouts have the experts that their tokens went to. `version` is the policy version of the weights it holds.
     """
 
     def __init__(
@@ -63,15 +63,18 @@ class Engine:
         banned: Sequence[int],
         merge_size: int,
         ranks: Ranks,
+        tells_routes: bool = False,
     ):
-        _set_environment(settings)
+        _set_environment(settings, tells_routes=tells_routes)
         from vllm import LLM
 
         _register_models()
         self.settings = settings
         self.ranks = ranks
         self.version = 0
-        self.llm = LLM(**(_arguments(settings, model, dtype, seed) | settings.vllm))
+        self._tells_routes = tells_routes
+        told = {"enable_return_routed_experts": True} if tells_routes else {}
+        self.llm = LLM(**(_arguments(settings, model, dtype, seed) | told | settings.vllm))
         self._decode = decode
         self._end_token = end_token
         self._bias = dict.fromkeys(banned, -100.0)
@@ -112,6 +115,8 @@ class Engine:
 
     def _rollout(self, request: Request, completion: Any) -> Rollout:
         tokens = tuple(completion.token_ids)
+        if self._tells_routes and completion.routed_experts is None:
+            raise RuntimeError("the engine was asked to tell its experts and did not; use algorithm.routing_replay: r2")
         return Rollout(
             slot=request.slot,
             sample=request.sample,
@@ -120,6 +125,7 @@ class Engine:
             text=self._decode(tokens),
             finish_reason=str(completion.finish_reason),
             weight_version=self.version,
+            routes=completion.routed_experts,
         )
 
     def _parameters(self, request: Request) -> Any:
@@ -170,7 +176,7 @@ class Engine:
             raise RuntimeError(f"the tensor-parallel ranks from {first} on submit different prompts; they must be the same")
 
 
-def _set_environment(settings: cfg.Engine) -> None:
+def _set_environment(settings: cfg.Engine, *, tells_routes: bool) -> None:
     """What vLLM reads from the environment when it is first imported."""
     defaults = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over by reference
@@ -180,6 +186,8 @@ def _set_environment(settings: cfg.Engine) -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    if tells_routes:
+        defaults["VLLM_USE_V2_MODEL_RUNNER"] = "1"  # the older one can't
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 

@@ -103,6 +103,11 @@ def with_advantages(group: Group, settings: cfg.Algorithm, *, weight: float = 1.
     return replace(group, advantages=tuple(weight * advantage for advantage in advantages))
 
 
+def without_routes(group: Group) -> Group:
+    """The group as the log has it; the experts of every token are many numbers to send to the first rank."""
+    return replace(group, rollouts=tuple(replace(rollout, routes=None) for rollout in group.rollouts))
+
+
 def check_scored(groups: Sequence[Group], ranks: Ranks, *, most: float, where: str) -> None:
     """RuntimeError, on every rank, where more than a share `most` of all ranks' rollouts have no verdict. All ranks call it.
 

@@ -19,6 +19,7 @@ def start_engine(run: Run, model: str) -> Engine:
         banned=run.banned,
         merge_size=run.encoder.merge_size,
         ranks=run.ranks,
+        tells_routes=config.algorithm.routing_replay == "r3",
     )
 
 
