@@ -4,8 +4,9 @@ Small exchanges between them go through here, over gloo on the CPU side: counts,
 """
 
 import os
+import pickle
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -47,6 +48,22 @@ class Ranks:
         items: list[Any] = [None] * self.size
         dist.all_gather_object(items, item, group=_host_group())
         return items
+
+    def exchange(self, parcels: Sequence[Any]) -> list[Any]:
+        """One item for each rank, its own included, for one from each. Only what is sent to a rank travels to it."""
+        if self.size == 1:
+            return list(parcels)
+        packed = [torch.frombuffer(bytearray(pickle.dumps(parcel)), dtype=torch.uint8) for parcel in parcels]
+        sizes = self.gather([len(each) for each in packed])
+        received = [torch.empty(sizes[rank][self.rank], dtype=torch.uint8) for rank in range(self.size)]
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        group = _host_group()
+        waiting = [dist.isend(packed[rank], rank, group=group) for rank in others]
+        waiting += [dist.irecv(received[rank], rank, group=group) for rank in others]
+        for each in filter(None, waiting):
+            each.wait(TIMEOUT)
+        received[self.rank] = packed[self.rank]
+        return [pickle.loads(each.numpy().tobytes()) for each in received]
 
     def any(self, flag: bool) -> bool:
         return any(self.gather(flag))

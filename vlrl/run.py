@@ -9,6 +9,7 @@ from vlrl import config as cfg
 from vlrl.config import Config
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import Dataset
+from vlrl.model.cost import Cost
 from vlrl.model.encode import EncodedPrompt, Encoder
 from vlrl.model.load import check_model, load_encoder
 from vlrl.ranks import Ranks
@@ -23,7 +24,7 @@ T = TypeVar("T")
 class Run:
     """A checked run: config, this process's place, tasks and training data by name, and the model's encoder.
 
-    filler: the image prompt that gives a pass a vision tower; banned: ids that sampling never yields.
+    filler: the image prompt that gives a pass a vision tower; banned: ids that sampling never yields; cost: of computing a group.
     """
 
     config: Config
@@ -33,6 +34,7 @@ class Run:
     encoder: Encoder
     filler: EncodedPrompt
     banned: list[int]
+    cost: Cost
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def open_run(config: Config, ranks: Ranks) -> Run:
     """Opens everything that the run file names. ValueError, one sentence each, for what can't be used."""
     tasks = open_each({name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()})
     rows = open_each({name: partial(Dataset, mix.rows) for name, mix in config.mixture.items()})
-    vocabulary = check_model(config.model)["text_config"]["vocab_size"]
+    model = check_model(config.model)
     encoder = load_encoder(config.model, config.images)
     return Run(
         config=config,
@@ -129,7 +131,8 @@ def open_run(config: Config, ranks: Ranks) -> Run:
         rows=rows,
         encoder=encoder,
         filler=encoder.filler(),
-        banned=encoder.banned_tokens(vocabulary),
+        banned=encoder.banned_tokens(model["text_config"]["vocab_size"]),
+        cost=Cost.of(model),
     )
 
 

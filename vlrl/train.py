@@ -84,7 +84,7 @@ def train(run: Run) -> dict[str, Any] | None:
                     seen = _update(parts, batch, clock)
                     _hand_over(parts, clock)
                 evaluated = _evaluated_between(parts, step + 1)
-                metrics = _log(parts, step + 1, batch, seen, evaluated | clock.seconds)
+                metrics = _log(parts, step + 1, batch, seen, evaluated | clock.seconds | batch.metrics)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
                 stopped = run.ranks.any(parts.stop.requested)
                 if stopped or _is_due(config.checkpoints.every, step + 1):

@@ -12,6 +12,7 @@ from vlrl.checkpoint import StopSignal
 from vlrl.data.mixture import Mixture
 from vlrl.metrics import Clock, percentile
 from vlrl.model.encode import EncodedPrompt
+from vlrl.rollout.balance import balanced
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups, with_advantages
 from vlrl.rollout.reward import shaped
@@ -26,11 +27,15 @@ class Stopped(Exception):  # noqa: N818 (a request, not an error)
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
-    """This rank's part of a step: the groups to train on by slot, those that they replaced, and the encoded prompts by slot."""
+    """This rank's part of a step: the groups to train on by slot, those that they replaced, and the encoded prompts by slot.
+
+    metrics: of scoring's latencies, and of the ranks' idle shares.
+    """
 
     by_slot: dict[int, Group] = field(default_factory=dict)
     replaced: list[Group] = field(default_factory=list)
     encoded: dict[int, EncodedPrompt] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[Group]:
@@ -62,7 +67,11 @@ def sample_batch(
         drawn = [*drawn, *fresh]
         if not fresh:
             break
-    clock.seconds |= _latencies(scorer)
+    with clock("time/balance"):
+        keep_zero = run.config.algorithm.kl_coefficient > 0
+        groups, batch.encoded, told = balanced(batch.groups, batch.encoded, run.cost, run.ranks, keep_zero=keep_zero)
+    batch.by_slot = {group.prompt.slot: group for group in groups}
+    batch.metrics = told | _latencies(scorer)
     return batch
 
 
