@@ -62,8 +62,8 @@ def dense(small) -> Loop:
 
 @pytest.fixture(scope="session")
 def moe(small, tiny_moe) -> Loop:
-    """A run of a mixture of experts that nothing interrupts."""
-    loop = small.with_(name="moe", model=tiny_moe)
+    """A run of a mixture of experts, along its old routes, that nothing interrupts."""
+    loop = small.with_(name="moe", model=tiny_moe, algorithm__routing_replay="r2")
     loop.run()
     return loop
 

@@ -17,7 +17,7 @@ import torch
 from vlrl.checkpoint import check_same_config
 from vlrl.config import Config
 from vlrl.data.shards import Dataset, check_row
-from vlrl.model.load import check_model
+from vlrl.model.load import check_model, is_mixture
 from vlrl.ranks import Ranks
 from vlrl.rollout.groups import encode_prompt
 from vlrl.rollout.reward import unknown_parts
@@ -69,7 +69,7 @@ def _settings(run: Run) -> Iterator[str]:
     text = check_model(config.model)["text_config"]
     longest = text["max_position_embeddings"]
     replay = config.algorithm.routing_replay
-    if replay != "none" and not text.get("num_experts"):
+    if replay != "none" and not is_mixture(text):
         yield f"algorithm.routing_replay: model {config.model!r} has no experts to replay; leave it out"
     elif replay == "r3" and not torch.cuda.is_available():
         yield "algorithm.routing_replay: vLLM tells its experts on GPUs only, so r3 can't run here; use r2"

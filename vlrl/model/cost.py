@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlrl.model.encode import EncodedPrompt
+from vlrl.model.load import is_mixture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,9 +29,9 @@ class Cost:
         text, vision = config["text_config"], config["vision_config"]
         hidden, width = text["hidden_size"], text["head_dim"]
         attention = 2 * hidden * width * (text["num_attention_heads"] + text["num_key_value_heads"])
-        experts = text.get("num_experts") or 0
         mlp = 3 * hidden * text["intermediate_size"]
-        if experts:
+        if is_mixture(text):
+            experts = text.get("num_local_experts") or text["num_experts"]  # transformers writes the one and reads either
             mlp = 3 * hidden * text["moe_intermediate_size"] * text["num_experts_per_tok"] + hidden * experts
         side = vision["hidden_size"]
         merged = side * vision["spatial_merge_size"] ** 2

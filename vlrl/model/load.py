@@ -35,6 +35,11 @@ def check_model(model: str) -> dict:
     return config.to_dict()
 
 
+def is_mixture(text_config: dict) -> bool:
+    """Whether a checkpoint's language model is a mixture of experts."""
+    return bool(text_config.get("num_experts_per_tok"))
+
+
 def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_checkpointing: bool) -> nn.Module:
     """The checkpoint with group attention in its language model. ValueError for a model with dropout."""
     from transformers import AutoModelForImageTextToText
