@@ -2,20 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import plotly.graph_objects as go
-from jinja2 import Environment
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms
 from vlrl.intervals import estimate
 from vlrl.metrics import write_whole
 from vlrl.report.charts import gates
-from vlrl.report.draw import COLOURS, add_band, drawn, grid, series, smooth, styled
+from vlrl.report.draw import COLOURS, add_band, drawn, grid, rendered, series, smooth, styled
 from vlrl.report.read import Steps
 
 Arms = Mapping[str, Sequence[Steps]]
@@ -24,7 +20,6 @@ Arms = Mapping[str, Sequence[Steps]]
 
 def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms) -> None:
     """Writes the page. rows: its table's, the head first."""
-    here = files("vlrl.report")
     figures = {
         "Reward": curves(arms, "reward/mean", "mean reward"),
         "Held-out accuracy": curves(arms, "eval/mean", "mean held-out accuracy"),
@@ -32,15 +27,8 @@ def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms
         "Ratios and variances": histograms(arms),
         "The gates": gates(),
     }
-    page = Environment(autoescape=True).from_string((here / "study.html").read_text())
-    text = page.render(
-        title=title,
-        rows=rows,
-        figures=[(name, drawn(figure)) for name, figure in figures.items() if figure.data],
-        plotly=Markup(get_plotlyjs()),
-        style=Markup((here / "page.css").read_text()),
-    )
-    write_whole(out, [text])
+    shown = [(name, drawn(figure)) for name, figure in figures.items() if figure.data]
+    write_whole(out, [rendered("study.html", title=title, rows=rows, figures=shown)])
 
 
 def curves(arms: Arms, metric: str, title: str) -> go.Figure:

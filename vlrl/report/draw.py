@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from vlrl.report.read import Line, RunData
@@ -95,3 +98,10 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
 def drawn(figure: go.Figure) -> Markup:
     """The figure as an element of a page that has plotly."""
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page of this folder, with plotly and the style in it: it needs no network."""
+    pages = Environment(autoescape=True, loader=PackageLoader("vlrl", "report"))
+    style = Markup((files("vlrl.report") / "page.css").read_text())
+    return pages.get_template(template).render(plotly=Markup(get_plotlyjs()), style=style, **values)

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from vlrl.config import dump_config
 from vlrl.data.images import open_image
 from vlrl.metrics import write_whole
 from vlrl.report import charts
-from vlrl.report.draw import drawn
+from vlrl.report.draw import drawn, rendered
 from vlrl.report.read import Line, RunData, read_run
 from vlrl.tasks import parts_of
 
@@ -59,10 +57,9 @@ def serve_report(folders: Sequence[Path], port: int) -> None:
 
 def report(runs: Sequence[RunData]) -> str:
     """The page."""
-    here = files("vlrl.report")
-    template = Environment(autoescape=True).from_string((here / "page.html").read_text())
     browser = {"runs": [{"name": run.name, "tasks": run.tasks, **_browsed(run)} for run in runs]}
-    return template.render(
+    return rendered(
+        "page.html",
         runs=runs,
         title=", ".join(run.name for run in runs),
         tiles=[tile for run in runs for tile in _tiles(run)] if len(runs) == 1 else [],
@@ -70,9 +67,7 @@ def report(runs: Sequence[RunData]) -> str:
         evaluations=[(run.name, _evaluation(run)) for run in runs if run.summary],
         settings=[(run.name, dump_config(run.config)) for run in runs],
         browser=_json(browser),
-        plotly=Markup(get_plotlyjs()),
-        style=Markup((here / "page.css").read_text()),
-        script=Markup((here / "page.js").read_text()),
+        script=Markup((files("vlrl.report") / "page.js").read_text()),
     )
 
 
