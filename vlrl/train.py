@@ -82,9 +82,9 @@ def train(run: Run) -> dict[str, Any] | None:
                         _save(parts, step)
                         return None
                     seen = _update(parts, batch, clock)
-                    _hand_over(parts, clock)
+                    handed = _hand_over(parts, clock)
                 evaluated = _evaluated_between(parts, step + 1)
-                metrics = _log(parts, step + 1, batch, seen, evaluated | clock.seconds | batch.metrics)
+                metrics = _log(parts, step + 1, batch, seen, evaluated | clock.seconds | batch.metrics | handed)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
                 stopped = run.ranks.any(parts.stop.requested)
                 if stopped or _is_due(config.checkpoints.every, step + 1):
@@ -151,15 +151,16 @@ def _token_lines(run: Run, groups: list[Group], seen: list[Seen]) -> list[dict[s
     ]
 
 
-def _hand_over(parts: Parts, clock: Clock) -> None:
-    """The policy's weights to the engine, then the canary."""
+def _hand_over(parts: Parts, clock: Clock) -> dict[str, float]:
+    """The policy's weights to the engine, then the canary. Returns what was handed over, as metrics."""
     policy, every = parts.policy, parts.run.config.engine.canary_every
     parts.engine.wake()
     with clock("time/sync"):
-        push_weights(parts.engine, policy.named_weights(), names=policy.parameter_names, version=policy.version)
+        told = push_weights(parts.engine, policy.named_weights(), names=policy.parameter_names, version=policy.version)
     with clock("time/canary"):
         if every and policy.version // parts.run.config.algorithm.minibatches % every == 0:
             parts.canary.check()
+    return told
 
 
 def _log(parts: Parts, step: int, batch: Batch, seen: list[Seen], more: dict[str, float]) -> dict[str, float]:

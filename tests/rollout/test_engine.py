@@ -239,3 +239,10 @@ def test_a_picture_is_opened_once_for_all_samples_and_the_update(parts, pictures
     gates = TaskGates(cfg.Algorithm(), {"digits": cfg.TaskMix(weight=1, rows=Path("none"))})
     update(parts.policy, minibatch, old_logprobs(parts.policy, minibatch), gates=gates)
     assert opened == pictures
+
+
+def test_what_was_handed_over_is_told_in_tensors_and_bytes(parts):
+    policy = parts.policy
+    told = push_weights(parts.engine, policy.named_weights(), names=policy.parameter_names, version=0)
+    sizes = [weight.nbytes for _, weight in policy.named_weights()]
+    assert told == {"sync/tensors": len(sizes), "sync/bytes": sum(sizes), "sync/largest_bytes": max(sizes)}

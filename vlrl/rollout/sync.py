@@ -19,19 +19,22 @@ class SyncError(RuntimeError):
     """The engine does not hold the trainer's weights."""
 
 
-def push_weights(engine: Engine, weights: Iterable[tuple[str, Tensor]], *, names: frozenset[str], version: int) -> None:
-    """Loads the trainer's weights into the engine and empties every cache made with the old ones.
+def push_weights(
+    engine: Engine, weights: Iterable[tuple[str, Tensor]], *, names: frozenset[str], version: int
+) -> dict[str, float]:
+    """Loads the trainer's weights into the engine, a tensor at a time, and empties every cache made with the old ones.
 
     weights: (name, tensor) in the layout of released checkpoints; names: all that must come; version: of the policy.
-    SyncError where a tensor is missing.
+    Returns as metrics how many tensors and bytes were handed over, and the largest's. SyncError where a tensor is missing.
     """
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     engine.llm.apply_model(_forget_expert_kernels)
     engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _stream(weights, seen)})
-    if missing := sorted(names - seen):
+    if missing := sorted(names - seen.keys()):
         raise SyncError(f"weight sync {version} left out {len(missing)} of {len(names)} tensors: {', '.join(missing[:8])}")
     engine.forget()
     engine.version = version
+    return {"sync/tensors": len(seen), "sync/bytes": sum(seen.values()), "sync/largest_bytes": max(seen.values())}
 
 
 def differing_tensors(engine: Engine, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
@@ -42,11 +45,11 @@ def differing_tensors(engine: Engine, weights: Iterable[tuple[str, Tensor]]) -> 
     return engine.llm.apply_model(lambda model: _differing(model, weights))[0]
 
 
-def _stream(weights: Iterable[tuple[str, Tensor]], seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+def _stream(weights: Iterable[tuple[str, Tensor]], seen: dict[str, int]) -> Iterator[tuple[str, Tensor]]:
     untied = False
     embedding = None
     for name, tensor in weights:
-        seen.add(name)
+        seen[name] = tensor.nbytes
         untied = untied or name == HEAD
         embedding = tensor if name == EMBEDDING else embedding
         yield name, tensor
