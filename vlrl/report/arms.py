@@ -22,7 +22,7 @@ def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms
     """Writes the page. rows: its table's, the head first."""
     figures = {
         "Reward": curves(arms, "reward/mean", "mean reward"),
-        "Held-out accuracy": curves(arms, "eval/mean", "mean held-out accuracy"),
+        "Held-out accuracy": curves(arms, "eval/mean", "mean held-out accuracy", smoothed=False),
         "Gate": gate(arms),
         "Ratios and variances": histograms(arms),
         "The gates": gates(),
@@ -31,11 +31,11 @@ def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms
     write_whole(out, [rendered("study.html", title=title, rows=rows, figures=shown)])
 
 
-def curves(arms: Arms, metric: str, title: str) -> go.Figure:
+def curves(arms: Arms, metric: str, title: str, *, smoothed: bool = True) -> go.Figure:
     """Of each arm a metric's mean over its seeds, by step, with the 95 % interval over seeds."""
     figure = grid([title])
     for number, (arm, runs) in enumerate(arms.items()):
-        _add_mean(figure, 0, number, arm, runs, metric, legend=True)
+        _add_mean(figure, 0, number, arm, runs, metric, legend=True, smoothed=smoothed)
     return figure.update_layout(height=420)
 
 
@@ -79,13 +79,24 @@ def histograms(arms: Arms) -> go.Figure:
     return styled(figure, 360)
 
 
-def _add_mean(figure: go.Figure, place: int, number: int, arm: str, runs: Sequence[Steps], metric: str, *, legend: bool) -> None:
-    """Steps at which no run has the metric are left out; beyond the shortest run there is no interval to tell."""
+def _add_mean(
+    figure: go.Figure,
+    place: int,
+    number: int,
+    arm: str,
+    runs: Sequence[Steps],
+    metric: str,
+    *,
+    legend: bool,
+    smoothed: bool = True,
+) -> None:
+    """Up to the shortest run, as beyond it there is no interval to tell; steps at which no run has the metric are left out."""
     by_step = list(zip(*(series(run.metrics, metric) for run in runs), strict=False))
     known = {step: [value for value in values if value is not None] for step, values in enumerate(by_step, start=1)}
     found = {step: estimate(values) for step, values in known.items() if values}
     if found:
-        mean, half = smooth([each.mean for each in found.values()]), smooth([each.interval for each in found.values()])
+        shape = smooth if smoothed else list
+        mean, half = shape([each.mean for each in found.values()]), shape([each.interval for each in found.values()])
         add_band(figure, place, list(found), mean, half, COLOURS[number % len(COLOURS)], arm, legend=legend)
 
 

@@ -56,14 +56,20 @@ def add_band(
     figure: go.Figure, place: int, x: list[int], mean: list, half: list, colour: str, name: str, *, legend: bool
 ) -> None:
     """A mean with a band of `half` to either side, in the grid's cell `place`."""
-    shared = {"legendgroup": name, "hoverinfo": "skip", "showlegend": False, "line": {"width": 0, "color": colour}}
+    shared = {
+        "legendgroup": name,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "mode": "lines",
+        "line": {"width": 0, "color": colour},
+    }
     low = [None if m is None or h is None else m - h for m, h in zip(mean, half, strict=True)]
     high = [None if m is None or h is None else m + h for m, h in zip(mean, half, strict=True)]
     where = _cell(figure, place)
     figure.add_scatter(x=x, y=low, **shared, **where)
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     figure.add_scatter(x=x, y=high, fill="tonexty", fillcolor=f"rgba({red}, {green}, {blue}, 0.15)", **shared, **where)
-    figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, showlegend=legend, line={"color": colour}, **where)
+    figure.add_scatter(x=x, y=mean, name=name, legendgroup=name, showlegend=legend, line={"color": colour}, mode="lines", **where)
 
 
 def series(lines: Sequence[Line], name: str) -> list[float | None]:
