@@ -1,0 +1,55 @@
+"""Forward and backward of a tiny mixture of experts on made-up groups, by transformers' experts backends, interleaved.
+
+    python -m bench.experts --model models/moe [--groups 4] [--repeats 9]
+
+Told are medians and their ratio to eager with the middle half. vlrl.model.load takes eager where there is no accelerator.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+
+from bench.made_up import Case, made_up
+from bench.measure import seconds
+from vlrl import config as cfg
+from vlrl.model.load import load_encoder, load_model
+from vlrl.model.pack import pack_groups
+from vlrl.model.packed import PackedModel
+
+BACKENDS = ("eager", "grouped_mm", "batched_mm")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="models/moe")
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    encoder = load_encoder(options.model, cfg.Images())
+    groups, encoded = made_up(Case(groups=options.groups, group_size=8, side=0, words=8, lengths=[32]), encoder, Path())
+    pack = pack_groups([(encoded[g.prompt.slot], [r.tokens for r in g.rollouts]) for g in groups], encoder.filler())
+    qwen = load_model(options.model, dtype=torch.float32, freeze_vision=False, gradient_checkpointing=False)
+    model = PackedModel(qwen, temperature=1.0, banned=[])
+
+    def work(backend: str) -> None:
+        qwen.set_experts_implementation(backend)
+        model(pack)[0].sum().backward()
+        model.zero_grad()
+
+    times: dict[str, list[float]] = {name: [] for name in BACKENDS}
+    for repeat in range(options.repeats + 1):
+        for name in BACKENDS:
+            taken = seconds(lambda name=name: work(name))
+            if repeat:  # the first is a warm-up
+                times[name].append(taken)
+    print(f"{len(pack.tokens)} tokens")
+    for name in BACKENDS:
+        low, middle, high = statistics.quantiles((a / b for a, b in zip(times[name], times["eager"], strict=True)), n=4)
+        print(f"{name}: {statistics.median(times[name]):.3f} s, {middle:.2f} of eager ({low:.2f} to {high:.2f})")
+
+
+if __name__ == "__main__":
+    main()
