@@ -91,7 +91,8 @@ class Mixture:
         for draw in drawn:
             used.setdefault(draw.task, set()).add(draw.index)
         latest = {draw.slot: draw for draw in drawn if draw.slot in slots}
-        orders = {task: _order(f"{self._seed}/{task}/refill/{step}", self._sizes[task]) for task in used}
+        tasks = {draw.task for draw in latest.values()}
+        orders = {task: _order(f"{self._seed}/{task}/refill/{step}", self._sizes[task]) for task in tasks}
         fresh = {task: filterfalse(used[task].__contains__, map(int, order)) for task, order in orders.items()}
         found = [(latest[slot], next(fresh[latest[slot].task], None)) for slot in sorted(slots)]
         return [replace(draw, index=index, round=draw.round + 1) for draw, index in found if index is not None]

@@ -54,19 +54,22 @@ def sample_batch(
     """The step's batch; None where a signal came in between. All ranks call it; what it draws is a function of (seed, step)
     and, in refills, of the rewards."""
     batch, drawn = Batch(), mixture.draw(step)
-    fresh = drawn
-    for _ in range(1 + run.config.sampling.refills):
+    fresh, refills = drawn, run.config.sampling.refills
+    while True:
         groups = _sample_round(run, fresh, engine, scorer, step, batch=batch, clock=clock, stop=stop)
         if run.ranks.any(stop.requested):
             return None
         slots = {draw.slot for draw in fresh}  # a place that is refilled may go to another rank
-        batch.replaced += [batch.by_slot.pop(slot) for slot in slots & batch.by_slot.keys()]
+        batch.replaced += [batch.by_slot.pop(slot) for slot in sorted(slots & batch.by_slot.keys())]
         batch.by_slot |= {group.prompt.slot: group for group in groups}
-        equal = [group.prompt.slot for group in groups if has_equal_rewards(group)] if run.config.sampling.refills else []
+        if not refills:
+            break
+        refills -= 1
+        equal = [group.prompt.slot for group in groups if has_equal_rewards(group)]
         fresh = mixture.redraw(step, drawn, {slot for part in run.ranks.gather(equal) for slot in part})
-        drawn = [*drawn, *fresh]
         if not fresh:
             break
+        drawn = [*drawn, *fresh]
     with clock("time/balance"):
         keep_zero = run.config.algorithm.kl_coefficient > 0
         groups, batch.encoded, told = balanced(batch.groups, batch.encoded, run.cost, run.ranks, keep_zero=keep_zero)
