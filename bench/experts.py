@@ -7,12 +7,13 @@ Told are medians and their ratio to eager with the middle half. vlrl leaves tran
 
 import argparse
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from bench.made_up import Case, made_up
-from bench.measure import seconds
+from bench.measure import interleaved, ratios
 from vlrl import config as cfg
 from vlrl.model.load import load_encoder, load_model
 from vlrl.model.pack import pack_groups
@@ -39,15 +40,10 @@ def main() -> None:
         model(pack)[0].sum().backward()
         model.zero_grad()
 
-    times: dict[str, list[float]] = {name: [] for name in BACKENDS}
-    for repeat in range(options.repeats + 1):
-        for name in BACKENDS:
-            taken = seconds(lambda name=name: work(name))
-            if repeat:  # the first is a warm-up
-                times[name].append(taken)
+    times = interleaved({name: partial(work, name) for name in BACKENDS}, options.repeats)
     print(f"{len(pack.tokens)} tokens")
     for name in BACKENDS:
-        low, middle, high = statistics.quantiles((a / b for a, b in zip(times[name], times["eager"], strict=True)), n=4)
+        low, middle, high = ratios(times[name], times["eager"])
         print(f"{name}: {statistics.median(times[name]):.3f} s, {middle:.2f} of eager ({low:.2f} to {high:.2f})")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.measure import in_a_process, peak_mb, seconds
+from bench.measure import in_a_process, interleaved, peak_mb, ratios
 from vlrl.model.head import LogProbs
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -111,22 +111,17 @@ def main() -> None:
         return
     works = {name: stepped(head, hidden, weight, targets) for name, head in HEADS.items()}
     works["gemm"] = lambda: gemm(hidden.detach(), weight.detach())
-    for work in works.values():
-        work()
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(options.repeats):
-        for name, work in works.items():
-            times[name].append(seconds(work))
+    times = interleaved(works, options.repeats)
     sizes = [f"--{name}={getattr(options, name)}" for name in ("tokens", "size", "vocabulary")]
     found = {}
     print("| head | seconds | of the products alone | peak, MB | loss off by | gradient off by |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, head in HEADS.items():
-        ratios = statistics.quantiles((a / b for a, b in zip(times[name], times["gemm"], strict=True)), n=4)
+        of_gemm = ratios(times[name], times["gemm"])
         peak = in_a_process("bench.loss_head", [*sizes, "--memory-of", name])
-        found[name] = {"seconds": times[name], "of_gemm": ratios, "peak_mb": peak, "off_by": off_by(head, options)}
+        found[name] = {"seconds": times[name], "of_gemm": of_gemm, "peak_mb": peak, "off_by": off_by(head, options)}
         loss, gradient = found[name]["off_by"]
-        low, middle, high = ratios
+        low, middle, high = of_gemm
         print(
             f"| {name} | {statistics.median(times[name]):.3f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {peak:.0f} "
             f"| {loss:.0e} | {gradient:.0e} |"

@@ -2,10 +2,11 @@
 
 import ctypes
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,22 @@ def seconds(work: Work) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def interleaved(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each work's repeats, taken in turn, after one of each to warm up."""
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+    return times
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """The quartiles of the ratio of interleaved times, pair by pair."""
+    return statistics.quantiles((a / b for a, b in zip(above, below, strict=True)), n=4)
 
 
 def peak_mb(work: Work) -> float:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from bench.made_up import Case, made_up
-from bench.measure import Work, in_a_process, peak_mb, seconds
+from bench.measure import Work, in_a_process, interleaved, peak_mb, ratios
 from bench.trl_path import TrlPath
 from vlrl import config as cfg
 from vlrl.algorithm.loss import policy_loss
@@ -136,18 +136,12 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
     bench = Bench(CASES[name], options, folder)
     agreement = {path: bench.agreement(path) for path in PATHS[1:]}
     works = {path: bench.step(path) for path in PATHS}
-    for work in works.values():
-        work()
-    times: dict[str, list[float]] = {path: [] for path in PATHS}
-    for _ in range(options.repeats):
-        for path, work in works.items():
-            times[path].append(seconds(work))
-    faster = {path: [a / b for a, b in zip(times["trl"], times[path], strict=True)] for path in PATHS}
+    times = interleaved(works, options.repeats)
     return {
         "tokens": bench.tokens,
         "agreement": agreement,
         "seconds": times,
-        "faster": {path: statistics.quantiles(ratios, n=4) for path, ratios in faster.items()},
+        "faster": {path: ratios(times["trl"], times[path]) for path in PATHS},
         "peak_mb": {path: _memory(name, path, options) for path in PATHS},
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlrl.config import Evaluation
 from vlrl.data.shards import Dataset
-from vlrl.metrics import progress, whole_lines, write_whole
+from vlrl.metrics import append_lines, progress, whole_lines, write_whole
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups
 from vlrl.run import Run
@@ -88,8 +88,7 @@ def measure(
             found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick)
             rows += [found[slot] for slot in places]
             if run.ranks.is_first:
-                with path.open("a") as file:
-                    file.writelines(json.dumps(asdict(found[slot])) + "\n" for slot in places)
+                append_lines(path, [asdict(found[slot]) for slot in places])
     return rows
 
 
