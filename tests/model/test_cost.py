@@ -10,6 +10,14 @@ from vlrl.model.load import check_model
 from vlrl.model.pack import pack_groups
 
 
+def attention_flops(query, key, *_, **__):
+    batch, heads, queries, width = query
+    return 4 * batch * heads * queries * key[2] * width
+
+
+FLASH = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}  # torch counts it on GPUs alone
+
+
 @pytest.mark.parametrize("kind", ["tiny_dense", "tiny_moe"])
 @pytest.mark.parametrize(("images", "lengths"), [(0, [40] * 6), (1, [30] * 4), (3, [5] * 2)])
 def test_a_group_costs_what_torch_counts(kind, images, lengths, pictures, request):
@@ -19,6 +27,6 @@ def test_a_group_costs_what_torch_counts(kind, images, lengths, pictures, reques
     prompt = encoder.encode(message("Compare the pictures, if there are any." * 4, *pictures[:images]))
     numbers = torch.Generator().manual_seed(0)
     responses = [torch.randint(20, 250, (length,), generator=numbers).tolist() for length in lengths]
-    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FLASH) as counted:
         packed(pack_groups([(prompt, responses)], encoder.filler()))
     assert Cost.of(check_model(checkpoint)).group(prompt, lengths) == pytest.approx(counted.get_total_flops(), rel=0.15)

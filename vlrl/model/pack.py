@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vlrl.model.attention import GroupLayout
+from vlrl.model.attention import GroupSizes
 from vlrl.model.encode import EncodedPrompt
 
 
@@ -18,7 +18,7 @@ from vlrl.model.encode import EncodedPrompt
 class Pack:
     """One row of T tokens holding whole groups, and the N response tokens whose log-probs are asked for.
 
-    tokens: [T]; positions: [3, T] MRoPE; pixels: [patches, patch size]; grid: [images, 3].
+    tokens: [T]; positions: [3, T] MRoPE; pixels: [patches, patch size]; grid: [images, 3]; groups: their sizes, in order.
     predictors: [N] index of the hidden state that predicts each response token; targets: [N] those tokens.
     sequence: [N] which of the num_sequences responses a token belongs to, in the order of the groups.
     filler: the last `filler` of the N tokens are not responses and take no part in any loss.
@@ -28,7 +28,7 @@ class Pack:
     positions: Tensor
     pixels: Tensor
     grid: Tensor
-    groups: tuple[GroupLayout, ...]
+    groups: tuple[GroupSizes, ...]
     predictors: Tensor
     targets: Tensor
     sequence: Tensor
@@ -37,7 +37,7 @@ class Pack:
 
     def to(self, device: torch.device) -> "Pack":
         moved = {name: getattr(self, name).to(device) for name in _TENSORS}
-        return replace(self, **moved, groups=tuple(group.to(device) for group in self.groups))
+        return replace(self, **moved)
 
 
 _TENSORS = ("tokens", "positions", "pixels", "grid", "predictors", "targets", "sequence")
@@ -55,7 +55,7 @@ def pack_groups(items: Sequence[PackedGroup], filler: EncodedPrompt) -> Pack:
     for prompt, responses in row:
         sizes = [len(response) for response in responses]
         assert all(sizes), "a response has at least its end token"
-        groups.append(GroupLayout.of(len(prompt.tokens), sizes))
+        groups.append((len(prompt.tokens), tuple(sizes)))
         tokens.append(prompt.tokens)
         positions.append(prompt.positions)
         last_of_prompt = start + len(prompt.tokens) - 1

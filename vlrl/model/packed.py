@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlrl.model.attention import looks_of
+from vlrl.model.flash import has_varlen
 from vlrl.model.head import LogProbHead
 from vlrl.model.pack import Pack
 
@@ -39,7 +41,7 @@ class PackedModel(nn.Module):
             position_ids=pack.positions[:, None],
             mm_encoder_outputs={"image": features},
             use_cache=False,
-            groups=pack.groups,
+            looks=looks_of(pack.groups, device=pack.tokens.device, varlen=has_varlen(pack.tokens.device, self.qwen.dtype)),
         ).last_hidden_state[0, pack.predictors]
         temperature = torch.full((len(pack.targets),), self.temperature, device=hidden.device)
         return self.qwen.lm_head(hidden, pack.targets, temperature, self.banned)
