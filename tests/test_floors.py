@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    0: ["types", "config", "pipes"],
+    0: ["types", "config", "pipes", "ahead"],
     1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
     2: ["verifiers", "scoring", "model", "mirror"],
     3: ["policy", "rollout", "checkpoint", "run", "runlog", "author"],

@@ -5,12 +5,14 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from vlrl.processes import MAX_LINE, Child
+from vlrl.processes import MAX_LINE, Child, Standby
 
 TAKE = "from vlrl.pipes import take_pipes\nrequests, replies = take_pipes(silent=True)\n"
 SAY = "import sys\ndef say(text):\n    replies.write(f'{text}\\n'.encode())\n    replies.flush()\n"
@@ -121,3 +123,37 @@ time.sleep(60)"""
     parent.kill()
     parent.communicate()
     assert ends(pid)
+
+
+def test_children_on_standby_start_while_nobody_asks_and_each_is_handed_out_once():
+    starters = []
+
+    def make() -> Child:
+        starters.append(threading.current_thread().name)
+        return child("say('up')\nrequests.readline()")
+
+    standby = Standby(make, most=2)
+    taken = [standby.take()]
+    end = soon()
+    while len(starters) < 3 and time.monotonic() < end:
+        time.sleep(0.02)
+    taken += [standby.take(), standby.take()]
+    assert starters == [threading.current_thread().name, "standby", "standby"]
+    assert [each.receive(soon()) for each in taken] == [b"up"] * 3 and len({id(each) for each in taken}) == 3
+    for each in taken:
+        each.kill()
+
+
+def test_a_child_that_ended_on_standby_is_not_handed_out():
+    numbers = count()
+    standby = Standby(lambda: child("say('up')\nrequests.readline()" if next(numbers) != 1 else "0"), most=1)
+    first = standby.take()
+    end = soon()
+    while next(reversed(standby._ready), first) is first and time.monotonic() < end:
+        time.sleep(0.02)
+    while not standby._ready[0].has_ended and time.monotonic() < end:
+        time.sleep(0.02)
+    second = standby.take()
+    assert (first.receive(soon()), second.receive(soon())) == (b"up", b"up")
+    first.kill()
+    second.kill()

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds of each named piece of a step."""
+    """Seconds of each named piece of a step. settle: what to wait for at a piece's end, such as an accelerator's queue."""
 
+    settle: Callable[[], None] = lambda: None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        self.settle()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 

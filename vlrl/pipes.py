@@ -2,10 +2,9 @@
 
 import ctypes
 import os
-import signal
 from io import BufferedReader, BufferedWriter
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
 
 def take_pipes(*, silent: bool) -> tuple[BufferedReader, BufferedWriter]:
@@ -13,7 +12,7 @@ def take_pipes(*, silent: bool) -> tuple[BufferedReader, BufferedWriter]:
 
     Foreign code that reads then finds an empty input, and what it prints goes to stderr, or nowhere if silent.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)

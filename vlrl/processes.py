@@ -11,10 +11,14 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from threading import Condition, Thread
+from typing import Generic, TypeVar
 
 MAX_LINE = 1 << 20
+_QUIET_S = 0.05
 
 
 class Child:
@@ -74,6 +78,10 @@ class Child:
         del self._received[: end + 1]
         return line
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def kill(self) -> int:
         """Ends the child and its process group at once, and reaps it; may be repeated. Its exit code; -N if signal N ended it."""
         if self._process.returncode is None:  # once reaped, its id may be another's
@@ -82,6 +90,43 @@ class Child:
             self._stdin.close()
         self._stdout.close()
         return self._process.wait()
+
+
+AnyChild = TypeVar("AnyChild", bound=Child)
+
+
+class Standby(Generic[AnyChild]):
+    """Children of one kind, some of them started before they are asked for, in the time between two bursts of asking.
+
+    make: starts one; most: how many may wait. The first is asked for before any is started ahead.
+    """
+
+    def __init__(self, make: Callable[[], AnyChild], most: int) -> None:
+        self._make, self._most = make, most
+        self._ready: deque[AnyChild] = deque()
+        self._asked = Condition()
+        # One thread starts them and never ends, since a child is killed when the thread that started it does.
+        self._starter = Thread(target=self._serve, name="standby", daemon=True)
+
+    def take(self) -> AnyChild:
+        """A child that nobody else has. What starting one raises is raised here."""
+        if self._starter.ident is None:
+            self._starter.start()
+        with self._asked:
+            self._asked.notify()
+            child = self._ready.popleft() if self._ready else None
+        if child and child.has_ended:
+            child.kill()
+            child = None
+        return child or self._make()
+
+    def _serve(self) -> None:
+        while True:
+            with self._asked:
+                is_full = len(self._ready) >= self._most
+                if self._asked.wait(None if is_full else _QUIET_S):
+                    continue  # children are at work, and the cores are theirs
+            self._ready.append(self._make())
 
 
 def _lower_limit(pid: int, kind: int, value: int) -> None:

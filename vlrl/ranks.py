@@ -33,6 +33,11 @@ class Ranks:
     def device(self) -> torch.device:
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
+    def settle(self) -> None:
+        """Waits until the accelerator has done all that it was given."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sums a dict of numbers over ranks; ranks may hold different keys."""
         total: dict[str, float] = {}

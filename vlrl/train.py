@@ -72,10 +72,11 @@ def train(run: Run) -> dict[str, Any] | None:
         parts = _start(run, stack)
         first = _resume(parts)
         before = _evaluated_before(parts, first)
+        outside = Clock()
         with progress("Training", config.steps, shown=run.ranks.is_first) as tick:
             tick(first)
             for step in range(first, config.steps):
-                clock = Clock()
+                clock = Clock(run.ranks.settle)
                 with clock("time/step"):
                     batch = _sample(parts, step, clock)
                     if batch is None:
@@ -84,11 +85,15 @@ def train(run: Run) -> dict[str, Any] | None:
                     seen = _update(parts, batch, clock)
                     handed = _hand_over(parts, clock)
                 evaluated = _evaluated_between(parts, step + 1)
-                metrics = _log(parts, step + 1, batch, seen, evaluated | clock.seconds | batch.metrics | handed)
+                told = evaluated | clock.seconds | outside.seconds | batch.metrics | handed
+                outside = Clock()  # what comes after a step is told with the next one's pieces
+                with outside("time/log"):
+                    metrics = _log(parts, step + 1, batch, seen, told)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
                 stopped = run.ranks.any(parts.stop.requested)
-                if stopped or _is_due(config.checkpoints.every, step + 1):
-                    _save(parts, step + 1)
+                with outside("time/save"):
+                    if stopped or _is_due(config.checkpoints.every, step + 1):
+                        _save(parts, step + 1)
                 if stopped:
                     return None
         return _finish(parts, before)
@@ -106,7 +111,7 @@ def _update(parts: Parts, batch: Batch, clock: Clock) -> list[Seen]:
     """The step's optimizer steps, one per mini-batch; π_old is the policy before the first. Returns what each saw."""
     settings, run = parts.run.config.algorithm, parts.run
     parts.engine.sleep()
-    with clock("time/old_logprobs"):
+    with clock("time/pack"):
         minibatches = [
             make_minibatch(
                 [group for group in batch.groups if group.prompt.minibatch == number],
@@ -119,20 +124,21 @@ def _update(parts: Parts, batch: Batch, clock: Clock) -> list[Seen]:
             )
             for number in range(settings.minibatches)
         ]
+    with clock("time/old_logprobs"):
         old = [None, *(old_logprobs(parts.policy, minibatch) for minibatch in minibatches[1:])]
-    with clock("time/update"):
-        return [
-            update(
-                parts.policy,
-                minibatch,
-                old_logp,
-                gates=parts.gates,
-                longest=run.config.sampling.max_new_tokens,
-                reference=parts.reference,
-                traced=_traced(batch.groups, settings.minibatches),
-            )
-            for minibatch, old_logp in zip(minibatches, old, strict=True)
-        ]
+    return [
+        update(
+            parts.policy,
+            minibatch,
+            old_logp,
+            gates=parts.gates,
+            longest=run.config.sampling.max_new_tokens,
+            reference=parts.reference,
+            traced=_traced(batch.groups, settings.minibatches),
+            clock=clock,
+        )
+        for minibatch, old_logp in zip(minibatches, old, strict=True)
+    ]
 
 
 def _traced(groups: list[Group], minibatches: int) -> set[int]:

@@ -6,14 +6,17 @@ Every rank makes equally many passes, or DeepSpeed's collectives would not meet;
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from vlrl import config as cfg
+from vlrl.ahead import Ahead
 from vlrl.algorithm.diagnostics import Histograms, Totals, add_histograms, combine, diagnose, gate_weight, histograms
 from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.algorithm.loss import LossTokens, policy_loss
+from vlrl.metrics import Clock
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.pack import Pack, pack_groups, split_to_budget
 from vlrl.model.routing import Routes, engine_routes
@@ -42,7 +45,7 @@ class Pass:
 class MiniBatch:
     """This rank's passes of one optimizer step; the trained rollouts of all ranks and their tokens, which normalise its loss."""
 
-    passes: tuple[Pass, ...]
+    passes: Sequence[Pass]
     num_scored: int
     num_tokens: int
 
@@ -115,7 +118,8 @@ def make_minibatch(
     """This rank's groups as passes of at most `budget` tokens. All ranks call it together.
 
     Only scored rollouts are in it and, with mask_truncated, only those that ended by themselves. Groups whose advantages are all
-    zero are counted but not computed, unless keep_zero (a KL term gives them a gradient).
+    zero are counted but not computed, unless keep_zero (a KL term gives them a gradient). The passes are packed in the
+    background, while those before them are computed.
     """
     kept = [(group, _trained(group, mask_truncated)) for group in groups]
     lengths = [len(rollout.tokens) for _, rollouts in kept for rollout, _ in rollouts]
@@ -127,7 +131,7 @@ def make_minibatch(
     pieces = [[(computed[n][0], computed[n][1][part]) for n, part in items] for items in split_to_budget(sizes, budget)]
     pieces += [[]] * (max(1, *ranks.gather(len(pieces))) - len(pieces))  # a step without gradients still moves momentum
     return MiniBatch(
-        passes=tuple(_make_pass(piece, encoded, filler) for piece in pieces),
+        passes=Ahead(partial(_make_pass, piece, encoded, filler) for piece in pieces),
         num_scored=int(counts["scored"]),
         num_tokens=int(counts["tokens"]),
     )
@@ -167,53 +171,62 @@ def update(
     longest: int = 1,
     reference: Reference | None = None,
     traced: Collection[int] = (),
+    clock: Clock | None = None,
 ) -> Seen:
-    """One optimizer step, and what it saw. traced: the slots whose responses' tokens are told one by one.
+    """One optimizer step, and what it saw. traced: the slots whose responses' tokens are told one by one; clock: of its pieces.
 
     old: π_old by pass; None in the first mini-batch, whose own log-probs they are. Without any scored rollout
     on any rank nothing is stepped. longest: tokens, by which with the scored rollouts a constant average divides.
     """
     if not minibatch.num_scored:
         return Seen()
-    settings = gates.settings
+    settings, clock = gates.settings, clock or Clock()
     totals, counts, traces = [], [], []
     denominators = {"sequence": None, "token": minibatch.num_tokens, "constant": minibatch.num_scored * longest}
-    for number, each in enumerate(minibatch.passes):
+    for number in range(len(minibatch.passes)):
+        with clock("time/pack"):
+            each = minibatch.passes[number]
         before = None if old is None else old[number]
         old_routes = before.routes if before and settings.routing_replay == "r2" else None
         with _replayed(policy, old_routes or _engine_routes(policy, each)):
-            logp, entropy = policy.forward(each.pack)
-            device, size = logp.device, len(each.engine_logp)
-            gate, advantages = gates.gate(each.tasks), each.advantages.to(device)
-            loss, tokens = policy_loss(
-                logp[:size],
-                (before.logp if before else logp.detach())[:size],
-                each.engine_logp.to(device),
-                advantages,
-                each.pack.sequence[:size].to(device),
-                num_scored=minibatch.num_scored,
-                gate=gate,
-                engine_weight_cap=settings.engine_weight_cap,
-                engine_weight_floor=settings.engine_weight_floor,
-                drop_outside=settings.engine_weight == "masked",
-                denominator=denominators[settings.average],
-                reference_logp=None if reference is None else reference.logprobs(each.pack)[:size],
-                kl_coefficient=settings.kl_coefficient,
-            )
-            policy.backward(loss + 0.0 * logp.sum())  # the filler's tokens keep every parameter in the graph
-        loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(each.advantages)))}
-        taus = gates.tau(each.tasks, advantages)
-        totals += [diagnose(tokens, entropy[:size], gate, each.tasks, taus), loss_sum, _routed(policy, before)]
-        counts.append(histograms(tokens))
-        traces += _traces(each, tokens, gate, traced)
-    return Seen(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), step=_step(policy))
+            with clock("time/forward"):
+                logp, entropy = policy.forward(each.pack)
+                device, size = logp.device, len(each.engine_logp)
+                gate, advantages = gates.gate(each.tasks), each.advantages.to(device)
+                loss, tokens = policy_loss(
+                    logp[:size],
+                    (before.logp if before else logp.detach())[:size],
+                    each.engine_logp.to(device),
+                    advantages,
+                    each.pack.sequence[:size].to(device),
+                    num_scored=minibatch.num_scored,
+                    gate=gate,
+                    engine_weight_cap=settings.engine_weight_cap,
+                    engine_weight_floor=settings.engine_weight_floor,
+                    drop_outside=settings.engine_weight == "masked",
+                    denominator=denominators[settings.average],
+                    reference_logp=None if reference is None else reference.logprobs(each.pack)[:size],
+                    kl_coefficient=settings.kl_coefficient,
+                )
+            with clock("time/backward"):
+                policy.backward(loss + 0.0 * logp.sum())  # the filler's tokens keep every parameter in the graph
+        with clock("time/diagnostics"):
+            loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(each.advantages)))}
+            taus = gates.tau(each.tasks, advantages)
+            totals += [diagnose(tokens, entropy[:size], gate, each.tasks, taus), loss_sum, _routed(policy, before)]
+            counts.append(histograms(tokens))
+            traces += _traces(each, tokens, gate, traced)
+    return Seen(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), step=_step(policy, clock))
 
 
-def _step(policy: Policy) -> dict[str, float]:
+def _step(policy: Policy, clock: Clock) -> dict[str, float]:
     """Takes the optimizer step. Returns the gradient's norm, where the ZeRO stage knows it, and how far each part moved."""
-    changes = policy.changes()
-    norm = policy.step()
-    told = {f"policy/change/{part}": share for part, share in changes.since().items()}
+    with clock("time/diagnostics"):
+        changes = policy.changes()
+    with clock("time/optimizer"):
+        norm = policy.step()
+    with clock("time/diagnostics"):
+        told = {f"policy/change/{part}": share for part, share in changes.since().items()}
     return told if norm is None else told | {"policy/grad_norm": norm}
 
 

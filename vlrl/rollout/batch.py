@@ -105,17 +105,17 @@ def _sample_round(
     batch.encoded |= encoded
     later_round = [draws[0].round] if draws[0].round else []
     try:
-        with clock("time/generate"):
-            groups = sample_groups(
-                sampled,
-                encoded,
-                engine=engine,
-                scorer=scorer,
-                decoding=Decoding(temperature=config.sampling.temperature),
-                seed=lambda slot, sample: sampling_seed(config.seed, step, slot, sample, *later_round),
-                owned=owned,
-                tick=partial(_stop_early, stop, config.engine.tensor_parallel),
-            )
+        groups = sample_groups(
+            sampled,
+            encoded,
+            engine=engine,
+            scorer=scorer,
+            decoding=Decoding(temperature=config.sampling.temperature),
+            seed=lambda slot, sample: sampling_seed(config.seed, step, slot, sample, *later_round),
+            owned=owned,
+            tick=partial(_stop_early, stop, config.engine.tensor_parallel),
+            clock=clock,
+        )
     except Stopped:
         return []
     rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]

@@ -17,7 +17,7 @@ from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
 from vlrl.rollout.sync import SyncError, differing_tensors
 from vlrl.types import Message
 
-PROBE_TOKENS = 16
+PROBE_TOKENS = 4  # a wrong weight shows in the first; each costs a decoding step
 _FLOOR = {"float32": 1e-5, "bfloat16": 2e-2}
 
 

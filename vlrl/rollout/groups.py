@@ -8,6 +8,7 @@ from dataclasses import replace
 from vlrl import config as cfg
 from vlrl.algorithm.advantages import group_advantages
 from vlrl.algorithm.diagnostics import Totals, combine
+from vlrl.metrics import Clock
 from vlrl.model.encode import EncodedPrompt, Encoder
 from vlrl.ranks import Ranks
 from vlrl.rollout.engine import Decoding, Engine, Request
@@ -53,12 +54,14 @@ def sample_groups(
     seed: Callable[[int, int], int],
     owned: Collection[int],
     tick: Callable[[], None] = lambda: None,
+    clock: Clock | None = None,
 ) -> list[Group]:
     """The scored groups of the slots in `owned`, in the order of the prompts; a bad row's group has no rollouts.
 
     prompts: all that this engine samples; owned: those that this rank scores and trains. seed: of (slot, sample).
-    tick: called after each rollout; what it raises ends the sampling.
+    tick: called after each rollout; what it raises ends the sampling. clock: of sampling, and of waiting for the last scores.
     """
+    clock = clock or Clock()
     requests = [
         Request(
             slot=prompt.slot,
@@ -74,13 +77,15 @@ def sample_groups(
     ]
     by_slot = {prompt.slot: prompt for prompt in prompts if prompt.slot in owned}
     rollouts: dict[tuple[int, int], Rollout] = {}
-    for rollout in engine.generate(requests):
-        if rollout.slot in by_slot:
-            prompt = by_slot[rollout.slot]
-            rollouts[rollout.slot, rollout.sample] = rollout
-            scorer.submit(rollout, prompt.task, prompt.row, file=prompt.file)
-        tick()
-    scores = scorer.collect()
+    with clock("time/generate"):
+        for rollout in engine.generate(requests):
+            if rollout.slot in by_slot:
+                prompt = by_slot[rollout.slot]
+                rollouts[rollout.slot, rollout.sample] = rollout
+                scorer.submit(rollout, prompt.task, prompt.row, file=prompt.file)
+            tick()
+    with clock("time/score"):
+        scores = scorer.collect()
     return [
         Group(
             prompt=prompt,

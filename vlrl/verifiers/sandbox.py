@@ -18,18 +18,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from vlrl.processes import Child
+from vlrl.processes import Child, Standby
 
 ISOLATION = "VLRL_ISOLATION"
 _NOBODY = 65534
 _TMP_BYTES = 16 << 20
 _START_S = 30.0
+_READY = 12
 _VLRL = Path(__file__).parents[1]
 _CHILD = ("pipes.py", "verifiers/code_child.py")  # all that the child imports of vlrl
 _MAIN = "import sys; sys.path.insert(0, {root!r}); from vlrl.verifiers.code_child import main; sys.path.pop(0); main()"
@@ -49,19 +50,32 @@ class SandboxError(RuntimeError):
 
 
 def start(limits: Mapping[str, int]) -> tuple[Child, dict[str, Any]]:
-    """A fresh child that waits for its job, and the `confine` entry that the job must hold.
+    """A child of its own that waits for its job, and the `confine` entry that the job must hold.
 
     limits: "RLIMIT_*" to its value, taken by the child itself. SandboxError where this machine cannot isolate.
     """
     isolation = os.environ.get(ISOLATION, "jail")
     confine: dict[str, Any] = {"limits": dict(limits), "filter": _filter()}
     if isolation == "limits":
-        env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-        return Child([*_python(), _MAIN.format(root=str(_VLRL.parent))], limits={}, env=env, cwd="/"), confine
+        return _standby(Limited, (*_python(), _MAIN.format(root=str(_VLRL.parent)))).take(), confine
     if isolation != "jail":
         raise SandboxError(f"{ISOLATION} is {isolation!r}; known: jail, limits")
     arguments, uid = _way()
-    return Jailed([*arguments, *_python(), _MAIN.format(root="/vlrl")]), confine | {"uid": uid}
+    return _standby(Jailed, (*arguments, *_python(), _MAIN.format(root="/vlrl"))).take(), confine | {"uid": uid}
+
+
+@cache
+def _standby(kind: Callable[[Sequence[str]], Child], argv: tuple[str, ...]) -> Standby[Child]:
+    """A child knows nothing of its solution before its job comes, so that some can be there already when it does."""
+    return Standby(partial(kind, argv), _READY)
+
+
+class Limited(Child):
+    """A child without a jail."""
+
+    def __init__(self, argv: Sequence[str]):
+        env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        super().__init__(argv, limits={}, env=env, cwd="/")
 
 
 class Jailed(Child):
