@@ -4,12 +4,14 @@ The caller normalises the loss by the global count of its mini-batch. DeepSpeed 
 `scale_wrt_gas` says, so the loss is multiplied by the number of ranks here, and only here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlrl import config as cfg
 from vlrl.model.load import load_model, released
@@ -18,6 +20,8 @@ from vlrl.model.packed import PackedModel
 from vlrl.model.parts import Changes
 from vlrl.model.routing import Routing
 from vlrl.ranks import Ranks
+
+_BUCKET_BYTES = 512 << 20
 
 
 class Policy:
@@ -80,14 +84,21 @@ class Policy:
 
         A tied head is not listed: it is the embedding.
         """
+        return chain.from_iterable(self.weight_buckets())
+
+    def weight_buckets(self, most_bytes: int = _BUCKET_BYTES) -> Iterator[list[tuple[str, Tensor]]]:
+        """The named weights in buckets of at most most_bytes, or of one block (self_attn, mlp, ...) where that is larger.
+
+        They are views, without a copy of the policy's; under ZeRO-3 a bucket is gathered by one collective, and its memory is
+        free as soon as nobody holds its tensors. What an engine fuses is in one block, so it is done with a bucket at its end.
+        """
         import deepspeed
 
-        for name, parameter in self.engine.module.qwen.named_parameters():
-            if self.settings.zero_stage == 3:
-                with deepspeed.zero.GatheredParameters([parameter]):
-                    yield name, released(name, parameter.detach().clone())
-            else:
-                yield name, released(name, parameter.detach())
+        for bucket in in_buckets(self.engine.module.qwen.named_parameters(), most_bytes):
+            parameters = [parameter for _, parameter in bucket]
+            is_sharded = self.settings.zero_stage == 3
+            with deepspeed.zero.GatheredParameters(parameters) if is_sharded else nullcontext():
+                yield [(name, released(name, parameter.detach())) for name, parameter in bucket]
 
     @property
     def parameter_names(self) -> frozenset[str]:
@@ -126,6 +137,34 @@ class Reference:
         """[N] log-probs of the pack's targets."""
         with torch.no_grad():
             return self.module(pack.to(self.ranks.device))[0]
+
+
+def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """The parameters in order, cut between blocks where a bucket would become larger than most_bytes."""
+    bucket: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for _, members in groupby(named, key=lambda item: block_of(item[0])):
+        block = list(members)
+        # A sharded parameter's own tensor is empty; DeepSpeed keeps its whole size beside it.
+        block_size = sum(getattr(each, "ds_numel", each.numel()) * each.element_size() for _, each in block)
+        if bucket and size + block_size > most_bytes:
+            yield bucket
+            bucket, size = [], 0
+        bucket += block
+        size += block_size
+    if bucket:
+        yield bucket
+
+
+def block_of(name: str) -> str:
+    """The block of a layer that a parameter belongs to, else its module.
+
+    >>> block_of("model.language_model.layers.3.self_attn.q_proj.weight"), block_of("model.language_model.norm.weight")
+    ('model.language_model.layers.3.self_attn', 'model.language_model.norm')
+    """
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return name.rpartition(".")[0] if number is None else ".".join(parts[: number + 2])
 
 
 def deepspeed_config(settings: cfg.Policy) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _hand_over(parts: Parts, clock: Clock) -> dict[str, float]:
     policy, every = parts.policy, parts.run.config.engine.canary_every
     parts.engine.wake()
     with clock("time/sync"):
-        told = push_weights(parts.engine, policy.named_weights(), names=policy.parameter_names, version=policy.version)
+        told = push_weights(parts.engine, policy.weight_buckets(), names=policy.parameter_names, version=policy.version)
     with clock("time/canary"):
         if every and policy.version // parts.run.config.algorithm.minibatches % every == 0:
             parts.canary.check()
@@ -248,7 +248,9 @@ def _resume(parts: Parts) -> int:
         checkpoints.check_same_config(found.state, run.identity, step=found.step)
         parts.policy.load(found.path)
         parts.saved.add(found.step)
-        push_weights(parts.engine, parts.policy.named_weights(), names=parts.policy.parameter_names, version=parts.policy.version)
+        push_weights(
+            parts.engine, parts.policy.weight_buckets(), names=parts.policy.parameter_names, version=parts.policy.version
+        )
         parts.canary.check()
     step = found.step if found else 0
     if parts.log:

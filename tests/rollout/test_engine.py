@@ -43,8 +43,8 @@ class Parts:
     canary: Canary
 
     def push(self, weights=None) -> None:
-        weights = self.policy.named_weights() if weights is None else weights
-        push_weights(self.engine, weights, names=self.policy.parameter_names, version=self.policy.version)
+        buckets = self.policy.weight_buckets() if weights is None else [weights]
+        push_weights(self.engine, buckets, names=self.policy.parameter_names, version=self.policy.version)
 
 
 def open_policy(model: str, ranks: Ranks, banned: list[int], temperature: float = 1.0) -> Policy:
@@ -124,7 +124,7 @@ def train(parts: Parts, prompt) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_engine_and_trainer_give_sampled_tokens_the_same_logprobs(parts, prompts, temperature):
     policy = parts.policy if temperature == 1.0 else open_policy(parts.model, parts.ranks, parts.banned, temperature)
-    push_weights(parts.engine, policy.named_weights(), names=policy.parameter_names, version=0)
+    push_weights(parts.engine, policy.weight_buckets(), names=policy.parameter_names, version=0)
     rollouts = in_order(parts.engine.generate(requests_for(prompts, 4, temperature=temperature)))
     by_slot = [(prompt, [r for r in rollouts if r.slot == slot]) for slot, prompt in enumerate(prompts)]
     pack = pack_groups([(prompt, [r.tokens for r in members]) for prompt, members in by_slot], parts.encoder.filler())
@@ -241,8 +241,14 @@ def test_a_picture_is_opened_once_for_all_samples_and_the_update(parts, pictures
     assert opened == pictures
 
 
-def test_what_was_handed_over_is_told_in_tensors_and_bytes(parts):
+def test_what_was_handed_over_is_told_in_tensors_bytes_and_buckets(parts):
     policy = parts.policy
-    told = push_weights(parts.engine, policy.named_weights(), names=policy.parameter_names, version=0)
-    sizes = [weight.nbytes for _, weight in policy.named_weights()]
-    assert told == {"sync/tensors": len(sizes), "sync/bytes": sum(sizes), "sync/largest_bytes": max(sizes)}
+    told = push_weights(parts.engine, policy.weight_buckets(1 << 16), names=policy.parameter_names, version=0)
+    sizes = [sum(weight.nbytes for _, weight in bucket) for bucket in policy.weight_buckets(1 << 16)]
+    assert told == {
+        "sync/tensors": len(policy.parameter_names),
+        "sync/bytes": sum(sizes),
+        "sync/buckets": len(sizes),
+        "sync/largest_bytes": max(sizes),
+    }
+    assert len(sizes) > 10 and not differing_tensors(parts.engine, policy.named_weights())

@@ -65,9 +65,12 @@ def load_encoder(model: str, images: Images) -> Encoder:
 
 
 def released(name: str, tensor: Tensor) -> Tensor:
-    """A parameter of the trainer in the layout of released checkpoints: experts [E, H, 2I] and [E, I, H], the rest as it is."""
+    """A parameter of the trainer in the layout of released checkpoints: experts [E, H, 2I] and [E, I, H], the rest as it is.
+
+    A view: a layer's experts are the largest tensors there are.
+    """
     if name.endswith(("mlp.experts.gate_up_proj", "mlp.experts.down_proj")):
-        return tensor.transpose(1, 2).contiguous()
+        return tensor.transpose(1, 2)
     return tensor
 
 

@@ -4,13 +4,14 @@ vLLM accepts a stream that lacks tensors and keeps the old ones, with at most a 
 checked against the full list. A tied head is streamed too, or vLLM restores its old one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from vlrl.rollout.engine import Engine
 
+Bucket = Sequence[tuple[str, Tensor]]
 EMBEDDING = "model.language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -19,22 +20,24 @@ class SyncError(RuntimeError):
     """The engine does not hold the trainer's weights."""
 
 
-def push_weights(
-    engine: Engine, weights: Iterable[tuple[str, Tensor]], *, names: frozenset[str], version: int
-) -> dict[str, float]:
-    """Loads the trainer's weights into the engine, a tensor at a time, and empties every cache made with the old ones.
+def push_weights(engine: Engine, buckets: Iterable[Bucket], *, names: frozenset[str], version: int) -> dict[str, float]:
+    """Loads the trainer's weights into the engine, bucket by bucket, and empties every cache made with the old ones.
 
-    weights: (name, tensor) in the layout of released checkpoints; names: all that must come; version: of the policy.
-    Returns as metrics how many tensors and bytes were handed over, and the largest's. SyncError where a tensor is missing.
+    buckets: of (name, tensor) in the layout of released checkpoints, no more than one of them held at a time; names: all that
+    must come; version: of the policy. Returns as metrics how many tensors, bytes and buckets were handed over, and the largest
+    bucket's bytes. SyncError where a tensor is missing.
     """
-    seen: dict[str, int] = {}
+    tensors: set[str] = set()
+    sizes: list[int] = []
     engine.llm.apply_model(_forget_expert_kernels)
-    engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _stream(weights, seen)})
-    if missing := sorted(names - seen.keys()):
+    stream = _stream(buckets, tensors, sizes, tied=HEAD not in names)
+    engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
+    if missing := sorted(names - tensors):
         raise SyncError(f"weight sync {version} left out {len(missing)} of {len(names)} tensors: {', '.join(missing[:8])}")
     engine.forget()
     engine.version = version
-    return {"sync/tensors": len(seen), "sync/bytes": sum(seen.values()), "sync/largest_bytes": max(seen.values())}
+    told = {"tensors": len(tensors), "bytes": sum(sizes), "buckets": len(sizes), "largest_bytes": max(sizes)}
+    return {f"sync/{name}": value for name, value in told.items()}
 
 
 def differing_tensors(engine: Engine, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
@@ -45,16 +48,14 @@ def differing_tensors(engine: Engine, weights: Iterable[tuple[str, Tensor]]) -> 
     return engine.llm.apply_model(lambda model: _differing(model, weights))[0]
 
 
-def _stream(weights: Iterable[tuple[str, Tensor]], seen: dict[str, int]) -> Iterator[tuple[str, Tensor]]:
-    untied = False
-    embedding = None
-    for name, tensor in weights:
-        seen[name] = tensor.nbytes
-        untied = untied or name == HEAD
-        embedding = tensor if name == EMBEDDING else embedding
-        yield name, tensor
-    if not untied and embedding is not None:
-        yield HEAD, embedding
+def _stream(buckets: Iterable[Bucket], tensors: set[str], sizes: list[int], *, tied: bool) -> Iterator[tuple[str, Tensor]]:
+    for bucket in buckets:
+        sizes.append(sum(tensor.nbytes for _, tensor in bucket))
+        for name, tensor in bucket:
+            tensors.add(name)
+            yield name, tensor
+            if tied and name == EMBEDDING:
+                yield HEAD, tensor
 
 
 def _forget_expert_kernels(model: nn.Module) -> None:
