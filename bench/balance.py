@@ -58,7 +58,7 @@ def main() -> None:
         groups, prompts = made_up(halves[ranks.rank % 2], encoder, Path(folder))
     groups = [_at(group, 2 * group.prompt.slot + ranks.rank) for group in groups]
     encoded = {2 * slot + ranks.rank: prompt for slot, prompt in prompts.items()}
-    dealt, with_theirs, foreseen = balanced(groups, encoded, Cost.of(check_model(options.model)), ranks)
+    dealt, with_theirs, foreseen = balanced(groups, encoded, Cost.of(check_model(options.model)), ranks, minibatches=1)
     works = {"as sampled": lambda: computed(groups, encoded), "dealt anew": lambda: computed(dealt, with_theirs)}
     idle: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(options.repeats + 1):

@@ -1,18 +1,48 @@
-"""Groups dealt anew over the ranks, once their responses are there, so that no rank waits for another in the update.
+"""Groups dealt anew, once their responses are there: over the mini-batches, and in each of these over the ranks.
 
-Each mini-batch is balanced for itself: its optimizer step is where ranks meet. What moves is the group and its encoded prompt, so
-no image is opened a second time.
+Each optimizer step then has about as much to compute, and no rank waits for another in it. A mini-batch keeps its tasks' ratios:
+groups change places with groups of their own task. What moves between ranks is the group and its encoded prompt, so no image is
+opened a second time.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from vlrl.model.cost import Cost
 from vlrl.model.encode import EncodedPrompt
 from vlrl.ranks import Ranks
 from vlrl.types import Group
 
-Place = tuple[int, int, float]
-"""A group's slot, its owner, and what it costs."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a group is, and what it costs; 0 where it has no gradient and is not computed."""
+
+    slot: int
+    task: str = ""
+    minibatch: int = 0
+    rank: int = 0
+    cost: float
+
+
+def spread(places: Sequence[Place], minibatches: int) -> dict[int, int]:
+    """Slot to mini-batch, each of which keeps its number of groups of every task.
+
+    The dearest group first, each to the mini-batch that has least so far among those with room for its task; what was drawn
+    stands where that is more even.
+    """
+    drawn = {place.slot: place.minibatch for place in places}
+    room = Counter((place.task, place.minibatch) for place in places)
+    costs = [0.0] * minibatches
+    dealt: dict[int, int] = {}
+    for place in sorted(places, key=lambda place: (-place.cost, place.slot)):
+        free = [number for number in range(minibatches) if room[place.task, number]]
+        chosen = min(free, key=lambda number: (costs[number], number != place.minibatch))
+        room[place.task, chosen] -= 1
+        costs[chosen] += place.cost
+        dealt[place.slot] = chosen
+    return min(drawn, dealt, key=lambda deal: uneven(places, deal, minibatches))
 
 
 def assign(places: Sequence[Place], ranks: int) -> dict[int, int]:
@@ -22,56 +52,79 @@ def assign(places: Sequence[Place], ranks: int) -> dict[int, int]:
     """
     loads = [0.0] * ranks
     owner = {}
-    for slot, now, cost in sorted(places, key=lambda place: (-place[2], place[0])):
-        owner[slot] = min(range(ranks), key=lambda rank: (loads[rank], rank != now))
-        loads[owner[slot]] += cost
+    for place in sorted(places, key=lambda place: (-place.cost, place.slot)):
+        owner[place.slot] = min(range(ranks), key=lambda rank: (loads[rank], rank != place.rank))
+        loads[owner[place.slot]] += place.cost
     return owner
 
 
-def idle_share(places: Sequence[Place], owner: Mapping[int, int], ranks: int) -> float:
-    """The share of the ranks' time in which they wait for the one that has most."""
-    loads = [sum(cost for slot, _, cost in places if owner[slot] == rank) for rank in range(ranks)]
-    return 1.0 - sum(loads) / (ranks * max(loads)) if max(loads, default=0.0) else 0.0
+def uneven(places: Sequence[Place], deal: Mapping[int, int], count: int) -> float:
+    """1 - mean / max of the costs that a deal gives each of `count`: of ranks, the share of their time in which they wait."""
+    costs = [0.0] * count
+    for place in places:
+        costs[deal[place.slot]] += place.cost
+    return 1.0 - sum(costs) / (count * max(costs)) if max(costs) else 0.0
 
 
 def balanced(
-    groups: Sequence[Group], encoded: Mapping[int, EncodedPrompt], cost: Cost, ranks: Ranks, *, keep_zero: bool = False
+    groups: Sequence[Group],
+    encoded: Mapping[int, EncodedPrompt],
+    cost: Cost,
+    ranks: Ranks,
+    *,
+    minibatches: int,
+    keep_zero: bool = False,
 ) -> tuple[list[Group], dict[int, EncodedPrompt], dict[str, float]]:
-    """This rank's groups and their prompts after the deal, and the idle share before and after it. All ranks call it.
+    """This rank's groups and their prompts after the deals, and how uneven mini-batches and ranks are before and after.
 
-    A group without a gradient, which is not computed, stays where it is; keep_zero: it is computed all the same.
+    All ranks call it. A group without a gradient, which is not computed, stays on its rank; keep_zero: it is computed all the
+    same.
     """
-    if ranks.size == 1:
-        return list(groups), dict(encoded), {}
     mine = [
-        (group.prompt.minibatch, (group.prompt.slot, ranks.rank, cost.group(encoded[group.prompt.slot], _lengths(group))))
+        Place(
+            slot=group.prompt.slot,
+            task=group.prompt.task,
+            minibatch=group.prompt.minibatch,
+            rank=ranks.rank,
+            cost=cost.group(encoded[group.prompt.slot], [len(rollout.tokens) for rollout in group.rollouts])
+            if any(group.advantages) or (keep_zero and group.rollouts)
+            else 0.0,
+        )
         for group in groups
-        if any(group.advantages) or (keep_zero and group.rollouts)
     ]
-    places: dict[int, list[Place]] = {}
-    for part in ranks.gather(mine):
-        for minibatch, place in part:
-            places.setdefault(minibatch, []).append(place)
-    owner: dict[int, int] = {}
-    idle_before, idle_after = [], []
-    for of_minibatch in places.values():
-        dealt = assign(of_minibatch, ranks.size)
-        idle_before.append(idle_share(of_minibatch, {slot: now for slot, now, _ in of_minibatch}, ranks.size))
-        idle_after.append(idle_share(of_minibatch, dealt, ranks.size))
-        owner |= dealt
-    kept = [group for group in groups if owner.get(group.prompt.slot, ranks.rank) == ranks.rank]
-    leaving = [group for group in groups if owner.get(group.prompt.slot, ranks.rank) != ranks.rank]
+    places = [place for part in ranks.gather(mine) for place in part]
+    drawn, dealt = {place.slot: place.minibatch for place in places}, spread(places, minibatches)
+    told = {
+        "balance/minibatches_before": uneven(places, drawn, minibatches),
+        "balance/minibatches_after": uneven(places, dealt, minibatches),
+    }
+    groups = [replace(group, prompt=replace(group.prompt, minibatch=dealt[group.prompt.slot])) for group in groups]
+    if ranks.size == 1:
+        return groups, dict(encoded), told
+    computed = [[each for each in places if each.cost and dealt[each.slot] == number] for number in range(minibatches)]
+    owners = [assign(of_minibatch, ranks.size) for of_minibatch in computed]
+    now = {place.slot: place.rank for place in places}
+    pairs = [pair for pair in zip(computed, owners, strict=True) if pair[0]]
+    for name, deals in (("idle_before", [now] * len(pairs)), ("idle_after", [owner for _, owner in pairs])):
+        shares = [uneven(of_minibatch, deal, ranks.size) for (of_minibatch, _), deal in zip(pairs, deals, strict=True)]
+        told |= {f"balance/{name}": sum(shares) / len(shares)} if shares else {}
+    return *_moved(groups, encoded, {slot: rank for owner in owners for slot, rank in owner.items()}, ranks), told
+
+
+def _moved(
+    groups: Sequence[Group], encoded: Mapping[int, EncodedPrompt], owner: Mapping[int, int], ranks: Ranks
+) -> tuple[list[Group], dict[int, EncodedPrompt]]:
+    """What this rank has after each group went to its owner, with its prompt; a group without one stays."""
+    kept: list[Group] = []
     parcels: list[list[tuple[Group, EncodedPrompt]]] = [[] for _ in range(ranks.size)]
-    for group in leaving:
-        parcels[owner[group.prompt.slot]].append((group, encoded[group.prompt.slot]))
+    for group in groups:
+        rank = owner.get(group.prompt.slot, ranks.rank)
+        if rank == ranks.rank:
+            kept.append(group)
+        else:
+            parcels[rank].append((group, encoded[group.prompt.slot]))
     arrived = [pair for parcel in ranks.exchange(parcels) for pair in parcel]
-    told = {"balance/idle_before": idle_before, "balance/idle_after": idle_after}
     return (
         sorted([*kept, *(group for group, _ in arrived)], key=lambda group: group.prompt.slot),
         dict(encoded) | {group.prompt.slot: prompt for group, prompt in arrived},
-        {name: sum(shares) / len(shares) for name, shares in told.items() if shares},
     )
-
-
-def _lengths(group: Group) -> list[int]:
-    return [len(rollout.tokens) for rollout in group.rollouts]

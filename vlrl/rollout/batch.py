@@ -71,8 +71,15 @@ def sample_batch(
             break
         drawn = [*drawn, *fresh]
     with clock("time/balance"):
-        keep_zero = run.config.algorithm.kl_coefficient > 0
-        groups, batch.encoded, told = balanced(batch.groups, batch.encoded, run.cost, run.ranks, keep_zero=keep_zero)
+        algorithm = run.config.algorithm
+        groups, batch.encoded, told = balanced(
+            batch.groups,
+            batch.encoded,
+            run.cost,
+            run.ranks,
+            minibatches=algorithm.minibatches,
+            keep_zero=algorithm.kl_coefficient > 0,
+        )
     batch.by_slot = {group.prompt.slot: group for group in groups}
     batch.metrics = told | _latencies(scorer)
     return batch
