@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from vlrl import checkpoint
-from vlrl.checkpoint import StopSignal, check_same_config, newest_good, save
+from vlrl.checkpoint import StopSignal, begin, check_same_config, newest_good, save
 
 
 def write_weights(folder: Path) -> None:
@@ -391,3 +391,23 @@ def test_a_signal_is_noted_and_its_handler_given_back(number):
     finally:
         stop.close()
     assert signal.getsignal(number) is before
+
+
+def test_a_checkpoint_is_sealed_beside_what_comes_next_and_there_once_that_is_waited_for(tmp_path, monkeypatch):
+    may_go_on = threading.Event()
+    seal = checkpoint._seal
+    monkeypatch.setattr(checkpoint, "_seal", lambda *args: may_go_on.wait(20) and seal(*args))
+    finish = begin(tmp_path, 50, write_weights, {"seed": 1}, keep=2)
+    assert names(tmp_path) == [".tmp-step-000050"]
+    may_go_on.set()
+    finish()
+    assert newest_step(tmp_path) == 50
+
+
+def test_what_goes_wrong_in_the_background_is_told_where_it_is_waited_for(tmp_path, monkeypatch):
+    save_steps(tmp_path, 50)
+    monkeypatch.setattr(checkpoint, "_seal", lambda *args: (_ for _ in ()).throw(OSError("no space left")))
+    finish = begin(tmp_path, 100, write_weights, {}, keep=2)
+    with pytest.raises(OSError, match="no space left"):
+        finish()
+    assert newest_step(tmp_path) == 50

@@ -1,9 +1,10 @@
 """Checkpoints that are whole or not there: `step-000050/`, whose manifest.json names every file with its size and SHA-256.
 
-All ranks write into `.tmp-step-000050`; rank 0 syncs it to the disk, writes the manifest last and renames the folder, so that a
-run killed at any moment leaves either the new checkpoint or the old ones. Loading trusts nothing: a damaged checkpoint is named
-and the one before it taken. Ranks decide together through `agree(value)`, the smallest of all ranks' values, which returns on
-none before all have called it: where one rank fails, every rank stops, and all resume from the same step.
+All ranks write into `.tmp-step-000050`; rank 0, in a thread beside the next step, syncs it to the disk, writes the manifest last
+and renames the folder, so that a run killed at any moment leaves either the new checkpoint or the old ones. Loading trusts
+nothing: a damaged checkpoint is named and the one before it taken. Ranks decide together through `agree(value)`, the smallest of
+all ranks' values, which returns on none before all have called it: where one rank fails, every rank stops, and all resume from
+the same step.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ MAY_DIFFER = ("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
 _HEADROOM = 1.2
+_sealer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")  # a process that ends lets it come to its end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +49,7 @@ def alone(value: int) -> int:
     return value
 
 
-def save(
+def begin(
     root: Path,
     step: int,
     write: Callable[[Path], None],
@@ -58,12 +60,13 @@ def save(
     rank: int = 0,
     agree: Agree = alone,
     expected_bytes: int = 0,
-) -> None:
-    """Saves `root/step-<step>` and keeps the `keep` newest checkpoints up to it, and the protected; every rank calls this.
+) -> Callable[[], None]:
+    """Writes what is to become `root/step-<step>`, and seals it in the background; every rank calls this, and then the result.
 
-    write: puts this rank's files into the folder it is given. state: JSON values. expected_bytes: the checkpoint's size, used
-    while there is no earlier one to judge by. Checkpoints of later steps are removed: they belong to a future that the run has
-    left. Raises OSError where the disk is too small; where another rank failed, RuntimeError.
+    Once that returns, the checkpoint is there, and of the others the `keep` newest up to it and the protected. write: puts this
+    rank's files into the folder it is given. state: JSON values. expected_bytes: the checkpoint's size, used while there is no
+    earlier one to judge by. Checkpoints of later steps are removed: they belong to a future that the run has left. Both calls
+    raise OSError where the disk is too small; where another rank failed, RuntimeError.
     """
     assert keep >= 1, "a run without a checkpoint cannot resume"
     fresh, final = root / f".tmp-{_name(step)}", root / _name(step)
@@ -76,11 +79,25 @@ def save(
             raise OSError(f"rank {rank} does not see {fresh}; put the run on a file system that all nodes share")
     with _all_or_none(agree, f"writing {final}"):
         write(fresh)
-    with _all_or_none(agree, f"finishing {final}"):
-        if rank == 0:
-            _seal(fresh, step, state)
-            _put_in_place(fresh, final)
-            _prune(root, step, keep, protected)
+
+    def seal() -> None:
+        _seal(fresh, step, state)
+        _put_in_place(fresh, final)
+        _prune(root, step, keep, protected)
+
+    sealing = _sealer.submit(seal) if rank == 0 else None
+
+    def finish() -> None:
+        with _all_or_none(agree, f"finishing {final}"):
+            if sealing:
+                sealing.result()
+
+    return finish
+
+
+def save(root: Path, step: int, write: Callable[[Path], None], state: Mapping[str, Any], **how: Any) -> None:
+    """A checkpoint begun and finished; see `begin`."""
+    begin(root, step, write, state, **how)()
 
 
 def newest_good(root: Path, *, rank: int = 0, world_size: int = 1, agree: Agree = alone) -> Checkpoint | None:

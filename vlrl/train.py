@@ -6,7 +6,7 @@ equals the uninterrupted one: what a step draws and samples is a pure function o
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -42,7 +42,7 @@ from vlrl.watch import Watch
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Parts:
     """What a run is made of, once everything has started."""
 
@@ -59,6 +59,8 @@ class Parts:
     watch: Watch = field(default_factory=Watch)
     protected: set[int] = field(default_factory=set)
     """Checkpoints from before a collapse, which are not pruned."""
+    finish_save: Callable[[], None] = lambda: None
+    """Waits for the checkpoint that is being sealed."""
     saved: set[int] = field(default_factory=set)
     """Steps whose checkpoint this process wrote or loaded; another folder of a step may be damaged."""
 
@@ -80,20 +82,22 @@ def train(run: Run) -> dict[str, Any] | None:
                 with clock("time/step"):
                     batch = _sample(parts, step, clock)
                     if batch is None:
-                        _save(parts, step)
+                        _save(parts, step, wait=True)
                         return None
                     seen = _update(parts, batch, clock)
                     handed = _hand_over(parts, clock)
                 evaluated = _evaluated_between(parts, step + 1)
                 told = evaluated | clock.seconds | outside.seconds | batch.metrics | handed
                 outside = Clock()  # what comes after a step is told with the next one's pieces
+                with outside("time/save"):
+                    parts.finish_save()
                 with outside("time/log"):
                     metrics = _log(parts, step + 1, batch, seen, told)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
                 stopped = run.ranks.any(parts.stop.requested)
-                with outside("time/save"):
-                    if stopped or _is_due(config.checkpoints.every, step + 1):
-                        _save(parts, step + 1)
+                if stopped or _is_due(config.checkpoints.every, step + 1):
+                    with outside("time/save"):
+                        _save(parts, step + 1, wait=stopped)
                 if stopped:
                     return None
         return _finish(parts, before)
@@ -272,13 +276,17 @@ def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[str]:
     return called
 
 
-def _save(parts: Parts, step: int) -> None:
-    """Saves the state after `step` steps, unless it is there already or the time that a signal left is over."""
+def _save(parts: Parts, step: int, *, wait: bool) -> None:
+    """Saves the state after `step` steps, unless it is there already or the time that a signal left is over.
+
+    wait: until it is sealed; else that goes on beside the next step.
+    """
     run, settings = parts.run, parts.run.config.checkpoints
     root = run.config.folder / "checkpoints"
     too_late = run.ranks.any(parts.stop.grace_over(settings.signal_grace_s))
     if not too_late and step not in parts.saved:
-        checkpoints.save(
+        parts.finish_save()
+        parts.finish_save = checkpoints.begin(
             root,
             step,
             parts.policy.save,
@@ -289,6 +297,8 @@ def _save(parts: Parts, step: int) -> None:
             agree=run.ranks.min,
         )
         parts.saved.add(step)
+    if wait:
+        parts.finish_save()
 
 
 def _evaluated_before(parts: Parts, first: int) -> dict[str, Assessment]:
@@ -327,7 +337,7 @@ def _finished(config: Config) -> dict[str, Any] | None:
 def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
     """Saves and exports the trained model, evaluates it, and writes the summary."""
     run, config = parts.run, parts.run.config
-    _save(parts, config.steps)
+    _save(parts, config.steps, wait=True)
     after = evaluate(run, parts.engine, parts.scorer, "after")
     summary: dict[str, Any] = {
         "steps": config.steps,
