@@ -1,15 +1,15 @@
 """Seconds and memory of a piece of work."""
 
-import ctypes
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
+
+from vlrl.memory import raised_bytes
 
 Work = Callable[[], object]
 
@@ -42,16 +42,7 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
 def peak_mb(work: Work) -> float:
     """How much a second call raises the memory over what the first left there: the accelerator's, or the resident set."""
     work()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    resident = _status("VmRSS")
-    work()
-    return (_status("VmHWM") - resident) / 1024
+    return raised_bytes(work) / 2**20
 
 
 def in_a_process(module: str, arguments: Sequence[str]) -> float:
@@ -59,8 +50,3 @@ def in_a_process(module: str, arguments: Sequence[str]) -> float:
     alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     command = [sys.executable, "-m", module, *arguments]
     return float(subprocess.run(command, env=alone, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))

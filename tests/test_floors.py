@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["types", "config", "pipes", "ahead"],
-    1: ["algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
+    1: ["memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
     2: ["verifiers", "scoring", "model", "mirror"],
     3: ["policy", "rollout", "checkpoint", "run", "runlog", "author"],
     4: [
@@ -22,10 +22,10 @@ FLOORS = {
         "plan",
         "doctor",
         "measure",
-        "coldstart",
+        "fit",
         "update",
     ],
-    5: ["evaluate", "passrate", "report", "cli_shared"],
+    5: ["coldstart", "evaluate", "passrate", "report", "cli_shared"],
     6: ["train", "assess", "cli_data", "study"],
     7: ["cli"],
 }

@@ -4,13 +4,16 @@ Its result is a Hugging Face folder, the model from which the run samples first.
 """
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from vlrl.fit import Sample, fit_passes
 from vlrl.metrics import progress, write_whole
-from vlrl.model.load import save_checkpoint
-from vlrl.model.pack import pack_groups, split_to_budget
+from vlrl.model.pack import PackedGroup, pack_groups, split_to_budget
 from vlrl.policy import Policy
 from vlrl.run import Run
+from vlrl.types import Draw
 
 _DONE = "coldstart.json"
 
@@ -23,31 +26,22 @@ def coldstart(run: Run, folder: Path) -> None:
     steps = config.coldstart.steps
     policy = Policy(run.coldstart_policy, config.model, ranks=run.ranks, updates=steps, temperature=1.0, banned=run.banned)
     mixture = run.coldstart_mixture()
+    fit_passes(run, policy, partial(_samples, run, mixture.draw(0)), groups=-(-config.coldstart.batch_size // run.ranks.size))
     with progress("Cold start", steps, shown=run.ranks.is_first) as tick:
         for step in range(steps):
             loss = _supervised_step(run, policy, mixture.draw(step))
             tick(1, f"loss {loss:.3f}")
-    weights = policy.named_weights()
+    policy.export(folder, config.model, run.encoder.processor)
     if run.ranks.is_first:
-        save_checkpoint(weights, config.model, folder, run.encoder.processor)
         write_whole(folder / _DONE, [json.dumps(run.origin)])
-    else:
-        for _ in weights:  # under ZeRO-3 gathering is a collective
-            pass
     run.ranks.barrier()
 
 
-def _supervised_step(run: Run, policy: Policy, draws: list) -> float:
+def _supervised_step(run: Run, policy: Policy, draws: Sequence[Draw]) -> float:
     """One step on the demonstrations' tokens, averaged over the tokens of the whole batch. Returns that loss."""
-    prompts = run.prompts(draws)
-    mine = [prompt for number, prompt in enumerate(prompts) if number % run.ranks.size == run.ranks.rank]
-    items = []
-    for prompt in mine:
-        if not prompt.row.response:
-            raise ValueError(f"task {prompt.task}, row {prompt.row.key}: no response to learn from; set coldstart.steps to 0")
-        items.append((run.encoder.encode(prompt.messages), [run.encoder.encode_response(prompt.row.response)]))
+    items = _demonstrations(run, [draw for number, draw in enumerate(draws) if number % run.ranks.size == run.ranks.rank])
     sizes = [(len(prompt.tokens), [len(responses[0])]) for prompt, responses in items]
-    pieces = [[items[n] for n, _ in piece] for piece in split_to_budget(sizes, policy.settings.tokens_per_pass)]
+    pieces = [[items[n] for n, _ in piece] for piece in split_to_budget(sizes, policy.tokens_per_pass)]
     pieces += [[]] * (max(run.ranks.gather(len(pieces))) - len(pieces))
     num_tokens = run.ranks.sum({"tokens": sum(length for _, (length,) in sizes)})["tokens"]
     total = 0.0
@@ -59,6 +53,21 @@ def _supervised_step(run: Run, policy: Policy, draws: list) -> float:
         total += loss.item()
     policy.step()
     return run.ranks.sum({"loss": total})["loss"]
+
+
+def _demonstrations(run: Run, draws: Sequence[Draw]) -> list[PackedGroup]:
+    """The drawn rows' prompts, each with its row's response."""
+    items: list[PackedGroup] = []
+    for prompt in run.prompts(draws):
+        if not prompt.row.response:
+            raise ValueError(f"task {prompt.task}, row {prompt.row.key}: no response to learn from; set coldstart.steps to 0")
+        items.append((run.encoder.encode(prompt.messages), [run.encoder.encode_response(prompt.row.response)]))
+    return items
+
+
+def _samples(run: Run, draws: Sequence[Draw]) -> list[Sample]:
+    items = _demonstrations(run, draws)
+    return [Sample(prompt=prompt, group_size=1, max_new_tokens=len(responses[0])) for prompt, responses in items]
 
 
 def _is_done(folder: Path, origin: dict) -> bool:

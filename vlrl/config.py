@@ -124,7 +124,10 @@ class Algorithm(Section):
 
 
 class Policy(Section):
-    """The trained model under DeepSpeed; `deepspeed` is passed through on top of what vlrl sets."""
+    """The trained model under DeepSpeed; `deepspeed` is passed through on top of what vlrl sets.
+
+    tokens_per_pass: of one forward and backward, into which a mini-batch is cut; auto: the most that the memory holds.
+    """
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     lr: Positive = 1.0e-6
@@ -135,7 +138,7 @@ class Policy(Section):
     final_lr: Share = 1.0
     gradient_clipping: Positive = 1.0
     zero_stage: Literal[0, 1, 2, 3] = 2
-    tokens_per_pass: Count = 32768
+    tokens_per_pass: Count | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
     freeze_vision: bool = False
     deepspeed: dict[str, Any] = {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vlrl import config as cfg
-from vlrl.model.load import load_model, released
+from vlrl.model.load import load_model, released, save_checkpoint
 from vlrl.model.pack import Pack
 from vlrl.model.packed import PackedModel
 from vlrl.model.parts import Changes
@@ -28,7 +28,8 @@ class Policy:
     """A Qwen3-VL being trained.
 
     model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
-    banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any.
+    banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any;
+    `tokens_per_pass` is 0 where it is to be found.
     """
 
     def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]):
@@ -37,6 +38,7 @@ class Policy:
         self.ranks = ranks
         self.settings = settings
         self.version = 0
+        self.tokens_per_pass = 0 if settings.tokens_per_pass == "auto" else settings.tokens_per_pass
         packed = _packed(settings, model, temperature, banned)
         self.routing = Routing(packed)
         self.engine, *_ = deepspeed.initialize(
@@ -76,6 +78,12 @@ class Policy:
         return Changes(self.engine.module.qwen, self.ranks, zero_stage=self.settings.zero_stage)
 
     @property
+    def bytes_to_come(self) -> int:
+        """What the optimizer's moments will take at the first step; under ZeRO they are there from the start."""
+        trained = sum(parameter.numel() for parameter in self.engine.module.parameters() if parameter.requires_grad)
+        return 0 if self.settings.zero_stage else 8 * trained
+
+    @property
     def lr(self) -> float:
         return self.engine.get_lr()[0]
 
@@ -104,6 +112,16 @@ class Policy:
     def parameter_names(self) -> frozenset[str]:
         """The names that `named_weights` yields."""
         return frozenset(name for name, _ in self.engine.module.qwen.named_parameters())
+
+    def export(self, folder: Path, source: str, processor: Any) -> None:
+        """Writes a Hugging Face folder that transformers and vLLM load, with the config of `source`. All ranks call it."""
+        weights = self.named_weights()
+        if self.ranks.is_first:
+            save_checkpoint(weights, source, folder, processor)
+        else:
+            for _ in weights:  # under ZeRO-3 gathering is a collective
+                pass
+        self.ranks.barrier()
 
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer and schedule; every rank calls it with the same folder."""

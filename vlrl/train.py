@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -23,13 +24,13 @@ from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.data.mixture import Mixture
 from vlrl.evaluate import Assessment, evaluate, evaluation_metrics, mean_accuracy
+from vlrl.fit import Sample, fit_passes
 from vlrl.metrics import Clock, progress, write_whole
-from vlrl.model.load import save_checkpoint
 from vlrl.policy import Policy, Reference
 from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
-from vlrl.rollout.groups import check_scored, summarise, without_routes
+from vlrl.rollout.groups import check_scored, encode_prompts, summarise, without_routes
 from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
@@ -40,6 +41,8 @@ from vlrl.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs,
 from vlrl.watch import Watch
 
 logger = logging.getLogger(__name__)
+
+_SAMPLES = 64
 
 
 @dataclass(kw_only=True, slots=True)
@@ -121,7 +124,7 @@ def _update(parts: Parts, batch: Batch, clock: Clock) -> list[Seen]:
                 [group for group in batch.groups if group.prompt.minibatch == number],
                 batch.encoded,
                 filler=run.filler,
-                budget=run.config.policy.tokens_per_pass,
+                budget=parts.policy.tokens_per_pass,
                 keep_zero=settings.kl_coefficient > 0,
                 mask_truncated=settings.mask_truncated,
                 ranks=run.ranks,
@@ -251,11 +254,17 @@ def _resume(parts: Parts) -> int:
     if found:
         checkpoints.check_same_config(found.state, run.identity, step=found.step)
         parts.policy.load(found.path)
+        parts.policy.tokens_per_pass = found.state["tokens_per_pass"]  # in other passes its last bits would be others
         parts.saved.add(found.step)
         push_weights(
             parts.engine, parts.policy.weight_buckets(), names=parts.policy.parameter_names, version=parts.policy.version
         )
         parts.canary.check()
+    else:
+        parts.engine.sleep()
+        groups = config.prompts_per_step // config.algorithm.minibatches
+        fit_passes(run, parts.policy, partial(_samples, parts), groups=-(-groups // run.ranks.size))
+        parts.engine.wake()
     step = found.step if found else 0
     if parts.log:
         if found:
@@ -266,6 +275,17 @@ def _resume(parts: Parts) -> int:
     for line in run.ranks.gather(parts.log.metrics() if parts.log else [])[0]:
         _watch(parts, line["step"], line)
     return step
+
+
+def _samples(parts: Parts) -> list[Sample]:
+    """What the first step's passes would be made of, were all responses as long as they may be."""
+    prompts = parts.run.prompts(parts.mixture.draw(0)[:_SAMPLES])
+    encoded = encode_prompts(prompts, parts.run.encoder, parts.run.config.engine.max_model_len)
+    return [
+        Sample(prompt=encoded[prompt.slot], group_size=prompt.group_size, max_new_tokens=prompt.max_new_tokens)
+        for prompt in prompts
+        if prompt.slot in encoded
+    ]
 
 
 def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[str]:
@@ -290,7 +310,7 @@ def _save(parts: Parts, step: int, *, wait: bool) -> None:
             root,
             step,
             parts.policy.save,
-            run.identity,
+            run.identity | {"tokens_per_pass": parts.policy.tokens_per_pass},
             keep=settings.keep,
             protected=parts.protected,
             rank=run.ranks.rank,
@@ -356,18 +376,7 @@ def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
         },
         "mean": {"before": mean_accuracy(before), "after": mean_accuracy(after)},
     }
-    export(run, parts.policy, config.folder / "model")
+    parts.policy.export(config.folder / "model", config.model, run.encoder.processor)
     if parts.log:
         parts.log.summary(summary)
     return summary
-
-
-def export(run: Run, policy: Policy, folder: Path) -> None:
-    """Writes the policy as a Hugging Face folder that transformers and vLLM load. All ranks call it."""
-    weights = policy.named_weights()
-    if run.ranks.is_first:
-        save_checkpoint(weights, run.config.model, folder, run.encoder.processor)
-    else:
-        for _ in weights:  # under ZeRO-3 gathering is a collective
-            pass
-    run.ranks.barrier()

@@ -1,0 +1,76 @@
+"""Passes as large as the memory holds: never larger, not much smaller, and the policy is what it was."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import SMALL_IMAGES
+from tests.model.helpers import message
+from tests.replay import fixed_minibatches, losses_of, open_policy, weights_of
+from vlrl import fit
+from vlrl.fit import Sample, pack_of, tokens_that_fit
+from vlrl.model.load import load_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_dense):
+    return load_encoder(tiny_dense, SMALL_IMAGES)
+
+
+@pytest.fixture(scope="module")
+def samples(encoder, pictures):
+    chats = [message("What is 1 + 1?"), message("Which digit is this?", pictures[0])]
+    return [Sample(prompt=encoder.encode(chat), group_size=4, max_new_tokens=20) for chat in chats]
+
+
+def run_of(ranks, encoder):
+    return SimpleNamespace(ranks=ranks, filler=encoder.filler())
+
+
+def used_by(pack, fixed: int, a_token: int, a_patch: int) -> int:
+    return fixed + a_token * len(pack.tokens) + a_patch * len(pack.pixels)
+
+
+@settings(deadline=None, max_examples=40)
+@given(fixed=st.integers(0, 10**5), a_token=st.integers(1, 1000), a_patch=st.integers(0, 1000), room=st.integers(10**5, 10**7))
+def test_what_is_found_fits_and_a_third_more_would_not(fixed, a_token, a_patch, room, ranks, encoder, samples):
+    policy = SimpleNamespace(bytes_to_come=0)
+    run = run_of(ranks, encoder)
+
+    def uses(size: int) -> int:
+        return max(used_by(pack_of(sample, size, run.filler), fixed, a_token, a_patch) for sample in samples)
+
+    smallest, most = max(sample.smallest for sample in samples), 10 * max(sample.largest for sample in samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "raised_bytes", lambda work: used_by(work.args[1], fixed, a_token, a_patch))
+        patch.setattr(fit, "free_bytes", lambda: room / 0.8)
+        if uses(smallest) > room:
+            with pytest.raises(RuntimeError, match="memory does not hold .* of one response and its prompt"):
+                tokens_that_fit(run, policy, samples, groups=10)
+            return
+        found = tokens_that_fit(run, policy, samples, groups=10)
+    assert smallest <= found <= most and uses(found) <= room
+    a_response = max(a_token * sample.smallest + a_patch * len(sample.prompt.pixels) for sample in samples)
+    assert found > most / 1.1 or 1.2 * (uses(found) + fixed + a_response) > room
+
+
+def test_a_pass_has_the_tokens_that_are_asked_for_or_little_less(samples, encoder):
+    for sample in samples:
+        for size in (sample.smallest, sample.largest, 3 * sample.largest + 50):
+            pack = pack_of(sample, size, encoder.filler())
+            assert 0 <= size - (len(pack.tokens) - 2 * pack.filler) <= sample.smallest  # the filler has a token and a response
+
+
+def test_with_memory_in_plenty_whole_mini_batches_fit_and_the_policy_stays_what_it_was(
+    tiny_dense, pictures, ranks, encoder, samples
+):
+    policy, other = open_policy(tiny_dense, ranks, zero_stage=1), open_policy(tiny_dense, ranks, zero_stage=1)
+    before = weights_of(policy)
+    found = tokens_that_fit(run_of(ranks, encoder), policy, samples, groups=2)
+    assert found >= 2 * max(sample.largest for sample in samples) / 1.1
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(policy).items())
+    minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
+    assert losses_of(policy, minibatches, 4) == losses_of(other, minibatches, 4)

@@ -1,0 +1,93 @@
+"""policy.tokens_per_pass: auto. The largest passes whose forward and backward the memory holds, found by making some."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from vlrl.memory import free_bytes, raised_bytes
+from vlrl.model.encode import EncodedPrompt
+from vlrl.model.pack import Pack, PackedGroup, pack_groups
+from vlrl.policy import Policy
+from vlrl.run import Run
+
+_SHARE = 0.8  # of what is free; the rest is for what a step does beside its passes
+_ENOUGH = 1.1  # a pass that could be no larger than this times the last is not tried
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A prompt as the run will have them, and the most responses that it may get, of the most tokens."""
+
+    prompt: EncodedPrompt
+    group_size: int
+    max_new_tokens: int
+
+    @property
+    def patches_per_token(self) -> float:
+        return int(self.prompt.grid.prod(dim=1).sum()) / len(self.prompt.tokens)
+
+    @property
+    def smallest(self) -> int:
+        """Tokens of a pass that has one response."""
+        return len(self.prompt.tokens) + self.max_new_tokens
+
+    @property
+    def largest(self) -> int:
+        """Tokens of the whole group."""
+        return len(self.prompt.tokens) + self.group_size * self.max_new_tokens
+
+
+def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, groups: int) -> int:
+    """The most tokens that a pass may have. All ranks call it, with the same samples, and get the same.
+
+    The samples with most and fewest patches a token are computed, forward and backward, in ever larger passes: memory grows with
+    tokens and patches, or less, so the next size is one that the last says will fit. groups: of a rank's mini-batch, of which
+    no pass needs more. The gradients are zeros, and the policy is what it was. RuntimeError where not even one response fits.
+    """
+    most = groups * max(sample.largest for sample in samples)
+    by_density = sorted(samples, key=lambda sample: sample.patches_per_token)
+
+    def needed(size: int) -> int:
+        packs = [pack_of(sample, size, run.filler) for sample in (by_density[0], by_density[-1])]
+        return max(raised_bytes(partial(_pass, policy, pack)) * size // len(pack.tokens) for pack in packs)
+
+    size, good = max(sample.smallest for sample in samples), 0
+    needed(size)  # the gradients come to stay
+    room = run.ranks.min(int(_SHARE * (free_bytes() - policy.bytes_to_come)))
+    while True:
+        needs = max(1, *run.ranks.gather(needed(size)))
+        if needs > room:
+            if good:
+                return good
+            raise RuntimeError(
+                f"policy.tokens_per_pass: memory does not hold the forward and backward of one response and its prompt, {size} "
+                f"tokens, which need {needs / 2**30:.1f} GiB of {room / 2**30:.1f}; set gradient_checkpointing: true, a higher "
+                "zero_stage, a lower engine.gpu_memory, or shorter responses"
+            )
+        good, size = size, min(most, int(size * min(2.0, room / needs)))
+        if size < _ENOUGH * good:
+            return size
+
+
+def pack_of(sample: Sample, size: int, filler: EncodedPrompt) -> Pack:
+    """A pass of at most `size` tokens, or of one response: the sample's group, again and again, its last cut to what is left."""
+    prompt, response = len(sample.prompt.tokens), [0] * sample.max_new_tokens
+    items: list[PackedGroup] = []
+    while not items or size >= sample.smallest:
+        responses = max(1, min(sample.group_size, (size - prompt) // len(response)))
+        items.append((sample.prompt, [response] * responses))
+        size -= prompt + responses * len(response)
+    return pack_groups(items, filler)
+
+
+def fit_passes(run: Run, policy: Policy, samples: Callable[[], Sequence[Sample]], *, groups: int) -> None:
+    """Finds policy.tokens_per_pass where the run file leaves that to be found; see `tokens_that_fit`."""
+    if run.config.policy.tokens_per_pass == "auto":
+        policy.tokens_per_pass = tokens_that_fit(run, policy, samples(), groups=groups)
+        if run.ranks.is_first:
+            print(f"policy.tokens_per_pass: {policy.tokens_per_pass} tokens fit", flush=True)
+
+
+def _pass(policy: Policy, pack: Pack) -> None:
+    logp, _ = policy.forward(pack)
+    policy.backward(0.0 * logp.sum())
