@@ -16,14 +16,15 @@ FIRST_TOKEN, LAST_TOKEN = 20, 250  # of the tiny tokenizer, plain bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """side: pixels of the one image of each prompt, 0 for text alone; words: of its question; lengths: of the responses, dealt
-    round to the groups' members."""
+    """side: pixels of each image of a prompt, 0 for text alone; images: of a prompt; words: of its question; lengths: of the
+    responses, dealt round to the groups' members."""
 
     groups: int
     group_size: int
     side: int
     words: int
     lengths: Sequence[int]
+    images: int = 1
 
 
 def made_up(case: Case, encoder: Encoder, folder: Path) -> tuple[list[Group], dict[int, EncodedPrompt]]:
@@ -31,10 +32,10 @@ def made_up(case: Case, encoder: Encoder, folder: Path) -> tuple[list[Group], di
     numbers = torch.Generator().manual_seed(0)
     groups, encoded = [], {}
     for slot in range(case.groups):
-        content = [{"type": "text", "text": " ".join(f"{slot + n}" for n in range(case.words))}]
-        if case.side:
-            content.insert(0, {"type": "image", "image": str(_noise(folder / f"noise-{case.side}-{slot}.png", case.side, slot))})
-        encoded[slot] = encoder.encode([{"role": "user", "content": content}])
+        names = [folder / f"noise-{case.side}-{slot}-{number}.png" for number in range(case.images if case.side else 0)]
+        pictures = [{"type": "image", "image": str(_noise(name, case.side, 1000 * slot + n))} for n, name in enumerate(names)]
+        text = {"type": "text", "text": " ".join(f"{slot + n}" for n in range(case.words))}
+        encoded[slot] = encoder.encode([{"role": "user", "content": [*pictures, text]}])
         rollouts = tuple(
             _rollout(slot, sample, case.lengths[(slot * case.group_size + sample) % len(case.lengths)], numbers)
             for sample in range(case.group_size)

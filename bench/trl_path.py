@@ -22,7 +22,17 @@ from vlrl.types import Group
 class TrlPath:
     """batch: samples of one forward. taus: of SAPO's gate, above and below 0."""
 
-    def __init__(self, model: str, *, dtype: torch.dtype, batch: int, image_token: int, device: str, taus: tuple[float, float]):
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: torch.dtype,
+        batch: int,
+        image_token: int,
+        device: str,
+        taus: tuple[float, float],
+        gradient_checkpointing: bool = False,
+    ):
         from transformers import AutoModelForImageTextToText
         from trl import GRPOTrainer
         from trl.trainer.utils import add_fused_lm_head
@@ -30,6 +40,8 @@ class TrlPath:
         self.model = (
             AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, attn_implementation="sdpa").to(device).train()
         )
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
         add_fused_lm_head(self.model, outputs=("log_probs", "entropy"))
         self.batch, self.image_token, self.device = batch, image_token, device
         self.trainer = SimpleNamespace(

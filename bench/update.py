@@ -1,6 +1,7 @@
 """One optimizer step on the same made-up rollouts by three paths: TRL's, one response after another in a row, and whole groups.
 
     python -m bench.update [--model models/tiny] [--cases vision-64 vision-128 ...] [--repeats 7] [--trl-batch 16] [--json FILE]
+    python -m bench.update --model models/random-2B --cases large-256 --groups 1 --trl-batch 8 --gradient-checkpointing --apart
 
 TRL 1.16: padded batches, the image of a prompt computed for each of its samples, its fused head, SAPO; torch's AdamW. separate:
 vlrl's update, each response packed behind its own prompt, so that only padding is saved. group: vlrl's update as it is, prompt
@@ -8,26 +9,33 @@ and image once for all responses. vlrl's updates run under DeepSpeed, with their
 medians of the ratio to TRL with the middle half of the repeats, and useful tokens a second: those of prompts and responses, each
 counted for every sample, however often a path computed them. Memory is what a step's peak adds to the resident set before it,
 optimizer states included in that, each path in a process of its own. First, losses and gradients are held to TRL's.
+
+Operations are those of the tokens and patches that a path computes, padding among them: three times the forward's of
+vlrl.model.cost, two operations a weight and token, 4 * layers * heads * width for each pair of tokens where one sees the other.
+What checkpointing computes again does not count. MFU is operations by seconds by the device's best rate. --apart: each path in a
+process of its own, one after another, where a device does not hold all three; nothing is compared then.
 """
 
 import argparse
 import json
-import platform
 import statistics
+import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bench.made_up import Case, made_up
-from bench.measure import Work, in_a_process, interleaved, peak_mb, ratios
+from bench.measure import Work, in_a_process, interleaved, peak_flops, peak_mb, ratios, write_json
 from bench.trl_path import TrlPath
 from vlrl import config as cfg
 from vlrl.algorithm.loss import policy_loss
+from vlrl.model.cost import Cost
 from vlrl.model.encode import EncodedPrompt, Encoder
-from vlrl.model.load import load_encoder
+from vlrl.model.load import check_model, load_encoder
 from vlrl.policy import Policy
 from vlrl.ranks import join_ranks
 from vlrl.types import Group
@@ -39,8 +47,12 @@ CASES = {
     **{f"vision-{length}": Case(groups=4, group_size=8, side=IMAGE, words=8, lengths=[length]) for length in (64, 128, 256)},
     "vision-ragged": Case(groups=4, group_size=8, side=IMAGE, words=8, lengths=[16, 256, 64, 128, 32, 200, 96, 48]),
     "text-512": Case(groups=4, group_size=8, side=0, words=6, lengths=[512]),
+    # 1,024 image tokens of a prompt of about 1,200
+    **{f"large-{length}": Case(groups=4, group_size=8, side=1024, words=56, lengths=[length]) for length in (256, 1024, 4096)},
 }
 PATHS = ("trl", "separate", "group")
+HEADINGS = ("case", "path", "useful tokens/s", "faster than TRL", "tokens computed", "TFLOP", "MFU", "peak, MB", "loss off by")
+HEADINGS += ("gradient off by",)
 GATES = TaskGates(cfg.Algorithm(), {f"task{n}": cfg.TaskMix(weight=1, rows=Path("none")) for n in range(5)})
 
 
@@ -62,25 +74,30 @@ def one_by_one(groups: list[Group], encoded: dict[int, EncodedPrompt]) -> tuple[
 
 
 class Bench:
-    """A case, ready to be stepped by each path."""
+    """A case, ready to be stepped by each path. computed: the tokens, and operations of a forward and backward, by path."""
 
-    def __init__(self, case: Case, options: argparse.Namespace, folder: Path, paths: tuple[str, ...] = PATHS):
+    def __init__(self, case: Case, options: argparse.Namespace, folder: Path, paths: Sequence[str] = PATHS):
         encoder = load_encoder(options.model, cfg.Images(max_pixels=4 * IMAGE**2))
         groups, encoded = made_up(replace(case, groups=options.groups), encoder, folder)
         self.tokens = sum(len(encoded[g.prompt.slot].tokens) + len(r.tokens) for g in groups for r in g.rollouts)
         self.ranks = join_ranks()
+        self.cost = Cost.of(check_model(options.model))
+        self.computed: dict[str, tuple[int, float]] = {}
         self.minibatches: dict[str, MiniBatch] = {}
         self.policies: dict[str, Policy] = {}
         self.trl: TrlPath | None = None
         if "trl" in paths:
             self.trl = TrlPath(
-                options.model, dtype=torch.float32, batch=options.trl_batch, image_token=encoder.image_token,
-                device=self.ranks.device.type, taus=(1.0, 1.05),
+                options.model, dtype=getattr(torch, options.dtype), batch=options.trl_batch, image_token=encoder.image_token,
+                device=self.ranks.device.type, taus=(1.0, 1.05), gradient_checkpointing=options.gradient_checkpointing,
             )  # fmt: skip
             self.batches = self.trl.batches(groups, encoded)
+            self.computed["trl"] = self._padded_work()
         for path in paths:
             if path != "trl":
-                self._open(path, encoder, *(one_by_one(groups, encoded) if path == "separate" else (groups, encoded)), options)
+                work = one_by_one(groups, encoded) if path == "separate" else (groups, encoded)
+                self._open(path, encoder, *work, options)
+                self.computed[path] = self._work(*work)
 
     def step(self, path: str) -> Work:
         if path == "trl":
@@ -107,8 +124,24 @@ class Bench:
         self.minibatches[path] = make_minibatch(
             groups, encoded, filler=encoder.filler(), budget=options.tokens_per_pass, keep_zero=False, ranks=self.ranks
         )
-        settings = cfg.Policy(dtype="float32", zero_stage=0, lr=LR)
+        stage = 0 if options.dtype == "float32" else 1
+        settings = cfg.Policy(dtype=options.dtype, zero_stage=stage, lr=LR, gradient_checkpointing=options.gradient_checkpointing)
         self.policies[path] = Policy(settings, options.model, ranks=self.ranks, updates=10**6, temperature=1.0, banned=[])
+
+    def _work(self, groups: list[Group], encoded: dict[int, EncodedPrompt]) -> tuple[int, float]:
+        sizes = [(encoded[group.prompt.slot], [len(rollout.tokens) for rollout in group.rollouts]) for group in groups]
+        tokens = sum(len(prompt.tokens) + sum(lengths) for prompt, lengths in sizes)
+        return tokens, 3 * sum(self.cost.group(prompt, lengths) for prompt, lengths in sizes)
+
+    def _padded_work(self) -> tuple[int, float]:
+        tokens, forward = 0, 0.0
+        for batch in self.batches:
+            rows, width = len(batch["prompt_ids"]), batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1]
+            tokens += rows * width
+            forward += rows * (self.cost.token * width + self.cost.pair * width**2 / 2)
+            forward += self.cost.target * int(batch["completion_mask"].sum())
+            forward += self.cost.images(batch["image_grid_thw"]) if "image_grid_thw" in batch else 0.0
+        return tokens, 3 * forward
 
     def _backward(self, module: torch.nn.Module, minibatch: MiniBatch):
         for each in minibatch.passes:
@@ -126,58 +159,74 @@ def _length(tensors) -> float:
     return float(sum(tensor.double().square().sum() for tensor in tensors)) ** 0.5
 
 
-def _memory(name: str, path: str, options: argparse.Namespace) -> float:
-    arguments = ["--model", options.model, "--cases", name, "--memory-of", path, "--groups", str(options.groups)]
-    arguments += ["--trl-batch", str(options.trl_batch)]
-    return in_a_process("bench.update", [*arguments, "--tokens-per-pass", str(options.tokens_per_pass)])
+def _alone(name: str, path: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One path's seconds and peak, measured in a process of its own."""
+    same = ("model", "groups", "trl_batch", "tokens_per_pass", "dtype", "repeats")
+    arguments = [f"--{key.replace('_', '-')}={getattr(options, key)}" for key in same]
+    arguments += ["--gradient-checkpointing"] * options.gradient_checkpointing + ["--apart"] * options.apart
+    return json.loads(in_a_process("bench.update", [*arguments, "--cases", name, "--alone", path]))
 
 
-def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
-    bench = Bench(CASES[name], options, folder)
-    agreement = {path: bench.agreement(path) for path in PATHS[1:]}
-    works = {path: bench.step(path) for path in PATHS}
-    times = interleaved(works, options.repeats)
-    return {
-        "tokens": bench.tokens,
-        "agreement": agreement,
-        "seconds": times,
-        "faster": {path: ratios(times["trl"], times[path]) for path in PATHS},
-        "peak_mb": {path: _memory(name, path, options) for path in PATHS},
-    }
+def measured(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    alone = {path: _alone(name, path, options) for path in options.paths}
+    found = {"tokens": alone[options.paths[0]]["tokens"], "peak_mb": {path: of["peak_mb"] for path, of in alone.items()}}
+    found["computed"] = {path: of["computed"] for path, of in alone.items()}
+    if options.apart:
+        return found | {"agreement": {}, "seconds": {path: of["seconds"] for path, of in alone.items()}, "faster": {}}
+    bench = Bench(CASES[name], options, folder, options.paths)
+    agreement = {path: bench.agreement(path) for path in options.paths if path != "trl"}
+    times = interleaved({path: bench.step(path) for path in options.paths}, options.repeats)
+    faster = {path: ratios(times["trl"], times[path]) for path in options.paths}
+    return found | {"agreement": agreement, "seconds": times, "faster": faster}
+
+
+def told(name: str, path: str, of: dict[str, Any], rate: float) -> str:
+    seconds = statistics.median(of["seconds"][path])
+    tokens, operations = of["computed"][path]
+    faster = "{1:.2f} ({0:.2f} to {2:.2f})".format(*of["faster"][path]) if path in of["faster"] else ""
+    off = [f"{x:.0e}" for x in of["agreement"][path]] if path in of["agreement"] else ["", ""]
+    cells = [name, path, f"{of['tokens'] / seconds:,.0f}", faster, f"{tokens:,}", f"{operations / 1e12:.3g}"]
+    cells += [f"{operations / seconds / rate:.0%}", f"{of['peak_mb'][path]:,.0f}", *off]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/tiny")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument(
+        "--cases", nargs="+", default=[name for name in CASES if not name.startswith("large")], choices=list(CASES)
+    )
+    parser.add_argument("--paths", nargs="+", default=list(PATHS), choices=PATHS)
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--trl-batch", type=int, default=16)
     parser.add_argument("--tokens-per-pass", type=int, default=16384)
-    parser.add_argument("--memory-of", choices=PATHS)
+    parser.add_argument("--dtype", default="bfloat16" if torch.cuda.is_available() else "float32")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--alone", choices=PATHS, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
-        if options.memory_of:
-            bench = Bench(CASES[options.cases[0]], options, Path(folder), (options.memory_of,))
-            print(peak_mb(bench.step(options.memory_of)))
+        if options.alone:
+            bench = Bench(CASES[options.cases[0]], options, Path(folder), [options.alone])
+            step = bench.step(options.alone)
+            seconds = interleaved({options.alone: step}, options.repeats if options.apart else 0)[options.alone]
+            alone = {"tokens": bench.tokens, "computed": bench.computed[options.alone], "seconds": seconds}
+            print(json.dumps(alone | {"peak_mb": peak_mb(step)}))
             return
         found = {name: measured(name, options, Path(folder)) for name in options.cases}
-    print("| case | path | useful tokens/s | faster than TRL | peak, MB | loss off by | gradient off by |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    rate = peak_flops(getattr(torch, options.dtype))
+    print(f"best rate: {rate / 1e12:.3g} TFLOP/s")
+    print(
+        "| case | path | useful tokens/s | faster than TRL | computed | TFLOP | MFU | peak, MB | loss off by | gradient off by |"
+    )
+    print(f"|{' --- |' * 10}")
     for name, of in found.items():
-        for path in PATHS:
-            low, middle, high = of["faster"][path]
-            loss, gradient = (f"{x:.0e}" for x in of["agreement"][path]) if path != "trl" else ("", "")
-            rate = of["tokens"] / statistics.median(of["seconds"][path])
-            print(
-                f"| {name} | {path} | {rate:,.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {of['peak_mb'][path]:.0f} "
-                f"| {loss} | {gradient} |"
-            )
-    if options.json:
-        packages = {name: version(name) for name in ("torch", "transformers", "trl", "deepspeed")}
-        options.json.write_text(json.dumps({"machine": platform.processor(), "versions": packages, "cases": found}, indent=1))
+        for path in options.paths:
+            print(told(name, path, of, rate))
+    write_json(options.json, command=" ".join(sys.argv[1:]), best_rate=rate, cases=found)
 
 
 if __name__ == "__main__":

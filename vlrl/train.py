@@ -367,8 +367,8 @@ def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
                 "after": after[task].average.mean,
                 "before_interval": before[task].average.interval,
                 "after_interval": after[task].average.interval,
-                "pass_before": {k: one.mean for k, one in before[task].passes.items()},
-                "pass_after": {k: one.mean for k, one in after[task].passes.items()},
+                "pass_before": {str(k): one.mean for k, one in before[task].passes.items()},
+                "pass_after": {str(k): one.mean for k, one in after[task].passes.items()},
                 "rows": after[task].average.rows,
                 "failed": before[task].failed + after[task].failed,
             }

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.load import is_mixture
 
@@ -51,6 +53,9 @@ class Cost:
         """Of a prompt and its responses' lengths, the prompt and its images computed once."""
         size, targets = len(prompt.tokens), sum(lengths)
         pairs = size**2 / 2 + sum(size * length + length**2 / 2 for length in lengths)
-        patches = prompt.grid.prod(dim=1).tolist()
-        vision = self.patch * sum(patches) + self.patch_pair * sum(count**2 for count in patches)
-        return self.token * (size + targets) + self.pair * pairs + self.target * targets + vision
+        return self.token * (size + targets) + self.pair * pairs + self.target * targets + self.images(prompt.grid)
+
+    def images(self, grid: Tensor) -> float:
+        """Of the vision tower. grid: [images, 3], as of an EncodedPrompt."""
+        patches = grid.prod(dim=1).tolist()
+        return self.patch * sum(patches) + self.patch_pair * sum(count**2 for count in patches)
