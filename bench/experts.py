@@ -2,7 +2,7 @@
 
     python -m bench.experts --model models/moe [--groups 4] [--repeats 9]
 
-Told are medians and their ratio to eager with the middle half. vlrl leaves transformers its choice, grouped_mm.
+Told are medians and their ratio to eager with the middle half. vlrl takes grouped_mm.
 """
 
 import argparse

@@ -64,7 +64,9 @@ class Loop:
 
     def run(self) -> str:
         """Runs to the end, which must be a good one. Returns what it printed."""
-        return finished(self.start())
+        printed = finished(self.start())
+        assert "wandb failed" not in printed, printed
+        return printed
 
     def interrupted(self, number: signal.Signals, ready: Callable[[], bool], *, exit_code: int | None = 0) -> str:
         """Runs until it is ready for the signal, sends it, and waits for the end."""

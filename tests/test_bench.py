@@ -3,8 +3,14 @@
 import json
 
 import pytest
+import torch
 
+from bench.plot import main as plot
+from bench.sizes import SIZES
 from tests.loop import PATIENCE_S, finished, python
+from vlrl.config import Images
+from vlrl.model.load import load_encoder
+from vlrl.model.tiny import config_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PATIENCE_S)]
 
@@ -21,6 +27,38 @@ def test_an_update_has_trl_s_loss_and_gradient_by_either_path(tiny_dense, tmp_pa
     found = json.loads((tmp_path / "out.json").read_text())["cases"]["vision-ragged"]
     assert all(loss < 1e-5 and gradient < 1e-5 for loss, gradient in found["agreement"].values())
     assert found["peak_mb"]["group"] < found["peak_mb"]["trl"]
+    assert found["computed"]["group"][0] < found["computed"]["separate"][0] < found["computed"]["trl"][0]
+    (tmp_path / "out.json").rename(tmp_path / "update.json")
+    plot(tmp_path)
+    assert "vision-ragged, group" in (tmp_path / "update-speed.svg").read_text()
+
+
+def test_the_sizes_have_the_parameters_of_the_released_models(tiny_dense):
+    from transformers import AutoModelForImageTextToText
+
+    released = {"2B": 2.13, "4B": 4.44, "8B": 8.77, "30B-A3B": 31.07}
+    tokenizer = load_encoder(tiny_dense, Images()).tokenizer
+    for size, (text, vision, tied) in SIZES.items():
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config_of(tokenizer, text, vision, tied=tied))
+        assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(released[size], abs=0.01)
+
+
+def test_sampling_by_groups_and_growth_by_size_are_told(tiny_dense):
+    few = ["--model", tiny_dense, "--repeats", "2"]
+    printed = ran("rollout", *few, "--groups", "1", "--group-size", "2", "--tokens", "4")
+    assert "shared: " in printed and "sync: " in printed
+    assert "| group | G = 32 |" in ran("scaling", *few, "--axes", "group")
+    assert "ranks: 1, a thread each" in ran("scaling", *few, "--axes", "ranks")
+
+
+def test_where_a_step_s_time_goes_is_told(tiny_dense, tmp_path):
+    sizes = ("--train", "24", "--eval", "4")
+    finished(python("-m", "vlrl.cli", "data", "build", "data_recipes/chain_sum.py", "--out", tmp_path, *sizes))
+    mixture = {"chain_sum": {"weight": 1, "rows": str(tmp_path / "train"), "eval_rows": str(tmp_path / "eval")}}
+    few = {"mixture": json.dumps(mixture), "model": tiny_dense, "coldstart.steps": 0, "prompts_per_step": 4}
+    printed = ran("step", "--steps", "3", "--skip", "1", *(f"{name}={value}" for name, value in few.items()))
+    assert "| generate |" in printed and "other than generate" in printed
 
 
 def test_the_loss_heads_agree_with_double_precision(tmp_path):

@@ -127,6 +127,7 @@ class Policy(Section):
     """The trained model under DeepSpeed; `deepspeed` is passed through on top of what vlrl sets.
 
     tokens_per_pass: of one forward and backward, into which a mini-batch is cut; auto: the most that the memory holds.
+    expert_parallel: ranks that a mixture's experts are dealt over (DeepSpeed's AutoEP), instead of sharding them by ZeRO-3.
     """
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -139,6 +140,7 @@ class Policy(Section):
     gradient_clipping: Positive = 1.0
     zero_stage: Literal[0, 1, 2, 3] = 2
     tokens_per_pass: Count | Literal["auto"] = "auto"
+    expert_parallel: Count = 1
     gradient_checkpointing: bool = False
     freeze_vision: bool = False
     deepspeed: dict[str, Any] = {}
@@ -321,6 +323,10 @@ def _faults(config: Config) -> Iterator[str]:
             yield f"mixture.{task}: tau_pos, tau_neg are the sapo gate's, and algorithm.gate is {algorithm.gate}; leave them out"
     if config.policy.dtype == "bfloat16" and config.policy.zero_stage == 0:
         yield "policy.zero_stage: 0 gives bfloat16 training another trajectory than the other stages do; use zero_stage: 1"
+    if config.policy.expert_parallel > 1 and config.policy.zero_stage not in (1, 2):
+        yield f"policy.expert_parallel: goes with zero_stage 1 or 2, and that is {config.policy.zero_stage}; use zero_stage: 1"
+    if config.policy.expert_parallel > 1 and algorithm.routing_replay != "none":
+        yield "policy.expert_parallel: experts that are dealt over ranks can't be replayed; leave out algorithm.routing_replay"
     if (longest := max(way.max_new_tokens or 0 for way in config.evaluation.ways().values())) >= context:
         yield (
             f"evaluation.max_new_tokens: {longest} tokens leave no room for a prompt in engine.max_model_len {context}; "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vlrl import config as cfg
+from vlrl.model.dealt import dealt_over, expert_parallel_settings, whole, whole_name
 from vlrl.model.load import load_model, released, save_checkpoint
 from vlrl.model.pack import Pack
 from vlrl.model.packed import PackedModel
@@ -41,11 +42,15 @@ class Policy:
         self.tokens_per_pass = 0 if settings.tokens_per_pass == "auto" else settings.tokens_per_pass
         packed = _packed(settings, model, temperature, banned)
         self.routing = Routing(packed)
+        config = deepspeed_config(settings)
+        if settings.expert_parallel > 1:
+            dealt = expert_parallel_settings(packed.qwen, settings.expert_parallel)
+            config["expert_parallel"] = dealt | config.get("expert_parallel", {})
         self.engine, *_ = deepspeed.initialize(
             model=packed,
             model_parameters=[parameter for parameter in packed.parameters() if parameter.requires_grad],
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(settings, updates)),
-            config=deepspeed_config(settings),
+            config=config,
         )
 
     def logprobs(self, pack: Pack) -> tuple[Tensor, Tensor]:
@@ -97,8 +102,9 @@ class Policy:
     def weight_buckets(self, most_bytes: int = _BUCKET_BYTES) -> Iterator[list[tuple[str, Tensor]]]:
         """The named weights in buckets of at most most_bytes, or of one block (self_attn, mlp, ...) where that is larger.
 
-        They are views, without a copy of the policy's; under ZeRO-3 a bucket is gathered by one collective, and its memory is
-        free as soon as nobody holds its tensors. What an engine fuses is in one block, so it is done with a bucket at its end.
+        They are views, without a copy of the policy's, but for experts that are dealt over ranks. Under ZeRO-3 a bucket is
+        gathered by one collective, and its memory is free as soon as nobody holds its tensors. What an engine fuses is in one
+        block, so it is done with a bucket at its end.
         """
         import deepspeed
 
@@ -106,12 +112,12 @@ class Policy:
             parameters = [parameter for _, parameter in bucket]
             is_sharded = self.settings.zero_stage == 3
             with deepspeed.zero.GatheredParameters(parameters) if is_sharded else nullcontext():
-                yield [(name, released(name, parameter.detach())) for name, parameter in bucket]
+                yield [(name, released(name, weight)) for name, weight in whole(bucket)]
 
     @property
     def parameter_names(self) -> frozenset[str]:
         """The names that `named_weights` yields."""
-        return frozenset(name for name, _ in self.engine.module.qwen.named_parameters())
+        return frozenset(whole_name(name) for name, _ in self.engine.module.qwen.named_parameters())
 
     def export(self, folder: Path, source: str, processor: Any) -> None:
         """Writes a Hugging Face folder that transformers and vLLM load, with the config of `source`. All ranks call it."""
@@ -163,8 +169,7 @@ def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> It
     size = 0
     for _, members in groupby(named, key=lambda item: block_of(item[0])):
         block = list(members)
-        # A sharded parameter's own tensor is empty; DeepSpeed keeps its whole size beside it.
-        block_size = sum(getattr(each, "ds_numel", each.numel()) * each.element_size() for _, each in block)
+        block_size = sum(_whole_size(each) * each.element_size() for _, each in block)
         if bucket and size + block_size > most_bytes:
             yield bucket
             bucket, size = [], 0
@@ -172,6 +177,11 @@ def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> It
         size += block_size
     if bucket:
         yield bucket
+
+
+def _whole_size(parameter: nn.Parameter) -> int:
+    """A sharded parameter's own tensor is empty, DeepSpeed keeps its size beside it; of dealt experts it is a rank's share."""
+    return getattr(parameter, "ds_numel", parameter.numel()) * dealt_over(parameter)
 
 
 def block_of(name: str) -> str:

@@ -17,7 +17,7 @@ import torch
 from vlrl.checkpoint import check_same_config
 from vlrl.config import Config
 from vlrl.data.shards import Dataset, check_row
-from vlrl.model.load import check_model, is_mixture
+from vlrl.model.load import check_model, is_mixture, num_experts
 from vlrl.ranks import Ranks
 from vlrl.rollout.groups import encode_prompt
 from vlrl.rollout.reward import unknown_parts
@@ -73,6 +73,14 @@ def _settings(run: Run) -> Iterator[str]:
         yield f"algorithm.routing_replay: model {config.model!r} has no experts to replay; leave it out"
     elif replay == "r3" and not torch.cuda.is_available():
         yield "algorithm.routing_replay: vLLM tells its experts on GPUs only, so r3 can't run here; use r2"
+    if (dealt := config.policy.expert_parallel) > 1:
+        if not is_mixture(text):
+            yield f"policy.expert_parallel: model {config.model!r} has no experts to deal; leave it out"
+        elif run.ranks.size % dealt or num_experts(text) % dealt:
+            yield (
+                f"policy.expert_parallel: {run.ranks.size} ranks and {num_experts(text)} experts do not both split into "
+                f"{dealt}; use a common divisor"
+            )
     if config.engine.max_model_len > longest:
         yield f"engine.max_model_len: {config.engine.max_model_len} tokens, and model {config.model!r} was made for {longest}"
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from vlrl.model.encode import EncodedPrompt
-from vlrl.model.load import is_mixture
+from vlrl.model.load import is_mixture, num_experts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,8 +33,7 @@ class Cost:
         attention = 2 * hidden * width * (text["num_attention_heads"] + text["num_key_value_heads"])
         mlp = 3 * hidden * text["intermediate_size"]
         if is_mixture(text):
-            experts = text.get("num_local_experts") or text["num_experts"]  # transformers writes the one and reads either
-            mlp = 3 * hidden * text["moe_intermediate_size"] * text["num_experts_per_tok"] + hidden * experts
+            mlp = 3 * hidden * text["moe_intermediate_size"] * text["num_experts_per_tok"] + hidden * num_experts(text)
         side = vision["hidden_size"]
         merged = side * vision["spatial_merge_size"] ** 2
         mergers = 1 + len(vision["deepstack_visual_indexes"])

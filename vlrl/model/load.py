@@ -19,6 +19,7 @@ from vlrl.model.encode import Encoder
 
 MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 _SHARD_BYTES = 4 * 1024**3
+_EXPERTS = "grouped_mm"  # of transformers' backends; on a CPU eager takes 1.06 times as long, batched_mm 20 (bench/experts.py)
 
 
 def check_model(model: str) -> dict:
@@ -40,6 +41,11 @@ def is_mixture(text_config: dict) -> bool:
     return bool(text_config.get("num_experts_per_tok"))
 
 
+def num_experts(text_config: dict) -> int:
+    """Of a mixture: transformers writes the one name and reads either."""
+    return text_config.get("num_local_experts") or text_config["num_experts"]
+
+
 def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_checkpointing: bool) -> nn.Module:
     """The checkpoint with group attention in its language model. ValueError for a model with dropout."""
     from transformers import AutoModelForImageTextToText
@@ -48,6 +54,8 @@ def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_
     qwen = AutoModelForImageTextToText.from_pretrained(
         model, dtype=dtype, attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"}
     )
+    if is_mixture(qwen.config.text_config.to_dict()):
+        qwen.set_experts_implementation(_EXPERTS)
     if qwen.config.text_config.attention_dropout:
         raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
     if freeze_vision:

@@ -19,7 +19,7 @@ def part_of(name: str) -> str:
     """
     if ".visual." in name:
         return "merger" if "merger" in name else "vision"
-    return "router" if name.endswith(".mlp.gate.weight") else "language"
+    return "router" if name.endswith((".mlp.gate.weight", ".mlp.router.gate.weight")) else "language"
 
 
 class Changes:

@@ -1,0 +1,74 @@
+"""A mixture's experts dealt over ranks by DeepSpeed's AutoEP, and put together again for whoever wants the whole model.
+
+DeepSpeed replaces each sparse block by one that holds a rank's share of the experts and sends tokens to their ranks and back. It
+has no preset for Qwen3-VL-MoE; the settings here are one, for transformers' fused experts.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Named = tuple[str, nn.Parameter]
+
+_EXPERTS = re.compile(r"(.*\.mlp\.experts\.)w([123])")
+
+
+def expert_parallel_settings(qwen: Any, ranks: int) -> dict[str, Any]:
+    """DeepSpeed's expert_parallel block for a Qwen3-VL-MoE whose experts are dealt over so many ranks."""
+    return {
+        "enabled": True,
+        "autoep_size": ranks,
+        "moe_layer_pattern": r".*language_model\.layers\.\d+\.mlp",
+        "top_k": qwen.config.text_config.num_experts_per_tok,
+        "route_norm": True,
+    }
+
+
+def dealt_over(parameter: nn.Parameter) -> int:
+    """The ranks that a parameter is dealt over; 1 where each has all of it."""
+    if getattr(parameter, "allreduce", True):
+        return 1
+    return dist.get_world_size(_group(parameter))
+
+
+def whole(named: Iterable[Named]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of blocks, whole, under transformers' names; all ranks call it. Others stay as they are."""
+    halves: dict[str, Tensor] = {}
+    for name, parameter in named:
+        found = _EXPERTS.fullmatch(name)
+        if found is None:
+            yield whole_name(name), parameter.detach()
+            continue
+        halves[found[2]] = _gathered(parameter)
+        if len(halves) == 3:
+            yield f"{found[1]}gate_up_proj", torch.cat([halves.pop("1"), halves.pop("3")], dim=1)
+            yield f"{found[1]}down_proj", halves.pop("2")
+
+
+def whole_name(name: str) -> str:
+    """The name of a parameter, or of the one that it becomes a part of, as transformers has it.
+
+    >>> whole_name("model.language_model.layers.1.mlp.router.gate.weight")
+    'model.language_model.layers.1.mlp.gate.weight'
+    """
+    if found := _EXPERTS.fullmatch(name):
+        return found[1] + ("down_proj" if found[2] == "2" else "gate_up_proj")
+    return name.replace(".mlp.router.gate.", ".mlp.gate.")
+
+
+def _gathered(parameter: nn.Parameter) -> Tensor:
+    """[E, ...] of the ranks' [E / ranks, ...], in the order of the ranks, which is that of the experts."""
+    share = parameter.detach().contiguous()
+    experts = share.new_empty((len(share) * dealt_over(parameter), *share.shape[1:]))
+    dist.all_gather_into_tensor(experts, share, group=_group(parameter))
+    return experts
+
+
+def _group(parameter: Any) -> Any:
+    from deepspeed.utils import groups
+
+    return groups._get_expert_parallel_group(parameter.group_name)
