@@ -166,6 +166,16 @@ CASES = [
         says="use zero_stage: 1",
         overrides=("policy.dtype=bfloat16", "policy.zero_stage=0"),
     ),
+    Case(
+        input="experts dealt over ranks under ZeRO-3",
+        says="goes with zero_stage 1 or 2",
+        overrides=("policy.expert_parallel=2", "policy.zero_stage=3"),
+    ),
+    Case(
+        input="dealt experts to be replayed",
+        says="can't be replayed",
+        overrides=("policy.expert_parallel=2", "algorithm.routing_replay=r2"),
+    ),
     Case(input="responses as long as the context", says="leave no room for a prompt", overrides=("sampling.max_new_tokens=256",)),
     Case(input="smallest image above the largest", says="is above images.max_pixels", overrides=("images.min_pixels=99999",)),
     Case(
@@ -265,6 +275,11 @@ CASES = [
         input="routing replay of a dense model",
         says="has no experts to replay",
         overrides=("algorithm.routing_replay=r2",),
+    ),
+    Case(
+        input="experts of a dense model dealt over ranks",
+        says="has no experts to deal",
+        overrides=("policy.expert_parallel=2",),
     ),
     Case(
         input="too little disk",

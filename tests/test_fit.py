@@ -64,6 +64,11 @@ def test_a_pass_has_the_tokens_that_are_asked_for_or_little_less(samples, encode
             assert 0 <= size - (len(pack.tokens) - 2 * pack.filler) <= sample.smallest  # the filler has a token and a response
 
 
+def test_without_a_prompt_a_number_is_asked_for(ranks, encoder):
+    with pytest.raises(RuntimeError, match="give a number"):
+        tokens_that_fit(run_of(ranks, encoder), SimpleNamespace(bytes_to_come=0), [], groups=2)
+
+
 def test_with_memory_in_plenty_whole_mini_batches_fit_and_the_policy_stays_what_it_was(
     tiny_dense, pictures, ranks, encoder, samples
 ):

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from vlrl.memory import free_bytes, raised_bytes
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.pack import Pack, PackedGroup, pack_groups
@@ -12,6 +14,7 @@ from vlrl.run import Run
 
 _SHARE = 0.8  # of what is free; the rest is for what a step does beside its passes
 _ENOUGH = 1.1  # a pass that could be no larger than this times the last is not tried
+_TOO_MUCH = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,14 +45,22 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
 
     The samples with most and fewest patches a token are computed, forward and backward, in ever larger passes: memory grows with
     tokens and patches, or less, so the next size is one that the last says will fit. groups: of a rank's mini-batch, of which
-    no pass needs more. The gradients are zeros, and the policy is what it was. RuntimeError where not even one response fits.
+    no pass needs more. The gradients are zeros, and the policy is what it was. RuntimeError where not even one response fits, or
+    where there is no sample.
     """
+    if not samples:
+        raise RuntimeError(
+            "policy.tokens_per_pass: no prompt can be made of the first rows, for the reasons above; give a number"
+        )
     most = groups * max(sample.largest for sample in samples)
     by_density = sorted(samples, key=lambda sample: sample.patches_per_token)
 
     def needed(size: int) -> int:
         packs = [pack_of(sample, size, run.filler) for sample in (by_density[0], by_density[-1])]
-        return max(raised_bytes(partial(_pass, policy, pack)) * size // len(pack.tokens) for pack in packs)
+        try:
+            return max(raised_bytes(partial(_pass, policy, pack)) * size // len(pack.tokens) for pack in packs)
+        except torch.OutOfMemoryError:
+            return _TOO_MUCH
 
     size, good = max(sample.smallest for sample in samples), 0
     needed(size)  # the gradients come to stay
@@ -61,8 +72,8 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
                 return good
             raise RuntimeError(
                 f"policy.tokens_per_pass: memory does not hold the forward and backward of one response and its prompt, {size} "
-                f"tokens, which need {needs / 2**30:.1f} GiB of {room / 2**30:.1f}; set gradient_checkpointing: true, a higher "
-                "zero_stage, a lower engine.gpu_memory, or shorter responses"
+                f"tokens, in {room / 2**30:.1f} GiB; set gradient_checkpointing: true, a higher zero_stage, a lower "
+                "engine.gpu_memory, or shorter responses"
             )
         good, size = size, min(most, int(size * min(2.0, room / needs)))
         if size < _ENOUGH * good:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from vlrl.ranks import Ranks
 
@@ -31,13 +32,16 @@ class Changes:
 
     def since(self) -> dict[str, float]:
         """By part: the norm of its change over the norm that it had. All ranks call it."""
-        moved: dict[str, Tensor] = {}
-        had: dict[str, Tensor] = {}
+        moved: dict[str, list[Tensor]] = {}
+        had: dict[str, list[Tensor]] = {}
         for name, weights in self._kept():
-            before, part = self._before[name], part_of(name)
-            moved[part] = moved.get(part, 0.0) + (weights - before).square().sum()
-            had[part] = had.get(part, 0.0) + before.square().sum()
-        moved_sum, had_sum = (self._ranks.sum({part: float(total) for part, total in each.items()}) for each in (moved, had))
+            part, before = part_of(name), self._before[name]
+            moved.setdefault(part, []).append(weights - before)
+            had.setdefault(part, []).append(before)
+        moved_sum, had_sum = (
+            self._ranks.sum({part: float(get_total_norm(weights)) ** 2 for part, weights in each.items()})
+            for each in (moved, had)
+        )
         return {part: math.sqrt(moved_sum[part] / had_sum[part]) for part in sorted(had_sum) if had_sum[part]}
 
     def _kept(self) -> Iterator[tuple[str, Tensor]]:
