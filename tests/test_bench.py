@@ -79,8 +79,3 @@ def test_the_loss_heads_agree_with_double_precision(tmp_path):
     assert printed.count("\n| ") >= 4
     heads = json.loads((tmp_path / "out.json").read_text())["heads"]
     assert all(loss < 1e-5 and gradient < 1e-5 for loss, gradient in (head["off_by"] for head in heads.values()))
-
-
-def test_the_cost_of_the_diagnostics_is_told(tiny_dense):
-    printed = ran("diagnostics", "--model", tiny_dense, "--prompts", "2", "--group", "2", "--tokens", "8", "--repeats", "3")
-    assert "ms without" in printed
