@@ -43,10 +43,10 @@ class Sample:
 def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, groups: int) -> int:
     """The most tokens that a pass may have. All ranks call it, with the same samples, and get the same.
 
-    The samples with most and fewest patches a token are computed, forward and backward, in ever larger passes: memory grows with
-    tokens and patches, or less, so the next size is one that the last says will fit. groups: of a rank's mini-batch, of which
-    no pass needs more. The gradients are zeros, and the policy is what it was. RuntimeError where not even one response fits, or
-    where there is no sample.
+    The samples with most and fewest patches a token are computed, forward and backward, in ever larger passes, each of a size
+    that the last says will fit, as if all its memory grew with it; what is returned did fit. groups: of a rank's mini-batch, of
+    which no pass needs more. The gradients are zeros, and the policy is what it was. RuntimeError where not even one response
+    fits, or where there is no sample.
     """
     if not samples:
         raise RuntimeError(
@@ -67,17 +67,19 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
     room = run.ranks.min(int(_SHARE * (free_bytes() - policy.bytes_to_come)))
     while True:
         needs = max(1, *run.ranks.gather(needed(size)))
-        if needs > room:
-            if good:
-                return good
+        if needs <= room:
+            good = size
+        elif not good:
             raise RuntimeError(
                 f"policy.tokens_per_pass: memory does not hold the forward and backward of one response and its prompt, {size} "
                 f"tokens, in {room / 2**30:.1f} GiB; set gradient_checkpointing: true, a higher zero_stage, a lower "
                 "engine.gpu_memory, or shorter responses"
             )
-        good, size = size, min(most, int(size * min(2.0, room / needs)))
-        if size < _ENOUGH * good:
-            return size
+        # A pass of another size has another share of prompts: what was foreseen may not fit, and less is tried then.
+        other = min(most, int(size * min(2.0, room / needs) * (1.0 if needs <= room else 0.95)))
+        if good == most or (other < _ENOUGH * good and other < most):
+            return good
+        size = other
 
 
 def pack_of(sample: Sample, size: int, filler: EncodedPrompt) -> Pack:
