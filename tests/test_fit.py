@@ -47,13 +47,15 @@ def test_what_is_found_fits_and_thrice_as_much_would_not(fixed, a_token, a_patch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "raised_bytes", lambda work: used_by(work.args[1], fixed, a_token, a_patch))
         patch.setattr(fit, "free_bytes", lambda: room / 0.8)
-        if uses(smallest) > room:
-            with pytest.raises(RuntimeError, match="memory does not hold .* of one response and its prompt"):
-                tokens_that_fit(run, policy, samples, groups=10)
-            return
         found = tokens_that_fit(run, policy, samples, groups=10)
     assert smallest <= found <= most and uses(found) <= room
     assert 3 * found > max(size for size in range(smallest, most + 1, 50) if uses(size) <= room)
+
+
+def test_where_not_even_one_response_fits_it_says_what_to_set(tiny_dense, ranks, encoder, samples, monkeypatch):
+    monkeypatch.setattr(fit, "free_bytes", lambda: 0)
+    with pytest.raises(RuntimeError, match="of one response and its prompt, 47 tokens, in 0.0 GiB; set gradient_checkpointing"):
+        tokens_that_fit(run_of(ranks, encoder), open_policy(tiny_dense, ranks), samples, groups=2)
 
 
 def test_a_pass_has_the_tokens_that_are_asked_for_or_little_less(samples, encoder):

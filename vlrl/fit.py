@@ -58,13 +58,13 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
     def needed(size: int) -> int:
         packs = [pack_of(sample, size, run.filler) for sample in (by_density[0], by_density[-1])]
         try:
-            return max(raised_bytes(partial(_pass, policy, pack)) * size // len(pack.tokens) for pack in packs)
+            return max(int(raised_bytes(partial(_pass, policy, pack)) * max(1.0, size / len(pack.tokens))) for pack in packs)
         except torch.OutOfMemoryError:
             return _TOO_MUCH
 
     size, good = max(sample.smallest for sample in samples), 0
     needed(size)  # the gradients come to stay
-    room = run.ranks.min(int(_SHARE * (free_bytes() - policy.bytes_to_come)))
+    room = run.ranks.min(max(0, int(_SHARE * (free_bytes() - policy.bytes_to_come))))
     while True:
         needs = max(1, *run.ranks.gather(needed(size)))
         if needs <= room:
