@@ -11,7 +11,7 @@ from vlrl.data.shards import NewRow
 
 SOURCE = "reasoning-gym 0.1.25, knights_knaves"
 LICENCE = "Apache-2.0"
-VERSION = 1
+VERSION = 2
 TRAIN, EVAL = 400, 100
 NAMES = ("A", "B")
 ROLES = {True: "knight", False: "knave"}
@@ -49,7 +49,7 @@ def working(claims: tuple) -> str:
     tried = []
     for roles in itertools.product((True, False), repeat=len(NAMES)):
         holds = tuple(_holds(claim, roles) for claim in claims)
-        tried.append(f"{', '.join(ROLES[role] for role in roles)}: {', '.join(str(h).lower() for h in holds)}.")
+        tried.append(f"{' '.join(ROLES[role] for role in roles)}: {' '.join(str(h).lower() for h in holds)}.")
         if holds == roles:
             break
     return " ".join(tried)

@@ -18,20 +18,25 @@ def group_advantages(
     normalise_std: bool,
     std: Literal["sample", "population"],
     epsilon: float,
+    solved_advantage: float = 0.0,
 ) -> tuple[float, ...]:
     """(reward - mean) / (std + epsilon) of each rollout, in the order given; mean and std are over the scored rollouts.
 
     rewards, scored: [G]; an unscored rollout's reward is ignored and its advantage is 0. std: divisor G - 1 or G; without
-    normalise_std only the mean is taken off. All are 0 where fewer than two rollouts are scored or all rewards are equal.
+    normalise_std only the mean is taken off. If fewer than two rollouts are scored, or all rewards are equal, nothing in the
+    group is better than the rest: each scored rollout's advantage is then solved_advantage times its reward, if that is positive.
 
     >>> group_advantages([1, 1, 0, 0], [True] * 4, normalise_std=True, std="population", epsilon=0)
     (1.0, 1.0, -1.0, -1.0)
     >>> group_advantages([3, 1, 9], [True, True, False], normalise_std=False, std="sample", epsilon=0)
     (1.0, -1.0, 0.0)
+    >>> group_advantages([1, 1, 9], [True, True, False], normalise_std=True, std="sample", epsilon=0, solved_advantage=0.25)
+    (0.25, 0.25, 0.0)
     """
     known = [float(reward) for reward, is_scored in zip(rewards, scored, strict=True) if is_scored]
     if not known or max(known) == min(known):  # never by a small std: the rounding of equal rewards can pass for a spread
-        return (0.0,) * len(rewards)
+        anchor = solved_advantage * max([0.0, *known])
+        return tuple(anchor if is_scored else 0.0 for is_scored in scored)
     mean = fmean(known)
     scale = _SPREAD[std](known) + epsilon if normalise_std else 1.0
     return tuple((reward - mean) / scale if is_scored else 0.0 for reward, is_scored in zip(rewards, scored, strict=True))

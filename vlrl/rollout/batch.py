@@ -97,8 +97,9 @@ def refilled(batch: Batch) -> Totals:
 
 
 def has_equal_rewards(group: Group) -> bool:
-    """Whether the group was scored and nothing can be learnt of it."""
-    return any(score.status is Status.OK for score in group.scores) and not any(group.advantages)
+    """Whether the group was scored and none of its rollouts is better than another."""
+    rewards = {score.reward for score in group.scores if score.status is Status.OK}
+    return len(rewards) == 1
 
 
 def _sample_round(

@@ -143,6 +143,7 @@ class Engine:
             stop_token_ids=[self._end_token],
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # made for this request alone: a deep copy of it would cost more than a decoding step
         )
 
     def _input(self, prompt: EncodedPrompt) -> Any:
@@ -205,6 +206,8 @@ def _arguments(settings: cfg.Engine, model: str, dtype: str, seed: int) -> dict[
         "enable_sleep_mode": _can_sleep(settings),
         "enforce_eager": not on_gpu,
         "enable_chunked_prefill": on_gpu,  # on CPU a chunked prefill can't take a request's own seed
+        # A prompt's samples share its full blocks of the cache. The CPU's default of 128 tokens is longer than many prompts.
+        **({} if on_gpu else {"block_size": 32}),
         "max_num_batched_tokens": max(8192, settings.max_model_len),
         "limit_mm_per_prompt": {"video": 0},
         "mm_device_do_normalize": False,  # the pixels come normalised from the trainer's encoder

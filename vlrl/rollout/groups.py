@@ -104,6 +104,7 @@ def with_advantages(group: Group, settings: cfg.Algorithm, *, weight: float = 1.
         normalise_std=settings.normalise_std,
         std=settings.std,
         epsilon=settings.std_epsilon,
+        solved_advantage=settings.solved_advantage,
     )
     return replace(group, advantages=tuple(weight * advantage for advantage in advantages))
 
