@@ -70,7 +70,7 @@ def test_a_lone_scored_rollout_has_no_advantage():
 
 
 def test_the_examples_in_the_docstring_hold():
-    assert doctest.testmod(advantages) == (0, 3)
+    assert doctest.testmod(advantages) == (0, 2)
 
 
 def test_importing_advantages_does_not_load_torch():
