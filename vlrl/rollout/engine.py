@@ -44,6 +44,11 @@ def sampling_seed(*place: int) -> int:
     return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=7).digest())
 
 
+# A prompt's samples share its full blocks of the cache, and vLLM's default of 128 tokens a block is longer than many prompts.
+# A step's requests run at once: the default is 256, and those beyond it would wait for others to end.
+_ON_CPU = {"block_size": 32, "max_num_seqs": 512}
+
+
 class Engine:
     """vLLM for one data-parallel replica; tensor-parallel ranks hold it together and submit the same requests.
 
@@ -206,8 +211,7 @@ def _arguments(settings: cfg.Engine, model: str, dtype: str, seed: int) -> dict[
         "enable_sleep_mode": _can_sleep(settings),
         "enforce_eager": not on_gpu,
         "enable_chunked_prefill": on_gpu,  # on CPU a chunked prefill can't take a request's own seed
-        # A prompt's samples share its full blocks of the cache. The CPU's default of 128 tokens is longer than many prompts.
-        **({} if on_gpu else {"block_size": 32}),
+        **({} if on_gpu else _ON_CPU),
         "max_num_batched_tokens": max(8192, settings.max_model_len),
         "limit_mm_per_prompt": {"video": 0},
         "mm_device_do_normalize": False,  # the pixels come normalised from the trainer's encoder
