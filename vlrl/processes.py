@@ -17,6 +17,8 @@ from contextlib import suppress
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
+import psutil
+
 MAX_LINE = 1 << 20
 _QUIET_S = 0.05
 
@@ -77,6 +79,15 @@ class Child:
         line = bytes(self._received[:end])
         del self._received[: end + 1]
         return line
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds that the child and its children have computed."""
+        with suppress(psutil.NoSuchProcess):
+            child = psutil.Process(self._process.pid)
+            times = [each.cpu_times() for each in (child, *child.children(recursive=True))]
+            return sum(each.user + each.system for each in times)
+        return 0.0
 
     @property
     def has_ended(self) -> bool:

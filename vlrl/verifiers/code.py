@@ -19,6 +19,8 @@ from vlrl.verifiers.answers import after_reasoning
 from vlrl.verifiers.code_child import decode, encode
 
 _START_S = 30.0
+_PATIENCE = 3.0  # on a busy machine a solution computes for its seconds in up to three times as many
+_TICK_S = 0.02  # the kernel counts a process's seconds in ticks
 _FILE_BYTES = 8 << 20
 _FENCE = "```python"
 
@@ -50,8 +52,9 @@ def extract_code(response: str) -> str | None:
 class Solution:
     """A model's function in a jail; a context manager.
 
-    timeout_s: for all calls together, from when the process is ready. RuntimeError where the process itself could not be
-    started, which is never the solution's fault.
+    timeout_s: of computing, for all calls together, from when the process is ready; three times as long if it waits. So a busy
+    machine does not turn right answers into wrong ones. RuntimeError if the process itself could not be started, which is never
+    the solution's fault.
     """
 
     def __init__(self, source: str, *, timeout_s: float, memory_mb: int, entry_point: str = "", stdin: str | None = None):
@@ -65,7 +68,9 @@ class Solution:
         if said != "ready":
             self._child.kill()
             raise RuntimeError(f"the process for a solution did not start: {said}")
+        self._timeout_s, self._computed_before_s = timeout_s, self._child.cpu_s
         self._deadline = time.monotonic() + timeout_s
+        self._last_deadline = time.monotonic() + _PATIENCE * timeout_s
 
     def call(self, *args: Any, **kwargs: Any) -> Outcome:
         """The outcome of one call. After the time is over each has the error "timeout"."""
@@ -78,7 +83,7 @@ class Solution:
     def receive(self) -> Outcome:
         """The next outcome that the process tells of."""
         try:
-            reply = json.loads(self._child.receive(self._deadline))
+            reply = json.loads(self._next_line())
             return Outcome(error=str(reply["error"])) if "error" in reply else Outcome(value=decode(reply["value"]))
         except TimeoutError:
             return Outcome(error="timeout")
@@ -86,6 +91,17 @@ class Solution:
             return Outcome(error="the process ended")
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # it wrote to the pipe itself
             return Outcome(error=f"unreadable reply ({type(error).__name__})")
+
+    def _next_line(self) -> bytes:
+        """The process's next line. TimeoutError once its time is over."""
+        while True:
+            try:
+                return self._child.receive(self._deadline)
+            except TimeoutError:
+                left_s = self._timeout_s - (self._child.cpu_s - self._computed_before_s)
+                if left_s < _TICK_S or self._deadline >= self._last_deadline:
+                    raise
+                self._deadline = min(time.monotonic() + left_s, self._last_deadline)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As test code calls it: the value, or SolutionError."""
