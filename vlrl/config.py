@@ -94,8 +94,6 @@ class Algorithm(Section):
     clip_low, clip_high: the bounds of GRPO's clip; under gspo, which clips a whole sequence's ratio, 3e-4 and 4e-4.
     average: over sequences of means over tokens (SAPO, GRPO), over all tokens of a mini-batch (DAPO), or the sum over tokens
     by the scored rollouts times sampling.max_new_tokens (Dr. GRPO, which has normalise_std: false beside it).
-    baseline_shrinkage: how far an advantage's baseline leans from the group's mean to the mean of the task in the step, 0 to 1.
-    Above 0, groups of equal rewards have a gradient too (arXiv 2511.03710).
     mask_truncated: a response that reached max_new_tokens has its part in its group's baseline and none in the loss (DAPO).
     engine_weight: min(pi_old / engine, cap), or 0 outside of floor and cap (IcePop).
     routing_replay: a mixture's tokens go to the experts of the old policy while it is updated (r2, arXiv 2512.01374), or to those
@@ -111,7 +109,6 @@ class Algorithm(Section):
     normalise_std: bool = True
     std: Literal["sample", "population"] = "sample"
     std_epsilon: Annotated[float, Field(ge=0)] = 1e-6
-    baseline_shrinkage: Share = 0.0
     average: Literal["sequence", "token", "constant"] = "sequence"
     mask_truncated: bool = False
     engine_weight: Literal["capped", "masked"] = "capped"

@@ -7,7 +7,7 @@ takes its place, so that the ratios hold among the groups that count.
 from dataclasses import dataclass, field
 from functools import partial
 
-from vlrl.algorithm.diagnostics import Totals, combine, means
+from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.checkpoint import StopSignal
 from vlrl.data.mixture import Mixture
 from vlrl.metrics import Clock, percentile
@@ -70,7 +70,6 @@ def sample_batch(
         if not fresh:
             break
         drawn = [*drawn, *fresh]
-    _add_advantages(run, batch)
     with clock("time/balance"):
         algorithm = run.config.algorithm
         groups, batch.encoded, told = balanced(
@@ -98,9 +97,8 @@ def refilled(batch: Batch) -> Totals:
 
 
 def has_equal_rewards(group: Group) -> bool:
-    """Whether the group was scored and none of its rollouts is better than another."""
-    rewards = {score.reward for score in group.scores if score.status is Status.OK}
-    return len(rewards) == 1
+    """Whether the group was scored and nothing can be learnt of it."""
+    return any(score.status is Status.OK for score in group.scores) and not any(group.advantages)
 
 
 def _sample_round(
@@ -127,24 +125,8 @@ def _sample_round(
         )
     except Stopped:
         return []
-    return [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
-
-
-def _add_advantages(run: Run, batch: Batch) -> None:
-    """Gives the batch's groups their advantages. All ranks call it, since a task's mean reward is over all of them."""
-    config = run.config
-    rewards = combine(
-        {group.prompt.task: (score.reward, 1.0)} for group in batch.sampled for score in group.scores if score.status is Status.OK
-    )
-    task_means = means(combine(run.ranks.gather(rewards))) if config.algorithm.baseline_shrinkage else {}
-
-    def advantaged(group: Group) -> Group:
-        task = group.prompt.task
-        weight = config.mixture[task].loss_weight
-        return with_advantages(group, config.algorithm, weight=weight, task_mean=task_means.get(task, 0.0))
-
-    batch.replaced = [advantaged(group) for group in batch.replaced]
-    batch.by_slot = {slot: advantaged(group) for slot, group in batch.by_slot.items()}
+    rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
+    return [with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded]
 
 
 def _stop_early(stop: StopSignal, tensor_parallel: int) -> None:

@@ -96,19 +96,14 @@ def sample_groups(
     ]
 
 
-def with_advantages(group: Group, settings: cfg.Algorithm, *, weight: float = 1.0, task_mean: float = 0.0) -> Group:
-    """The group with its rollouts' advantages over its baseline, times `weight`; 0 for rollouts without a score.
-
-    task_mean: the mean reward of the task in this step, which algorithm.baseline_shrinkage draws the baseline towards.
-    """
+def with_advantages(group: Group, settings: cfg.Algorithm, *, weight: float = 1.0) -> Group:
+    """The group with its rollouts' advantages over those that were scored, times `weight`; 0 for the others."""
     advantages = group_advantages(
         [score.reward for score in group.scores],
         [score.status is Status.OK for score in group.scores],
         normalise_std=settings.normalise_std,
         std=settings.std,
         epsilon=settings.std_epsilon,
-        task_mean=task_mean,
-        shrinkage=settings.baseline_shrinkage,
     )
     return replace(group, advantages=tuple(weight * advantage for advantage in advantages))
 
