@@ -4,12 +4,20 @@ import os
 from pathlib import Path
 from unittest.mock import patch
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 from vlrl.config import Images
 from vlrl.verifiers import sandbox
+
+# On a busy machine an example may take its time; only a hang is a fault, and the timeout in pyproject.toml ends it.
+hypothesis.settings.register_profile("vlrl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("vlrl")
+
+PATIENCE_S = 600.0
+"""How long a test waits for another process or thread: longer than any takes that does not hang, shorter than pytest waits."""
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Samples of real data and published test vectors, where they are beside the project; tests that need them say so elsewhere."""

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
-PATIENCE_S = 280
 
 # Two ranks, by either launcher; alone, a run is its own only rank.
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")

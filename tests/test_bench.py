@@ -7,12 +7,12 @@ import torch
 
 from bench.plot import main as plot
 from bench.sizes import SIZES
-from tests.loop import PATIENCE_S, finished, python
+from tests.loop import finished, python
 from vlrl.config import Images
 from vlrl.model.load import load_encoder
 from vlrl.model.tiny import config_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PATIENCE_S)]
+pytestmark = pytest.mark.slow
 
 
 def ran(name: str, *arguments: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import SHARED
+from tests.conftest import PATIENCE_S, SHARED
 from vlrl.build import build
 from vlrl.data import recipe as recipes
 from vlrl.data.images import open_image
@@ -65,7 +65,7 @@ def built(tmp_path_factory):
             folders[name] = tmp_path_factory.mktemp(name)
             whole = recipe(name)
             first = replace(whole, raws=lambda source, seed: islice(whole.raws(source, seed), FEW.get(name, 1500)))
-            with Scorer([ROOT / "tasks"], 2, 10.0, memory_mb=2048) as scorer:
+            with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
                 build(
                     replace(first, sizes={"train": TRAIN, "eval": EVAL}),
                     folders[name],
@@ -203,7 +203,7 @@ def test_a_family_of_puzzles_is_checked_by_its_task(family, task, tmp_path):
     few = replace(
         whole, task=task, sizes={"train": 10, "eval": 5}, raws=lambda source, seed: islice(whole.raws(source, seed), 20)
     )
-    with Scorer([ROOT / "tasks"], 2, 10.0, memory_mb=2048) as scorer:
+    with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
         built, left_out = build(few, tmp_path, scorer, source=family)
     assert {name: len(dataset) for name, dataset in built.items()} == {"train": 10, "eval": 5}
     assert not any("not accepted" in left.reason for left in left_out)

@@ -21,8 +21,6 @@ from vlrl.verifiers import sandbox
 
 STEPS = 6
 
-pytestmark = pytest.mark.timeout(900)
-
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory, tiny_dense) -> Loop:

@@ -79,7 +79,7 @@ def test_a_cell_too_many_or_too_few_costs_something():
         assert boxes_f1(rendered([*golds, golds[0]], width, height), golds, frame) == pytest.approx(2 * num / (2 * num + 1))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(some_boxes(), some_boxes())
 def test_iou_is_a_symmetric_share(one, other):
     assert iou(one, other) == iou(other, one)
@@ -90,14 +90,14 @@ def test_iou_is_a_symmetric_share(one, other):
 edge = st.floats(0, 1000)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(edge, edge, edge, edge), min_size=2, max_size=2))
 def test_iou_of_odd_fractions_is_still_a_share(pair):
     one, other = ((min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in pair)
     assert 0 <= iou(one, other) == iou(other, one) <= 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(some_boxes(), min_size=1, max_size=6), st.lists(some_boxes(), max_size=6), st.randoms())
 def test_f1_does_not_depend_on_the_order(golds, given_boxes, random):
     response = rendered(given_boxes, 1000, 800)
@@ -106,7 +106,7 @@ def test_f1_does_not_depend_on_the_order(golds, given_boxes, random):
     assert boxes_f1(rendered(mixed, 1000, 800), random.sample(golds, len(golds)), FRAME, threshold=0.2) == score
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(some_boxes(), min_size=1, max_size=6))
 def test_the_references_themselves_score_one(golds):
     pixels = Frame(width=1000, height=800, convention="pixels", resized=(500, 400))
@@ -129,7 +129,7 @@ def test_nothing_to_find_is_found_by_an_empty_list_alone():
     assert boxes_f1(RIGHT, [], FRAME) == boxes_f1("none", [], FRAME) == boxes_f1("[]", [GOLD], FRAME) == 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(some_boxes())
 def test_the_whole_image_gains_nothing_and_the_reference_all(gold):
     if gold != FRAME.whole:
@@ -223,7 +223,7 @@ def test_an_impossible_frame_is_the_rows_fault(fields):
         Frame(**{"width": 10, "height": 10} | fields)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=80) | st.text(alphabet='[]{}bbox_2dpoint",:0e9-. ', max_size=80))
 def test_no_text_upsets_the_parser(text):
     for response in (text, f'{{"bbox_2d": {text}}}', f'{{"point_2d": [{text}]}}', f'<point x="{text}" y="5">a</point>'):

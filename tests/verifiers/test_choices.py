@@ -112,7 +112,7 @@ def test_a_choice_has_two_to_twenty_six_options(count):
         same_choice("A", "A", [str(number) for number in range(count)])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(10, 999), min_size=2, max_size=26, unique=True), st.data())
 def test_each_rendering_of_an_option_passes_for_it_alone(numbers, data):
     options = [str(number) for number in numbers]
@@ -124,7 +124,7 @@ def test_each_rendering_of_an_option_passes_for_it_alone(numbers, data):
         assert not same_choice(rendering, other, options)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=60))
 def test_no_text_upsets_the_readers(text):
     assert choice(text, SHAPES) in ("A", "B", "C", "D", None)

@@ -110,7 +110,7 @@ def test_no_stored_row_passes_with_two_cells_exchanged(family):
             assert swapped == list(row["answer"]) or not PASSES[family]("".join(swapped), row)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.sampled_from(["", " ", "\n", " | ", "\t", ",", "\n---+---\n", "] ["]), min_size=82, max_size=82), st.booleans()
 )
@@ -119,7 +119,7 @@ def test_a_solved_sudoku_passes_however_it_is_drawn(gaps, fenced):
     assert solves_sudoku(f"```text\n{drawn}\n```" if fenced else drawn + ".", PUZZLE)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, len(SOLVED)), st.integers(0, 2), st.text(st.sampled_from("0123456789 |x_٣３-"), max_size=2))
 def test_an_edit_of_a_solved_sudoku_passes_only_if_it_leaves_every_digit(start, length, put_in):
     edited = SOLVED[:start] + put_in + SOLVED[start + length :]
@@ -204,7 +204,7 @@ def test_a_constraint_that_is_none_is_the_rows_fault(constraint):
         solves_futoshiki("1 2 2 1", [[0, 0], [0, 0]], [constraint])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.permutations(range(5)), st.integers(0, 24))
 def test_queens_are_placed_right_exactly_if_no_two_attack_each_other(columns, moved):
     queens = {(row, col) for row, col in enumerate(columns)} | {divmod(moved, 5)}
@@ -259,7 +259,7 @@ def test_a_maze_without_its_two_ends_is_the_rows_fault(matrix):
         is_shortest_path("up", matrix)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.permutations(list(HOUSES)), st.sampled_from([str.upper, str.title, lambda word: f" {word}. "]), st.sampled_from([None, 2])
 )
@@ -327,13 +327,12 @@ def judge_all(answer):
     return [*judged, same_grid(answer, HOUSES)]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=200) | st.text(st.sampled_from('0123456789_Q|{}[]":,.` \n'), max_size=200))
 def test_no_text_upsets_the_checks(text):
     judge_all(text)
 
 
-@pytest.mark.timeout(10)
 @pytest.mark.parametrize("text", ["1 ", "```", "[", '{"', "Q_", "up ", " ", "３", "\\boxed{", "<think>"])
 def test_a_megabyte_is_wrong_at_once(text):
     assert not any(judge_all(text * (2**20 // len(text))))

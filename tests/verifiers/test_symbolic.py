@@ -2,7 +2,6 @@
 
 import doctest
 import json
-import time
 from contextlib import suppress
 
 import pytest
@@ -250,12 +249,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("gold", ["0", r"\sqrt{2}", "x+1"])
-def test_a_hostile_answer_is_wrong_at_once(name, gold, tmp_path, monkeypatch):
+def test_a_hostile_answer_is_wrong_and_leaves_no_mark(name, gold, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    same_expression("2", gold)  # the parser builds its tables at the first call
-    began = time.perf_counter()
     assert not same_expression(HOSTILE[name], gold)
-    assert time.perf_counter() - began < 1.0
     assert not list(tmp_path.iterdir())
 
 
@@ -279,7 +275,7 @@ def renderings(value):
     ]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.fractions(), st.fractions())
 def test_numbers_pass_in_each_rendering_exactly_if_they_are_equal(one, other):
     for answer in renderings(one):
@@ -288,7 +284,7 @@ def test_numbers_pass_in_each_rendering_exactly_if_they_are_equal(one, other):
         assert same_expression(answer, str(other)) == (one == other)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(-9, 9).filter(bool), st.integers(-9, 9).filter(bool), st.integers(1, 9))
 def test_an_edit_that_changes_the_value_does_not_pass(a, b, change):
     gold = rf"{a}x^2 + \frac{{x}}{{7}} - {b}\sqrt{{3}}".replace("- -", "+ ")
@@ -297,7 +293,7 @@ def test_an_edit_that_changes_the_value_does_not_pass(a, b, change):
         assert not same_expression(edited, gold)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(min_value=0), st.integers(1, 9), st.integers(7, 40))
 def test_a_decimal_near_an_integer_is_not_the_integer(value, off, places):
     assert not same_expression(f"{value}.{off:0{places}d}", str(value))
@@ -312,7 +308,7 @@ LATEX = st.lists(
 ).map(" ".join)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.one_of(st.text(max_size=30), LATEX), st.sampled_from(["7", "x+1", r"\{1,2\}", r"x \in (0,1)", r"\text{even}", r"90^\circ"])
 )
@@ -320,7 +316,7 @@ def test_no_answer_of_any_kind_raises(answer, gold):
     assert same_expression(answer, gold) in (True, False)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.one_of(st.text(max_size=30), LATEX))
 def test_a_gold_is_read_and_passes_for_itself_or_is_the_rows_fault(gold):
     with suppress(BadRow):

@@ -56,7 +56,7 @@ def test_every_count_of_bccd_is_read_and_no_other_is_it():
             assert not relaxed_number(str(value + 1), str(value), exact=True)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 10**9 - 1))
 def test_a_count_is_read_plain_and_in_groups(value):
     assert count(str(value)) == count(f"{value:,}") == value
@@ -79,7 +79,7 @@ def test_all_else_is_not_a_count(answer):
 words = st.text(min_size=1, max_size=20).filter(lambda word: 0 < len(text._plain(word)) <= MAX_GOLD)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(words, words)
 def test_anls_is_one_for_the_same_text_alone(answer, gold):
     assert anls(gold, [gold]) == anls(f"  {gold}\n", ["x", gold]) == 1
@@ -89,7 +89,7 @@ def test_anls_is_one_for_the_same_text_alone(answer, gold):
     assert anls(gold, [answer]) == score
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(alphabet="abcd", min_size=3, max_size=12), st.integers(0, 11), st.sampled_from("xyz"))
 def test_one_changed_letter_is_one_edit(gold, place, letter):
     place %= len(gold)
@@ -157,7 +157,7 @@ def test_values_off_a_chart_may_be_a_twentieth_off(answer, gold, close):
     assert relaxed_number(answer, gold) == close
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-(10**9), max_value=10**9))
 def test_a_value_passes_as_itself_and_not_a_tenth_off(value):
     gold = str(value)
@@ -209,7 +209,7 @@ def test_a_question_of_mixed_scripts_may_be_answered_in_either():
     assert same_language(QUESTIONS["Latin"], question) and same_language(QUESTIONS["Cyrillic"], question)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_no_text_upsets_anything(answer, other):
     assert count(answer) is None or answer.isascii()
