@@ -302,7 +302,7 @@ def tiny_disk(tmp_path):
     folder.mkdir()
     mounted = os.geteuid() == 0 and shutil.which("mount")
     if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode:
-        pytest.skip("cannot mount a tmpfs here")
+        pytest.skip("needs a tmpfs, which can't be mounted here")
     yield folder
     subprocess.run(["umount", folder], check=True)
 

@@ -9,13 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
-import vlrl.model.torchvision_ops  # noqa: F401
+import vlrl.model.torchvision_ops  # noqa: F401, I001 (trl imports torchvision)
 from vlrl.algorithm.gates import grpo, gspo, gspo_token, sapo
 from vlrl.algorithm.loss import policy_loss
-
-pytest.importorskip("trl")
-from trl import GRPOTrainer  # noqa: E402
 
 CAP = 1.5
 LOSSES = {

@@ -1,61 +1,53 @@
-"""Expressions: every shared vector and MATH-500, the rules one by one, and what must never reach a parser."""
+"""Expressions: cases of every kind, made golds, the rules one by one, and what must never reach a parser."""
 
 import doctest
-import json
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import SHARED
+from tests.verifiers.cases import cases
+from tests.verifiers.made_golds import KINDS, golds
 from vlrl.tasks import BadRow
 from vlrl.verifiers import latex, symbolic
 from vlrl.verifiers.answers import last_boxed
 from vlrl.verifiers.symbolic import same_expression
-
-MATH500 = SHARED / "data" / "math" / "math500.jsonl"
-shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared vectors are not here")
-
-POLICIES = {  # (gold, answer): why the verdict differs from the vector's
-    ("0", "x^2 - x^2"): "a number is answered by a number, written out: x - x + 3 + 4 would be the question repeated",
-    ("1112112_3", "1112112"): "a base is part of the number: 101_2 is not 101",
-}
-
-
-def vectors():
-    rows = [json.loads(line) for line in (SHARED / "vectors" / "math_pairs.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["tag"] != "mcq"]  # those are in test_choices.py
-
-
-def math500():
-    return [json.loads(line)["answer"] for line in MATH500.read_text().splitlines()]
 
 
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(symbolic).failed == doctest.testmod(latex).failed == 0
 
 
-@shared
-def test_every_vector_has_its_verdict_but_for_the_policies():
-    rows = vectors()
-    assert len(rows) == 117
-    differing = {}
-    for row in rows:
-        answer = last_boxed(row["answer"])
-        digits = 4 if row["tag"] == "rounding" else 6
-        if (answer is not None and same_expression(answer, row["gold"], digits=digits)) != row["expected"]:
-            differing[row["gold"], answer] = row["expected"]
-    assert differing == dict.fromkeys(POLICIES, True)
+def passes(response, gold):
+    answer = last_boxed(response)
+    return answer is not None and same_expression(answer, gold)
 
 
-@shared
-def test_math_500_is_itself_and_not_its_neighbour():
-    golds = math500()
-    assert sum(same_expression(gold, gold) for gold in golds) == 500
-    shifted = zip(golds, golds[1:] + golds[:1], strict=True)
-    accepted = [(other, gold) for gold, other in shifted if gold != other and same_expression(other, gold)]
-    assert accepted == [("x=5", "5")]  # which are equal
+@pytest.mark.parametrize("case", cases("expressions"), ids=lambda case: f"{case['kind']}: {case['gold']}")
+def test_answers_that_are_the_gold_pass_and_those_that_are_near_it_do_not(case):
+    assert [answer for answer in case["right"] if not same_expression(answer, case["gold"])] == []
+    assert [answer for answer in case["wrong"] if same_expression(answer, case["gold"])] == []
+
+
+@pytest.mark.xfail(strict=True, reason="i is a letter to the parser: a right answer is lost, none is given away")
+@pytest.mark.parametrize(("answer", "gold"), [(r"\frac{25}{3+4i}", "3-4i"), (r"\sqrt{-1}", "i"), ("0.5+0.5i", r"\frac{1+i}{2}")])
+def test_complex_numbers_are_worked_out(answer, gold):
+    assert same_expression(answer, gold)
+
+
+def test_only_the_last_box_after_the_reasoning_is_compared():
+    assert [case for case in cases("boxed") if passes(case["response"], case["gold"]) != case["right"]] == []
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=[kind.__name__ for kind in KINDS])
+def test_made_golds_are_themselves_in_other_renderings_and_not_the_next_of_their_kind(kind):
+    """512 golds in all, whose values are known from how they were made."""
+    ours = golds(512)[kind :: len(KINDS)]
+    for number, (gold, other) in enumerate(zip(ours, ours[1:] + ours[:1], strict=True)):
+        text, rendering = gold.renderings[0], gold.renderings[number % len(gold.renderings)]
+        assert same_expression(rendering, text), (rendering, text)
+        assert same_expression(other.renderings[0], text) == (other.value == gold.value), (other.renderings[0], text)
 
 
 @pytest.mark.parametrize(
