@@ -1,7 +1,7 @@
 """Every shipped task against hostile text of up to a megabyte, through the pool that training uses.
 
 Whatever a response holds, its verifier gives a verdict in time, no reward, and touches no file, no network and no process. A
-model's code is another matter: it does run, in its jail, see tests/verifiers/test_code_vectors.py.
+model's code is another matter: it does run, in its jail, see tests/verifiers/test_attacks.py.
 """
 
 import random

@@ -2,26 +2,21 @@
 
 import doctest
 import json
-from pathlib import Path
+import random
+from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import SHARED
+from tests.verifiers.cases import cases
 from vlrl.tasks import BadRow
 from vlrl.verifiers import boxes
 from vlrl.verifiers.boxes import Frame, answered_boxes, box_gain, box_iou, boxes_f1, iou, point_in_box
 
-VECTORS = SHARED / "vectors" / "vision_cases.jsonl"
-BCCD = SHARED / "data" / "vision" / "bccd" / "rows.jsonl"
 FRAME = Frame(width=1000, height=800)
 GOLD = (100, 200, 300, 400)
 RIGHT = '{"bbox_2d": [100, 250, 300, 500]}'
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def rendered(golds, width: int, height: int) -> str:
@@ -40,43 +35,51 @@ def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(boxes).failed == 0
 
 
-@pytest.mark.skipif(not VECTORS.exists(), reason="no shared vectors")
-@pytest.mark.parametrize("case", [case for case in lines(VECTORS) if case["kind"].startswith(("iou", "multi", "point"))], ids=str)
-def test_the_vectors_get_their_verdicts(case):
-    size = (case["width"], case["height"])
-    if case["kind"] == "iou_abs":
-        frame = Frame(width=size[0], height=size[1], convention="pixels", resized=size)
-    else:
-        frame = Frame(width=size[0], height=size[1])
-    score = {"iou_rel1000": box_iou, "iou_abs": box_iou, "multi_iou50_f1": boxes_f1, "point_in_box": point_in_box}[case["kind"]]
-    value = score(case["answer"], case["gold"], frame)
-    if case["expected"] is None:
-        assert case["expected_min"] <= value <= case["expected_max"]
-    else:
-        assert value == pytest.approx(case["expected"])
+VALUES = {"box": box_iou, "boxes": boxes_f1, "point": point_in_box}
 
 
-@pytest.mark.skipif(not BCCD.exists(), reason="no shared data")
-def test_every_cell_of_bccd_survives_being_written_in_thousandths():
-    lowest = 1.0
-    for row in lines(BCCD):
-        width, height = row["width"], row["height"]
-        frame = Frame(width=width, height=height)
-        golds = [item["bbox"] for item in row["objects"]]
-        assert boxes_f1(rendered(golds, width, height), golds, frame) == 1
-        lowest = min(lowest, *(box_iou(rendered([gold], width, height), gold, frame) for gold in golds))
-    assert lowest > 0.95, lowest
+@pytest.mark.parametrize("case", cases("places"), ids=lambda case: f"{case['kind']}: {case['answer'][:60]}")
+def test_an_answer_has_its_value(case):
+    pixels = {"convention": "pixels", "resized": tuple(case["resized"])} if "resized" in case else {}
+    frame = Frame(width=case["width"], height=case["height"], **pixels)
+    assert VALUES[case["kind"]](case["answer"], case["gold"], frame) == pytest.approx(case["value"])
 
 
-@pytest.mark.skipif(not BCCD.exists(), reason="no shared data")
-def test_a_cell_too_many_or_too_few_costs_something():
-    for row in lines(BCCD):
-        width, height = row["width"], row["height"]
-        frame = Frame(width=width, height=height)
-        golds = [item["bbox"] for item in row["objects"]]
-        num = len(golds)
-        assert boxes_f1(rendered(golds[1:], width, height), golds, frame) == pytest.approx(2 * (num - 1) / (2 * num - 1))
-        assert boxes_f1(rendered([*golds, golds[0]], width, height), golds, frame) == pytest.approx(2 * num / (2 * num + 1))
+def cells(box) -> set[tuple[int, int]]:
+    return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
+
+
+@given(some_boxes(12, 9), some_boxes(12, 9))
+def test_iou_is_the_share_of_the_pixels_that_both_cover(one, other):
+    assert iou(one, other) == pytest.approx(len(cells(one) & cells(other)) / len(cells(one) | cells(other)))
+
+
+@given(
+    st.lists(some_boxes(12, 9), min_size=1, max_size=4), st.lists(some_boxes(12, 9), max_size=4), st.sampled_from([0.2, 0.5, 0.8])
+)
+def test_f1_counts_the_best_of_all_matchings(golds, given_boxes, threshold):
+    frame = Frame(width=12, height=9, convention="pixels", resized=(12, 9))
+    fewer, more = sorted([golds, given_boxes], key=len)
+    best = max(sum(iou(a, b) >= threshold for a, b in zip(fewer, some, strict=True)) for some in permutations(more, len(fewer)))
+    response = json.dumps([{"bbox_2d": box} for box in given_boxes])
+    assert boxes_f1(response, golds, frame, threshold=threshold) == pytest.approx(2 * best / (len(golds) + len(given_boxes)))
+
+
+@pytest.mark.parametrize("seed", range(72))
+def test_a_photo_s_boxes_survive_thousandths_and_one_too_many_or_too_few_costs_something(seed):
+    """Up to thirty boxes in a grid of cells, moved about in them, as of a photo of cells."""
+    rng = random.Random(seed)
+    width, height = rng.choice([(640, 480), (1024, 768), (333, 517)])
+    places = rng.sample([(x, y) for x in range(6) for y in range(5)], rng.randint(1, 30))
+    wide, high = width // 6, height // 5
+    golds = [
+        [x * wide + rng.randint(0, 9), y * high + rng.randint(0, 9), (x + 1) * wide - 9, (y + 1) * high - 9] for x, y in places
+    ]
+    frame, num = Frame(width=width, height=height), len(golds)
+    assert boxes_f1(rendered(golds, width, height), golds, frame) == 1
+    assert boxes_f1(rendered(golds[1:], width, height), golds, frame) == pytest.approx(2 * (num - 1) / (2 * num - 1))
+    assert boxes_f1(rendered([*golds, golds[0]], width, height), golds, frame) == pytest.approx(2 * num / (2 * num + 1))
+    assert min(box_iou(rendered([gold], width, height), gold, frame) for gold in golds) > 0.95
 
 
 @settings(max_examples=100)
