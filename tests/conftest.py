@@ -30,6 +30,14 @@ TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", 
 SMALL_IMAGES = Images(min_pixels=32 * 32, max_pixels=128 * 128)
 
 
+LONGEST = ("test_train", "test_engine", "test_update", "test_recipes", "test_assess", "test_passrate", "test_symbolic")
+"""Files that take longest, which begin first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def isolation() -> None:
     """Where this machine can't jail code, what is not about the jail runs with limits alone."""
