@@ -133,8 +133,8 @@ def test_a_task_that_cannot_be_loaded_is_an_error_that_says_why(folder):
 
 
 def test_time_in_the_queue_and_in_imports_is_not_counted(folder):
-    (folder / "toy.py").write_text(f"import time\ntime.sleep(5.5)\n{TOY}")
-    with pool(folder, timeout_s=5.0) as scorer:
+    (folder / "toy.py").write_text(f"import time\ntime.sleep(10.5)\n{TOY}")
+    with pool(folder, timeout_s=10.0) as scorer:
         scores = score_all(scorer, ["right", "Score(reward=0.5)", "right"])
     assert [score.status for score in scores] == [Status.OK] * 3
 
