@@ -9,9 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
+import vlrl.model.torchvision_ops  # noqa: F401 (before trl, which imports torchvision)
+
+# isort: split
 from trl import GRPOTrainer
 
-import vlrl.model.torchvision_ops  # noqa: F401, I001 (trl imports torchvision)
 from vlrl.algorithm.gates import grpo, gspo, gspo_token, sapo
 from vlrl.algorithm.loss import policy_loss
 
