@@ -13,10 +13,14 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
+# The tests of a file stay in one process, and two cores have three processes, since tests wait as often as they work.
+JOBS ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -rs
+
 # The sets of the configs for Qwen3-VL 2B, 8B and 30B-A3B, most of them from the hub; see docs/data.md.
 REAL := gsm8k competition_math dapo_math aqua mbpp code_contests geometry3k chartqa table_charts scenes
 
-.PHONY: env data data-real train test test-slow check clean
+.PHONY: env data data-real train test test-slow smoke check clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/ready
@@ -27,10 +31,17 @@ train: $(VENV)/ready $(DATA) models/tiny/config.json
 	$(BIN)/vlrl train $(RUN)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+# A short run of the whole, with limits alone where this machine can't jail code (a container without namespaces, say).
+smoke: $(VENV)/ready $(DATA) models/tiny/config.json
+	rm -rf runs/smoke
+	$(BIN)/vlrl doctor | tee /dev/stderr | grep -q "jail for code: works" && isolation=jail || isolation=limits; \
+	$(BIN)/vlrl train $(RUN) name=smoke steps=20 coldstart.steps=60 evaluation.rows=40 scoring.isolation=$$isolation
+	test -s runs/smoke/summary.json
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

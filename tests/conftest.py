@@ -1,9 +1,10 @@
-"""Shared parts of the tests: one tiny dense and one tiny MoE checkpoint per session, and a few images on disk."""
+"""Shared parts of the tests: tiny checkpoints, a few images on disk, how long to wait, and what may be skipped."""
 
 import os
 from pathlib import Path
 from unittest.mock import patch
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,11 +12,30 @@ from PIL import Image
 from vlrl.config import Images
 from vlrl.verifiers import sandbox
 
+# On a busy machine an example may take its time; only a hang is a fault, and the timeout in pyproject.toml ends it.
+hypothesis.settings.register_profile("vlrl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("vlrl")
+
+PATIENCE_S = 600.0
+"""How long a test waits for another process or thread: longer than any takes that does not hang, shorter than pytest waits."""
+
 SHARED = Path(__file__).parents[2] / "shared"
-"""Samples of real data and published test vectors, where they are beside the project; tests that need them say so elsewhere."""
+"""Samples of real data and published test vectors, where they are beside the project. They add to the project's own cases."""
+collect_ignore = [] if SHARED.exists() else ["published"]
+
+MAY_BE_SKIPPED = ("needs a jail", "needs a tmpfs", "needs /dev/full", "needs Chromium", "needs a GPU")
+"""How the reason of a skip begins. Any other skip is a failure, so that no guard is left out unseen."""
 
 TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", "def f(x):\n    return x + 3"] * 10
 SMALL_IMAGES = Images(min_pixels=32 * 32, max_pixels=128 * 128)
+
+
+LONGEST = ("test_train", "test_engine", "test_update", "test_recipes", "test_assess", "test_passrate", "test_symbolic")
+"""Files that take longest, which begin first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,7 +47,29 @@ def isolation() -> None:
 
 def needs_a_jail(function):
     """Skips a test of the jail where this machine can't build one, and says why."""
-    return pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not())(function)
+    return pytest.mark.skipif(bool(sandbox.why_not()), reason=f"needs a jail: {sandbox.why_not()}")(function)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _without_unforeseen_skips((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _without_unforeseen_skips((yield))
+
+
+def _without_unforeseen_skips(report):
+    """The report of a test or a module, a failure where it was skipped for a reason that is not listed above."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[-1].removeprefix("Skipped: ")
+        if not reason.startswith(MAY_BE_SKIPPED):
+            report.outcome = "failed"
+            report.longrepr = (
+                f"skipped because {reason!r}; tests/conftest.py lists what may be skipped: {', '.join(MAY_BE_SKIPPED)}"
+            )
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
-PATIENCE_S = 280
 
 # Two ranks, by either launcher; alone, a run is its own only rank.
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
@@ -58,9 +57,10 @@ class Loop:
         named = {key.replace("__", "."): value for key, value in overrides.items()}
         return replace(self, overrides=self.overrides | named, launcher=launcher)
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *module: str) -> subprocess.Popen[str]:
+        """The run's process; of the command itself, or of another module with arguments before the command's."""
         settings = [f"{key}={json.dumps(value, default=str)}" for key, value in self.overrides.items()]
-        return python("-m", *self.launcher, "vlrl.cli", "train", "configs/cpu.yaml", *settings)
+        return python("-m", *self.launcher, *(module or ("vlrl.cli",)), "train", "configs/cpu.yaml", *settings)
 
     def run(self) -> str:
         """Runs to the end, which must be a good one. Returns what it printed."""
@@ -68,14 +68,9 @@ class Loop:
         assert "wandb failed" not in printed, printed
         return printed
 
-    def interrupted(self, number: signal.Signals, ready: Callable[[], bool], *, exit_code: int | None = 0) -> str:
-        """Runs until it is ready for the signal, sends it, and waits for the end."""
-        process = self.start()
-        end = time.monotonic() + PATIENCE_S
-        while process.poll() is None and not ready() and time.monotonic() < end:
-            time.sleep(0.02)
-        process.send_signal(number)
-        return finished(process, exit_code)
+    def interrupted(self, number: signal.Signals, moment: str, which: int, *, exit_code: int | None = 0) -> str:
+        """Runs, is sent the signal at the moment (see tests/stopping.py), and waits for the end."""
+        return finished(self.start("tests.stopping", str(int(number)), moment, str(which)), exit_code)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

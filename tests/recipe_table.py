@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from tests.test_recipes import ELSEWHERE, ROOT, SAMPLES, recipe
+from tests.test_recipes import ELSEWHERE, PUBLISHED, ROOT, recipe
 from vlrl.build import build, told
 from vlrl.scoring import Scorer
 
@@ -21,7 +21,7 @@ def main() -> None:
     print("| recipe | source | licence | task | rows of its sample | left out |")
     print("| --- | --- | --- | --- | --- | --- |")
     for path in sorted((ROOT / "data_recipes").glob("*.py")):
-        whole, sample = recipe(path.stem), SAMPLES.get(path.stem)
+        whole, sample = recipe(path.stem), PUBLISHED.get(path.stem)
         result = "not here |"
         if path.stem not in ELSEWHERE and (sample is None or sample.exists()):
             whole = replace(whole, sizes=whole.sizes if sample is None else {"train": 0, "eval": None})

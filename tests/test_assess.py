@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from tests.loop import PATIENCE_S, finished, python
+from tests.loop import finished, python
 from tests.test_passrate import SPLIT
 from vlrl.cli import app
 from vlrl.data.shards import NewRow, write_dataset
@@ -35,7 +35,6 @@ def evaluated(tmp_path_factory, tiny_dense):
     return run
 
 
-@pytest.mark.timeout(PATIENCE_S)
 def test_an_evaluation_tells_average_and_pass_at_k_of_the_first_rows(evaluated):
     summary = json.loads((evaluated.root / "one/evaluation.json").read_text())["tasks"]["split"]
     lines = [json.loads(line) for line in (evaluated.root / "one/split.jsonl").read_text().splitlines()[1:]]
@@ -48,7 +47,6 @@ def test_an_evaluation_tells_average_and_pass_at_k_of_the_first_rows(evaluated):
     assert f"{summary['average']['mean']:.3f} ± " in evaluated.printed
 
 
-@pytest.mark.timeout(PATIENCE_S)
 def test_an_evaluation_goes_on_with_more_rows_and_compares_with_itself(evaluated):
     before = (evaluated.root / "one/split.jsonl").read_text()
     evaluated("one", **{"evaluation.rows": 8})
@@ -58,7 +56,6 @@ def test_an_evaluation_goes_on_with_more_rows_and_compares_with_itself(evaluated
     assert result.exit_code == 0 and "+0.000 ± 0.000" in result.output
 
 
-@pytest.mark.timeout(PATIENCE_S)
 def test_other_ways_to_sample_are_measured_beside_and_tell_what_they_are(evaluated):
     also = {"greedy": {"temperature": 0, "samples": 1}, "short": {"max_new_tokens": 2, "top_k": 5}}
     printed = evaluated("ways", **{"evaluation.also": also})

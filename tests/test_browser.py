@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
 from tests.test_report import write_run
 from tests.test_study import FILE
 from vlrl.report import write_report
@@ -30,7 +31,7 @@ def opened(page: Path, folder: Path, *, at: str = "", size: str = WIDTHS["desk"]
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", f"--window-size={size}",
         "--proxy-server=127.0.0.1:9", "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom", f"file://{measured}{at}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert not re.findall(r".*:CONSOLE.*", done.stderr)
     return done.stdout
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
 from vlrl import checkpoint
 from vlrl.checkpoint import begin, newest_good, save
 
@@ -43,7 +44,7 @@ class Ranks:
 
     def __init__(self, num_ranks: int) -> None:
         self.values: list[int] = []
-        self.barrier = threading.Barrier(num_ranks, timeout=10)
+        self.barrier = threading.Barrier(num_ranks, timeout=PATIENCE_S)
 
     def agree(self, value: int) -> int:
         self.values.append(value)
@@ -301,7 +302,7 @@ def tiny_disk(tmp_path):
     folder.mkdir()
     mounted = os.geteuid() == 0 and shutil.which("mount")
     if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode:
-        pytest.skip("cannot mount a tmpfs here")
+        pytest.skip("needs a tmpfs, which can't be mounted here")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -355,7 +356,7 @@ def test_where_writing_fails_on_one_rank_both_stop_and_nothing_new_counts(tmp_pa
 def test_a_checkpoint_is_sealed_beside_what_comes_next_and_there_once_that_is_waited_for(tmp_path, monkeypatch):
     may_go_on = threading.Event()
     seal = checkpoint._seal
-    monkeypatch.setattr(checkpoint, "_seal", lambda *args: may_go_on.wait(20) and seal(*args))
+    monkeypatch.setattr(checkpoint, "_seal", lambda *args: may_go_on.wait(PATIENCE_S) and seal(*args))
     finish = begin(tmp_path, 50, write_weights, {"seed": 1}, keep=2)
     assert names(tmp_path) == [".tmp-step-000050"]
     may_go_on.set()

@@ -34,7 +34,7 @@ def used_by(pack, fixed: int, a_token: int, a_patch: int) -> int:
     return fixed + a_token * len(pack.tokens) + a_patch * len(pack.pixels)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(fixed=st.integers(0, 25_000), a_token=st.integers(1, 1000), a_patch=st.integers(0, 1000), room=st.integers(10**5, 10**7))
 def test_what_is_found_fits_and_thrice_as_much_would_not(fixed, a_token, a_patch, room, ranks, encoder, samples):
     policy = SimpleNamespace(bytes_to_come=0)

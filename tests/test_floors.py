@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["types", "config", "pipes", "ahead"],
@@ -94,7 +96,7 @@ def test_what_workers_and_plans_import_is_free_of_torch():
     code = f"import sys, {names}\nfrom vlrl.tasks import load_task\n"
     code += f"[load_task(name, ['tasks']) for name in {[path.stem for path in sources('tasks')]}]\n"
     code += "sys.exit(', '.join(name for name in ('torch', 'transformers', 'vllm') if name in sys.modules) or 0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,7 +1,7 @@
 """Every shipped task against hostile text of up to a megabyte, through the pool that training uses.
 
 Whatever a response holds, its verifier gives a verdict in time, no reward, and touches no file, no network and no process. A
-model's code is another matter: it does run, in its jail, see tests/verifiers/test_code_vectors.py.
+model's code is another matter: it does run, in its jail, see tests/verifiers/test_attacks.py.
 """
 
 import random
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
 from vlrl.scoring import Scorer
 from vlrl.tasks import load_task
 from vlrl.types import Rollout, Row, Status
@@ -89,7 +90,7 @@ def test_no_text_crashes_stalls_or_reaches_anything(name, tmp_path):
     (tmp_path / f"{name}.py").write_text(WATCHED.format(name=name, folder=str(SHIPPED)))
     row = next(row for _, row, reward in load_task(name, [SHIPPED]).examples if reward > 0)
     texts = list(hostile(tmp_path / "mark"))
-    with Scorer([tmp_path], 2, 3.0, memory_mb=2048) as scorer:
+    with Scorer([tmp_path], 2, PATIENCE_S, memory_mb=2048) as scorer:
         for slot, text in enumerate(texts):
             scorer.submit(
                 rollout(text, slot), name, Row(question=row.question, answer=row.answer, images=row.images, meta=row.meta)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.bad_input_table import png
-from tests.loop import PATIENCE_S, TORCHRUN, finished, python
+from tests.loop import TORCHRUN, finished, python
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.measure import RowRewards
@@ -30,8 +30,6 @@ def verify(response, row):
 EXAMPLES = [("ab", Row(), 1.0), ("abc", Row(), 0.0)]
 '''
 ANSWERS = ["always", "never", "broken", *["sometimes"] * 9]
-
-pytestmark = pytest.mark.timeout(PATIENCE_S + 20)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from tests.bad_input_table import png
+from tests.conftest import PATIENCE_S
 from vlrl.build import build
 from vlrl.data.recipe import Drop, Recipe, load_recipe
 from vlrl.scoring import Scorer
@@ -87,7 +88,7 @@ def built(tmp_path_factory):
         raws = [{"decoded_image": "0.png", **raw} if name == "mathvision" else raw for raw in SETS[name][0]]
         (folder / "raws.jsonl").write_text("".join(json.dumps(raw) + "\n" for raw in raws))
         whole = replace(recipe(name), sizes={"train": 0, "eval": None})
-        with Scorer([ROOT / "tasks"], 2, 20.0, memory_mb=2048) as scorer:
+        with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
             datasets, left_out = build(whole, folder, scorer, source=str(folder / "raws.jsonl"))
         return [datasets["eval"][n] for n in range(len(datasets["eval"]))], left_out
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
 from vlrl.processes import MAX_LINE, Child, Standby
 
 TAKE = "from vlrl.pipes import take_pipes\nrequests, replies = take_pipes(silent=True)\n"
@@ -23,8 +24,8 @@ def child(body: str, limits: dict[int, int] | None = None) -> Child:
     return Child([sys.executable, "-c", TAKE + SAY + body], limits=limits or {}, env=env)
 
 
-def soon(seconds: float = 20.0) -> float:
-    return time.monotonic() + seconds
+def soon() -> float:
+    return time.monotonic() + PATIENCE_S
 
 
 def is_running(pid: int) -> bool:
@@ -52,15 +53,13 @@ def test_lines_cross_in_order_and_prints_do_not():
     echo.kill()
 
 
-@pytest.mark.parametrize("body", ["import time\ntime.sleep(60)", "sum(range(10**12))", "import os\nos.kill(os.getpid(), 19)"])
+@pytest.mark.parametrize("body", ["import time\ntime.sleep(10**6)", "sum(range(10**12))", "import os\nos.kill(os.getpid(), 19)"])
 def test_a_deadline_holds_whatever_the_child_does(body):
     stuck = child(f"say('up')\n{body}")
     stuck.receive(soon())
-    began = time.monotonic()
     with pytest.raises(TimeoutError):
         stuck.receive(time.monotonic() + 0.1)
     assert stuck.kill() == -signal.SIGKILL
-    assert time.monotonic() - began < 5
 
 
 def test_a_child_that_ends_is_told_from_one_that_is_late():
@@ -99,7 +98,7 @@ def test_a_limit_above_the_inherited_one_is_lowered_to_it():
 
 
 def test_a_kill_takes_the_children_of_the_child():
-    parent = child("import subprocess\nsay(subprocess.Popen(['sleep', '60']).pid)\nrequests.read()")
+    parent = child("import subprocess\nsay(subprocess.Popen(['sleep', '1000000']).pid)\nrequests.read()")
     grandchild = int(parent.receive(soon()))
     assert is_running(grandchild)
     parent.kill()
@@ -107,14 +106,14 @@ def test_a_kill_takes_the_children_of_the_child():
 
 
 def test_a_child_ends_with_its_parent_even_if_that_is_killed():
-    body = f"{TAKE}{SAY}import time\nsay('up')\ntime.sleep(60)"
+    body = f"{TAKE}{SAY}import time\nsay('up')\ntime.sleep(10**6)"
     program = f"""
 import os, sys, time
 from vlrl.processes import Child
 child = Child([sys.executable, "-c", {body!r}], limits={{}}, env=os.environ)
-child.receive(time.monotonic() + 20)
+child.receive(time.monotonic() + {PATIENCE_S})
 print(child._process.pid, flush=True)
-time.sleep(60)"""
+time.sleep(10**6)"""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=env)
     assert parent.stdout

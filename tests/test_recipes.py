@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import SHARED
+from tests.conftest import PATIENCE_S, SHARED
+from tests.samples import MADE, made_sample
 from vlrl.build import build
 from vlrl.data import recipe as recipes
 from vlrl.data.images import open_image
@@ -24,7 +25,7 @@ ELSEWHERE |= {"geometry3k", "mathvision", "chartqa"}
 NAMES = sorted({path.stem for path in (ROOT / "data_recipes").glob("*.py")} - ELSEWHERE)
 TRAIN, EVAL = 24, 8
 DATA = SHARED / "data"
-SAMPLES = {
+PUBLISHED = {
     "gsm8k": DATA / "math/gsm8k_train_400.jsonl",
     "humaneval": DATA / "code/humaneval_164.jsonl",
     "mbpp": DATA / "code/mbpp_test_11_510.jsonl",
@@ -37,6 +38,9 @@ SAMPLES = {
     "bccd_counting": DATA / "vision/bccd/rows.jsonl",
     "bccd_grounding": DATA / "vision/bccd/rows.jsonl",
 }
+# A recipe and where its records are from: what it draws itself, a sample that is made up here, or, where it is there, a real one.
+SOURCES = [(name, "made" if name in MADE else "drawn") for name in NAMES]
+SOURCES += [(name, "published") for name in NAMES if name in PUBLISHED and PUBLISHED[name].exists()]
 FEW = {"functions": 40, "humaneval": 40, "mbpp": 40, "reasoning_gym": 40}  # records, where a row's answer takes its time
 FEW |= {"clocks": 60, "table_charts": 80, "tables": 60, "scenes": 60, "signs": 60, "pointing": 90}  # and where one is drawn
 
@@ -53,26 +57,32 @@ def dropped(name: str, raw) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """Builds a recipe's two small data sets from its first records, once each."""
-    folders: dict[str, Path] = {}
+def sample(tmp_path_factory):
+    """The file that a recipe reads its records from; None where it draws its own."""
+    made: dict[str, Path] = {}
 
-    def build_small(name: str) -> Path:
-        sample = SAMPLES.get(name)
-        if sample and not sample.exists():
-            pytest.skip(f"no sample of {name} here")
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name)
+    def file_of(name: str, source: str) -> str | None:
+        if source == "made" and name not in made:
+            made[name] = made_sample(name, tmp_path_factory.mktemp(name))
+        path = {"made": made, "published": PUBLISHED}.get(source, {}).get(name)
+        return str(path) if path else None
+
+    return file_of
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, sample):
+    """Builds a recipe's two small data sets from the first records of a source, once each."""
+    folders: dict[tuple[str, str], Path] = {}
+
+    def build_small(name: str, source: str) -> Path:
+        if (name, source) not in folders:
+            folder = folders[name, source] = tmp_path_factory.mktemp(name)
             whole = recipe(name)
             first = replace(whole, raws=lambda source, seed: islice(whole.raws(source, seed), FEW.get(name, 1500)))
-            with Scorer([ROOT / "tasks"], 2, 10.0, memory_mb=2048) as scorer:
-                build(
-                    replace(first, sizes={"train": TRAIN, "eval": EVAL}),
-                    folders[name],
-                    scorer,
-                    source=str(sample) if sample else None,
-                )
-        return folders[name]
+            with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
+                build(replace(first, sizes={"train": TRAIN, "eval": EVAL}), folder, scorer, source=sample(name, source))
+        return folders[name, source]
 
     return build_small
 
@@ -90,40 +100,37 @@ def test_every_recipe_s_task_is_there():
     assert {recipe(name).task for name in NAMES} <= {path.stem for path in (ROOT / "tasks").glob("*.py")}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_question_of_eval_is_in_train(built, name):
-    train, held_out = rows_of(built(name) / "train"), rows_of(built(name) / "eval")
+@pytest.mark.parametrize(("name", "source"), SOURCES)
+def test_no_question_of_eval_is_in_train(built, name, source):
+    train, held_out = rows_of(built(name, source) / "train"), rows_of(built(name, source) / "eval")
     assert (len(train), len(held_out)) == (TRAIN, EVAL)
     assert len({content(row) for row in train + held_out}) == TRAIN + EVAL
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_gives_the_same_rows_each_time(name):
-    sample = SAMPLES.get(name)
-    if sample and not sample.exists():
-        pytest.skip(f"no sample of {name} here")
-    once, again = (list(islice(recipes.rows_of(recipe(name), sample and str(sample), 0, []), 20)) for _ in range(2))
+@pytest.mark.parametrize(("name", "source"), SOURCES)
+def test_a_recipe_gives_the_same_rows_each_time(sample, name, source):
+    once, again = (list(islice(recipes.rows_of(recipe(name), sample(name, source), 0, []), 20)) for _ in range(2))
     assert len(once) == 20 and once == again
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_row_s_own_answer_is_worth_a_full_reward(built, name):
+@pytest.mark.parametrize(("name", "source"), SOURCES)
+def test_every_row_s_own_answer_is_worth_a_full_reward(built, name, source):
     task = load_task(recipe(name).task, [ROOT / "tasks"])
-    for row in rows_of(built(name) / "eval"):
+    for row in rows_of(built(name, source) / "eval"):
         score = verdict(task, gold(row), row)
         assert (score.reward, score.status) == (1.0, Status.OK), row
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_prompt_of_a_row_alone_is_worth_nothing(built, name):
+@pytest.mark.parametrize(("name", "source"), SOURCES)
+def test_the_prompt_of_a_row_alone_is_worth_nothing(built, name, source):
     task = load_task(recipe(name).task, [ROOT / "tasks"])
-    row = rows_of(built(name) / "eval")[0]
+    row = rows_of(built(name, source) / "eval")[0]
     assert verdict(task, task.prompt(row)[0]["content"][-1]["text"], row).reward == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_images_come_first_in_the_prompt(built, name):
-    row = rows_of(built(name) / "train")[0]
+@pytest.mark.parametrize(("name", "source"), SOURCES)
+def test_images_come_first_in_the_prompt(built, name, source):
+    row = rows_of(built(name, source) / "train")[0]
     (message,) = load_task(recipe(name).task, [ROOT / "tasks"]).prompt(row)
     kinds = [part["type"] for part in message["content"]]
     assert kinds == ["image"] * len(row.images) + ["text"]
@@ -203,7 +210,7 @@ def test_a_family_of_puzzles_is_checked_by_its_task(family, task, tmp_path):
     few = replace(
         whole, task=task, sizes={"train": 10, "eval": 5}, raws=lambda source, seed: islice(whole.raws(source, seed), 20)
     )
-    with Scorer([ROOT / "tasks"], 2, 10.0, memory_mb=2048) as scorer:
+    with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
         built, left_out = build(few, tmp_path, scorer, source=family)
     assert {name: len(dataset) for name, dataset in built.items()} == {"train": 10, "eval": 5}
     assert not any("not accepted" in left.reason for left in left_out)

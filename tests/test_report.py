@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.bad_input_table import png
+from tests.conftest import PATIENCE_S
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli import app
 from vlrl.config import Wandb, dump_config, parse_config
@@ -159,11 +160,11 @@ def test_a_run_is_served_to_this_machine_alone_and_made_anew_each_time(tmp_path,
     monkeypatch.setattr(page, "ThreadingHTTPServer", Server)
     thread = threading.Thread(target=serve_report, args=([run], 0))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE_S)
     host, port = servers[0].server_address
     pages = []
     for _ in range(2):
-        connection = http.client.HTTPConnection(host, port, timeout=30)
+        connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
         connection.request("GET", "/")
         pages.append(connection.getresponse().read().decode())
         RunLog(run, name="run", config={}, wandb=Wandb(mode="disabled")).rollouts(4, [group(run, 0, 4)])

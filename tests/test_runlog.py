@@ -122,7 +122,7 @@ def test_the_summary_is_written_anew(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's disk that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, Linux's disk without room")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
 def test_a_full_disk_is_an_error_with_a_sentence(tmp_path, name):
     (tmp_path / name).symlink_to("/dev/full")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
 from vlrl.build import build
 from vlrl.data.recipe import load_recipe
 from vlrl.scoring import Scorer
@@ -157,7 +158,7 @@ def built(tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             (folder / "raws.jsonl").write_text("".join(json.dumps(raw) + "\n" for raw in SETS[name][0]))
             whole = replace(recipe(name), sizes={"train": 0, "eval": None})
-            with Scorer([ROOT / "tasks"], 2, 20.0, memory_mb=2048) as scorer:
+            with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
                 datasets, left_out = build(whole, folder, scorer, source=str(folder / "raws.jsonl"))
             made[name] = [datasets["eval"][n] for n in range(len(datasets["eval"]))], left_out
         return made[name]

@@ -2,7 +2,6 @@
 
 import math
 import re
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -47,10 +46,7 @@ MOE = {1: list(REFERENCE.values()), 2: [*jobs_of("adamw", (1, 3)), *jobs_of("sgd
 
 def replays(model, pictures, folder, ranks, jobs):
     """(number of ranks, job) -> its result: one rank is this process, two are processes of their own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [sys.executable, *launcher, "-m", "tests.replay", model, str(folder), ",".join(pictures), *jobs[2]]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vlrl.algorithm import advantages
@@ -21,13 +21,11 @@ def of(rewards, scored=None, *, normalise_std=True, std="sample", epsilon=0.0):
 
 
 @given(REWARDS, STDS, st.booleans())
-@settings(deadline=None)
 def test_advantages_of_a_group_sum_to_zero(rewards, std, normalise_std):
     assert sum(of(rewards, std=std, normalise_std=normalise_std)) == pytest.approx(0, abs=1e-9)
 
 
 @given(REWARDS, STDS, st.floats(0.1, 10), st.floats(-5, 5))
-@settings(deadline=None)
 def test_scaling_and_shifting_the_rewards_changes_nothing(rewards, std, scale, shift):
     moved = [scale * reward + shift for reward in rewards]
     assert of(moved, std=std) == pytest.approx(of(rewards, std=std), abs=1e-9)
@@ -56,7 +54,6 @@ def test_a_small_spread_of_rewards_is_a_spread_all_the_same():
 
 
 @given(REWARDS, st.data())
-@settings(deadline=None)
 def test_unscored_rollouts_have_no_advantage_and_no_say_in_the_others(rewards, data):
     scored = data.draw(st.lists(st.booleans(), min_size=len(rewards), max_size=len(rewards)))
     both = of(rewards, scored)

@@ -43,7 +43,7 @@ def test_the_worked_sequence_has_its_mean_variance_and_log_gates():
 
 
 @given(st.lists(st.floats(-0.9, 2), min_size=1, max_size=8), st.sampled_from([0.5, 1.0, 2.0]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_mean_log_gate_is_within_tau_squared_variance_quarters_of_the_sequence_gate(z, tau):
     mean = sum(z) / len(z)
     variance = metrics(tokens([math.exp(each) for each in z]))["policy/log_ratio_var"]
@@ -131,14 +131,14 @@ def test_the_gap_between_token_gates_and_the_sequence_gate_is_told_beside_its_bo
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=8), st.sampled_from([0.5, 1.0, 2.0]))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_gap_never_exceeds_its_bound(z, tau):
     found = metrics(tokens([math.exp(each) for each in z]), tau=torch.tensor([tau]))
     assert found["policy/gate_gap"] <= found["policy/gate_bound"] + 1e-5
 
 
 @given(st.lists(st.floats(-2.5, 2.5), min_size=1, max_size=20))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_every_token_and_sequence_is_in_one_bin(z):
     half = len(z) // 2
     these = tokens([math.exp(each) for each in z], advantages=(1.0, -1.0), sequence=[0] * half + [1] * (len(z) - half))

@@ -30,14 +30,14 @@ def close(value: Tensor, expected: object, tolerance: float = 1e-9) -> bool:
 
 
 @given(TAUS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_sapo_on_policy_is_two_over_tau_with_slope_one_and_no_bend(tau):
     f, slope, bend = curve(sapo(tau, tau), [1.0])
     assert close(f, [2 / tau]) and close(slope, [1.0]) and close(bend, [0.0])
 
 
 @given(TAUS, RATIOS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_sapo_is_a_tanh_with_slope_sech_squared(tau, ratio):
     f, slope, _ = curve(sapo(tau, tau), [ratio])
     tanh = math.tanh(tau * (ratio - 1) / 2)
@@ -45,14 +45,14 @@ def test_sapo_is_a_tanh_with_slope_sech_squared(tau, ratio):
 
 
 @given(TAUS, RATIOS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_sapo_solves_its_logistic_equation(tau, ratio):
     f, slope, _ = curve(sapo(tau, tau), [ratio])
     assert close(slope, tau * f * (1 - tau * f / 4))
 
 
 @given(TAUS, st.floats(0, 0.99))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_sapo_is_symmetric_about_the_on_policy_ratio(tau, d):
     f, slope, _ = curve(sapo(tau, tau), [1 + d, 1 - d])
     assert close(f.sum(), 4 / tau) and close(slope[0], slope[1])
@@ -66,7 +66,7 @@ def test_half_of_sapos_weight_lies_above_the_on_policy_ratio_and_integrates_to_t
 
 
 @given(TAUS, st.floats(-0.5, 0.5))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_sapo_follows_its_taylor_series_to_the_seventh_order(tau, d):
     f, _, _ = curve(sapo(tau, tau), [1 + d])
     series = 2 / tau + d - tau**2 * d**3 / 12 + tau**4 * d**5 / 120
@@ -103,7 +103,7 @@ def test_the_gradient_coefficient_of_a_token_peaks_about_ratio_two(tau, peak, at
 
 
 @given(RATIOS, st.sampled_from([1.0, -1.0]))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_sapo_with_a_vanishing_tau_is_unclipped_importance_sampling(ratio, advantage):
     assert close(curve(sapo(1e-4, 1e-4), [ratio], advantage)[1], [1.0], 1e-6)
 
@@ -184,7 +184,7 @@ def test_without_a_gate_the_ratio_is_what_counts():
 
 
 @given(st.lists(st.floats(-0.02, 0.02), min_size=2, max_size=6), st.sampled_from([1.0, -1.0]))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_gspos_two_forms_have_the_same_value_and_the_same_gradient_of_a_sequence_mean(log_ratios, advantage):
     results = []
     for form in (gspo(), gspo_token()):

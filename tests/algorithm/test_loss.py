@@ -71,7 +71,7 @@ def per_token(batch: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @given(LENGTHS, SEEDS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_tokens_gradient_is_minus_advantage_times_weight_times_ratio_over_group_and_length(lengths, seed):
     batch = minibatch(lengths, seed)
     advantage, length, engine_weight = per_token(batch)
@@ -118,7 +118,7 @@ def test_without_advantage_there_is_no_loss_and_no_gradient_but_a_place_in_the_d
 
 
 @given(LENGTHS, SEEDS, st.floats(0.1, 10))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_loss_is_proportional_to_the_advantages(lengths, seed, scale):
     batch = minibatch(lengths, seed)
     once = loss_of(batch).item()
@@ -128,7 +128,7 @@ def test_the_loss_is_proportional_to_the_advantages(lengths, seed, scale):
 
 @pytest.mark.parametrize("name", GATES)
 @given(lengths=LENGTHS, seed=SEEDS, data=st.data())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_however_a_minibatch_is_split_into_packs_and_ordered_loss_and_gradient_are_the_same(name, lengths, seed, data):
     batch = minibatch(lengths, seed)
     order = data.draw(st.permutations(range(len(lengths))))

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import vlrl.model.torchvision_ops  # noqa: F401
+import vlrl.model.torchvision_ops  # noqa: F401 (before trl, which imports torchvision)
+
+# isort: split
+from trl import GRPOTrainer
+
 from vlrl.algorithm.gates import grpo, gspo, gspo_token, sapo
 from vlrl.algorithm.loss import policy_loss
-
-pytest.importorskip("trl")
-from trl import GRPOTrainer  # noqa: E402
 
 CAP = 1.5
 LOSSES = {

@@ -35,7 +35,7 @@ def first_quotas(weights, prompts, steps=STEPS) -> list[dict[str, int]]:
 
 
 @given(AWKWARD, st.integers(1, 97))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_quota_is_the_floor_or_ceiling_of_its_share_and_every_batch_sums_right(weights, prompts):
     share = shares(weights, prompts)
     for quota in first_quotas(weights, prompts):
@@ -44,7 +44,7 @@ def test_every_quota_is_the_floor_or_ceiling_of_its_share_and_every_batch_sums_r
 
 
 @given(AWKWARD, st.integers(1, 97))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_a_task_is_owed_stays_within_about_one_prompt(weights, prompts):
     share = shares(weights, prompts)
     given_so_far = Counter()
@@ -65,7 +65,7 @@ def test_weights_are_read_as_written():
 
 
 @given(AWKWARD, st.integers(1, 6), st.integers(1, 8), st.integers(0, 20))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_minibatches_are_equal_and_hold_the_ratios_within_one_group(weights, minibatches, prompts_each, step):
     prompts = minibatches * prompts_each
     weights = {task: max(weight, max(weights.values()) / 4) for task, weight in weights.items()}  # each gets a slot by then
@@ -95,7 +95,7 @@ def test_the_odd_prompt_of_a_task_moves_from_minibatch_to_minibatch():
 
 
 @given(AWKWARD, st.lists(st.integers(0, STEPS - 1), max_size=5), st.integers(0, STEPS - 1), st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_draw_does_not_depend_on_the_draws_before_it(weights, before, step, seed):
     weights = {task: max(weight, max(weights.values()) / 50) for task, weight in weights.items()}
     used, fresh = plan(weights, seed=seed), plan(weights, seed=seed)

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -61,7 +62,6 @@ def test_a_write_that_fails_leaves_the_old_set_as_it_was(tmp_path):
 
 
 def test_webdataset_streams_the_same_rows_and_images(tmp_path):
-    webdataset = pytest.importorskip("webdataset")
     dataset = write(tmp_path / "set")
     shards = [str(path) for path in sorted(dataset.folder.glob("*.tar"))]
     streamed = list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
@@ -75,7 +75,6 @@ def test_webdataset_streams_the_same_rows_and_images(tmp_path):
 
 
 def test_webdataset_decodes_the_images(tmp_path):
-    webdataset = pytest.importorskip("webdataset")
     write(tmp_path / "set", ROWS[5:6])
     (item,) = webdataset.WebDataset(str(tmp_path / "set/shard-000000.tar"), shardshuffle=False, empty_check=False).decode("pil")
     assert item["0.png"].getpixel((0, 0)) == (10, 0, 245)

@@ -53,7 +53,7 @@ sizes = st.tuples(st.integers(1, 90), st.lists(st.integers(1, 90), min_size=1, m
 
 
 @given(st.lists(sizes, min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_output_and_gradients_equal_those_under_the_dense_mask(groups):
     inputs = made_up(sum(prompt + sum(responses) for prompt, responses in groups))
     found = with_gradients(grouped(groups, *inputs), inputs)

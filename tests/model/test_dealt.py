@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from tests.conftest import PATIENCE_S
 from tests.loop import ROOT
 
 TWO_RANKS = """
@@ -59,5 +60,5 @@ def test_experts_dealt_over_two_ranks_train_as_they_do_on_each(tiny_moe, picture
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, tmp_path / "two_ranks.py", tiny_moe, ",".join(pictures), tmp_path / "saved"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0 and done.stdout.count("dealt") == 2, done.stdout + done.stderr

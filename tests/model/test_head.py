@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vlrl.model import head
@@ -38,7 +38,6 @@ def fused(hidden, weight, *rest):
     return LogProbHead(weight)(hidden, *rest)
 
 
-@settings(deadline=None)
 @given(tokens=st.integers(1, 20), vocabulary=st.integers(1, 40), seed=st.integers(0, 5))
 def test_any_tiles_give_the_plain_log_probs_entropies_and_gradients(tokens, vocabulary, seed):
     with pytest.MonkeyPatch.context() as patch:

@@ -8,6 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import PATIENCE_S
 from tests.loop import ROOT
 from vlrl.rollout.balance import Place, assign, spread, uneven
 
@@ -91,5 +92,5 @@ def test_two_ranks_exchange_groups_with_their_prompts(tiny_dense, pictures, tmp_
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, tmp_path / "two_ranks.py", tiny_dense, ",".join(pictures)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0 and done.stdout.count("exchanged") == 2, done.stderr

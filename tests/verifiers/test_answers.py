@@ -110,21 +110,21 @@ def test_all_else_is_not_a_number(text):
     assert number(text) is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.fractions(), st.fractions())
 def test_numbers_are_the_same_exactly_if_they_are_equal(one, other):
     assert same_number(str(one), str(other)) == (one == other)
     assert same_number(rf"\frac{{{one.numerator}}}{{{one.denominator}}}", str(one))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers())
 def test_thousands_may_be_set_apart(value):
     assert same_number(f"{value:,}", str(value))
     assert same_number(f"{value:,}".replace(",", r"\,"), str(value))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(max_size=50))
 def test_no_text_upsets_the_parser(text):
     value = number(text)

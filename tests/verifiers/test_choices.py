@@ -1,20 +1,18 @@
 """Choices: the ways to pick one option, and the ways to pick none or too many."""
 
 import doctest
-import json
 from string import ascii_uppercase
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import SHARED
+from tests.verifiers.cases import cases
 from vlrl.tasks import BadRow
 from vlrl.verifiers import choices
 from vlrl.verifiers.choices import choice, same_choice, yes_no
 
 SHAPES = ["hexagon", "triangle", "square", "pentagon"]
-VECTORS = SHARED / "vectors"
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -112,7 +110,7 @@ def test_a_choice_has_two_to_twenty_six_options(count):
         same_choice("A", "A", [str(number) for number in range(count)])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(10, 999), min_size=2, max_size=26, unique=True), st.data())
 def test_each_rendering_of_an_option_passes_for_it_alone(numbers, data):
     options = [str(number) for number in numbers]
@@ -124,7 +122,7 @@ def test_each_rendering_of_an_option_passes_for_it_alone(numbers, data):
         assert not same_choice(rendering, other, options)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=60))
 def test_no_text_upsets_the_readers(text):
     assert choice(text, SHAPES) in ("A", "B", "C", "D", None)
@@ -167,21 +165,6 @@ def test_all_else_is_neither(answer):
     assert yes_no(answer) is None
 
 
-@pytest.mark.skipif(not VECTORS.exists(), reason="the shared vectors are not here")
-def test_every_multiple_choice_vector_has_its_verdict():
-    rows = [json.loads(line) for line in (VECTORS / "vision_cases.jsonl").read_text().splitlines()]
-    cases = [row for row in rows if row["kind"] == "mcq"]
-    assert len(cases) == 13
-    wrong = [
-        row for row in cases if same_choice(row["answer"], row["gold"]["letter"], row["gold"]["options"]) != bool(row["expected"])
-    ]
-    assert not wrong
-
-
-@pytest.mark.skipif(not VECTORS.exists(), reason="the shared vectors are not here")
-def test_the_multiple_choice_vectors_of_mathematics_have_their_verdicts():
-    rows = [json.loads(line) for line in (VECTORS / "math_pairs.jsonl").read_text().splitlines()]
-    cases = [row for row in rows if row["tag"] == "mcq"]
-    assert len(cases) == 2
-    options = ["2", "3", "5", "7"]  # the vectors give none; one of them says (C) 5
-    assert all(same_choice(row["answer"], row["gold"], options) == row["expected"] for row in cases)
+@pytest.mark.parametrize("case", cases("choices"), ids=lambda case: repr(case["answer"]))
+def test_an_answer_picks_the_gold_or_it_does_not(case):
+    assert same_choice(case["answer"], case["gold"], case["options"]) == case["right"]

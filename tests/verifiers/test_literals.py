@@ -1,18 +1,18 @@
 """Literals as answers: read and never run, equal only in type too."""
 
 import doctest
-import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.verifiers.cases import cases
+from tests.verifiers.made_programs import outputs
 from vlrl.tasks import BadRow
 from vlrl.verifiers import literals
+from vlrl.verifiers.code import same_value
 from vlrl.verifiers.literals import same_literal
 
-CRUXEVAL = Path(__file__).parents[3] / "shared/data/code/cruxeval_400.jsonl"
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.binary(max_size=4),
     lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -59,8 +59,13 @@ def test_a_gold_that_is_no_literal_is_the_rows_fault():
         same_literal("1", "f(1)")
 
 
-@pytest.mark.skipif(not CRUXEVAL.exists(), reason="no sample of CRUXEval here")
-def test_outputs_of_cruxeval_pass_and_their_neighbours_do_not():
-    golds = [json.loads(line)["output"] for line in CRUXEVAL.read_text().splitlines()]
-    assert all(same_literal(gold, gold) for gold in golds)
-    assert not any(same_literal(one, other) for one, other in zip(golds, golds[1:], strict=False) if one != other)
+def test_what_programs_return_passes_and_what_others_return_does_not():
+    golds = [made.output for made in outputs(400)]
+    assert [gold for gold in golds if not same_literal(gold, gold)] == []
+    neighbours = zip(golds, golds[1:], strict=False)
+    assert [(one, other) for one, other in neighbours if same_literal(one, other) != same_value(eval(one), eval(other))] == []
+
+
+@pytest.mark.parametrize("case", cases("literals"), ids=lambda case: case["answer"][:40])
+def test_an_answer_is_the_literal_or_it_is_not(case):
+    assert same_literal(case["answer"], case["gold"]) == case["right"]

@@ -1,21 +1,18 @@
 """Knights and knaves, and propositional logic: the parser, the truth tables, and what is never given away."""
 
 import doctest
-import json
+import random
 from itertools import combinations, product
 
 import pytest
+import reasoning_gym
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import SHARED
 from vlrl.tasks import BadRow
 from vlrl.verifiers import logic
 from vlrl.verifiers.answers import after_reasoning, last_boxed
 from vlrl.verifiers.logic import concludes, equivalent, follows, roles, solves_knights
-
-DATA = SHARED / "data" / "logic"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is absent")
 
 NAMES = ["Joseph", "Samuel", "Ava"]
 META = {
@@ -78,13 +75,8 @@ def written(draw, tree):
             return f"{left}{written(draw, one)} {sign} {written(draw, other)}{right}"
 
 
-def stored(file, **entries):
-    with (DATA / file).open() as lines:
-        return [row for row in map(json.loads, lines) if row.items() >= entries.items()]
-
-
 def generated(family, **config):
-    return list(pytest.importorskip("reasoning_gym").create_dataset(family, size=50, seed=20, **config))
+    return list(reasoning_gym.create_dataset(family, size=50, seed=20, **config))
 
 
 def changed(**entries):
@@ -93,12 +85,6 @@ def changed(**entries):
 
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(logic).failed == 0
-
-
-@needs_data
-def test_every_stored_row_of_knights_passes_with_its_own_answer():
-    rows = stored("reasoning_gym_240.jsonl", dataset="knights_knaves")
-    assert [solves_knights(row["answer"], row["metadata"]) for row in rows] == [True] * 15
 
 
 @pytest.mark.parametrize("people", [2, 3, 5])
@@ -117,7 +103,7 @@ def test_a_generated_row_passes_with_no_other_roles(people):
             assert solves_knights(answer, meta) == (told == tuple(meta["solution"]))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.permutations(list(zip(NAMES, ["altruist", "egoist", "altruist"], strict=True))),
     st.sampled_from([" is a ", " is an ", " is ", ": ", "=", " : a "]),
@@ -129,14 +115,14 @@ def test_the_right_roles_pass_however_they_are_phrased(told, being, between, cas
     assert solves_knights(dress.format(between.join(case(f"{name}{being}{role}") for name, role in told)), META)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from([*NAMES, "Noah"]), st.sampled_from(["altruist", "egoist", "knight"])), max_size=5))
 def test_only_every_name_once_with_its_role_passes(told):
     right = sorted(told) == sorted(zip(NAMES, ["altruist", "egoist", "altruist"], strict=True))
     assert solves_knights(", ".join(f"{name} is an {role}" for name, role in told), META) == right
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(0, len(GOLD)), st.integers(0, 3), st.text(st.characters(categories=["L", "N"]), max_size=3))
 def test_an_edit_of_letters_never_passes(start, length, put_in):
     edited = GOLD[:start] + put_in + GOLD[start + length :]
@@ -207,7 +193,7 @@ def test_a_row_whose_solution_is_not_the_solution_is_the_rows_fault(meta, messag
         solves_knights(GOLD, meta)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(trees, st.data())
 def test_the_parser_agrees_with_the_meaning_of_the_tree_in_every_case(tree, data):
     formula = written(data.draw, tree)
@@ -217,7 +203,7 @@ def test_the_parser_agrees_with_the_meaning_of_the_tree_in_every_case(tree, data
         assert follows(facts, f"¬({formula})") != true_in(case, tree)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(trees, trees, trees, st.data())
 def test_formulas_follow_and_are_equivalent_as_brute_force_says(one, other, third, data):
     texts = [written(data.draw, tree) for tree in (one, other, third)]
@@ -226,7 +212,7 @@ def test_formulas_follow_and_are_equivalent_as_brute_force_says(one, other, thir
     assert follows(texts[:2], texts[2]) == brute
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["", "not ", "not not "]), st.sampled_from(VARIABLES), st.sampled_from([" and ", " or "])),
@@ -241,13 +227,19 @@ def test_without_brackets_not_and_or_bind_as_in_python(parts):
         assert follows(facts, text) == eval(text, {}, case)
 
 
-@needs_data
-def test_every_stored_boolean_expression_has_its_value():
-    rows = stored("bbh_logic.jsonl", task="boolean_expressions")
-    facts = ["True", "not False"]  # two variables like any other
-    values = [str(follows(facts, row["input"].removesuffix(" is"))) for row in rows]
-    assert values == [row["target"] for row in rows]
-    assert len(rows) == 38
+def boolean_expression(rng, depth):
+    """An expression of True and False as a person writes it, without a bracket more than Python needs or with a few."""
+    if depth == 0:
+        return rng.choice(["True", "False", "not True", "not False", "not not True"])
+    parts = f" {rng.choice(['and', 'or'])} ".join(boolean_expression(rng, depth - 1) for _ in range(2))
+    return rng.choice(["{}", "({})", "not ({})", "( {} )"]).format(parts)
+
+
+def test_boolean_expressions_have_the_value_that_python_gives_them():
+    rng, facts = random.Random(0), ["True", "not False"]  # two variables like any other
+    expressions = [boolean_expression(rng, depth) for depth in (1, 2, 3) for _ in range(60)]
+    assert [text for text in expressions if follows(facts, text) != eval(text)] == []
+    assert {eval(text) for text in expressions} == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -357,7 +349,7 @@ def test_premises_without_a_conclusion_are_the_rows_fault(premises, message):
         concludes(premises, "P")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(trees_over(["P", "Q"]), min_size=1, max_size=3), st.data())
 def test_every_real_conclusion_counts_and_a_row_without_one_is_at_fault(premises, data):
     texts = [written(data.draw, tree) for tree in premises]
@@ -387,14 +379,13 @@ def judge_all(text):
     return [solves_knights(text, META), equivalent(text, "P ∧ Q"), follows(["P"], text), concludes(["P → Q", "P"], text)]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=200) | st.text(st.sampled_from("PQRS()[]¬~∧∨→↔<->=&|! .$"), max_size=60))
 def test_no_text_upsets_the_checks(text):
     judge_all(text)
 
 
-@pytest.mark.timeout(10)
 @pytest.mark.parametrize("text", ["P ", "(", "¬", "P→", "->", ",", "\n- ", "Ava is ", ": ", "```", "Ｐ", "\\boxed{"])
 @pytest.mark.parametrize("size", [4000, 2**20])
-def test_no_length_of_text_passes_or_takes_long(text, size):
+def test_no_length_of_text_passes_or_hangs(text, size):
     assert not any(judge_all(text * (size // len(text))))

@@ -96,7 +96,7 @@ def test_depth_and_size_have_their_limits():
     assert read_json('"' + "a" * (MAX_JSON - 2) + '"')
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(values)
 def test_a_value_is_the_same_however_it_is_rendered(value):
     gold = json.dumps(value)
@@ -104,7 +104,7 @@ def test_a_value_is_the_same_however_it_is_rendered(value):
     assert same_json(f"So:\n```json\n{json.dumps(value, ensure_ascii=False)}\n```", gold)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(values, values)
 def test_another_value_is_never_the_same(one, other):
     assert same_json(json.dumps(one), json.dumps(other)) == same_json(json.dumps(other), json.dumps(one))
@@ -181,7 +181,7 @@ def test_no_hostile_text_upsets_the_reader(name):
         assert valid_json(deepest, recursive)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=80) | st.text(alphabet='[]{}",:`json\n0e9- \\', max_size=80))
 def test_no_text_upsets_the_reader(text):
     for response in (text, f"```json\n{text}\n```"):

@@ -1,62 +1,53 @@
-"""Expressions: every shared vector and MATH-500, the rules one by one, and what must never reach a parser."""
+"""Expressions: cases of every kind, made golds, the rules one by one, and what must never reach a parser."""
 
 import doctest
-import json
-import time
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import SHARED
+from tests.verifiers.cases import cases
+from tests.verifiers.made_golds import KINDS, golds
 from vlrl.tasks import BadRow
 from vlrl.verifiers import latex, symbolic
 from vlrl.verifiers.answers import last_boxed
 from vlrl.verifiers.symbolic import same_expression
-
-MATH500 = SHARED / "data" / "math" / "math500.jsonl"
-shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared vectors are not here")
-
-POLICIES = {  # (gold, answer): why the verdict differs from the vector's
-    ("0", "x^2 - x^2"): "a number is answered by a number, written out: x - x + 3 + 4 would be the question repeated",
-    ("1112112_3", "1112112"): "a base is part of the number: 101_2 is not 101",
-}
-
-
-def vectors():
-    rows = [json.loads(line) for line in (SHARED / "vectors" / "math_pairs.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["tag"] != "mcq"]  # those are in test_choices.py
-
-
-def math500():
-    return [json.loads(line)["answer"] for line in MATH500.read_text().splitlines()]
 
 
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(symbolic).failed == doctest.testmod(latex).failed == 0
 
 
-@shared
-def test_every_vector_has_its_verdict_but_for_the_policies():
-    rows = vectors()
-    assert len(rows) == 117
-    differing = {}
-    for row in rows:
-        answer = last_boxed(row["answer"])
-        digits = 4 if row["tag"] == "rounding" else 6
-        if (answer is not None and same_expression(answer, row["gold"], digits=digits)) != row["expected"]:
-            differing[row["gold"], answer] = row["expected"]
-    assert differing == dict.fromkeys(POLICIES, True)
+def passes(response, gold):
+    answer = last_boxed(response)
+    return answer is not None and same_expression(answer, gold)
 
 
-@shared
-def test_math_500_is_itself_and_not_its_neighbour():
-    golds = math500()
-    assert sum(same_expression(gold, gold) for gold in golds) == 500
-    shifted = zip(golds, golds[1:] + golds[:1], strict=True)
-    accepted = [(other, gold) for gold, other in shifted if gold != other and same_expression(other, gold)]
-    assert accepted == [("x=5", "5")]  # which are equal
+@pytest.mark.parametrize("case", cases("expressions"), ids=lambda case: f"{case['kind']}: {case['gold']}")
+def test_answers_that_are_the_gold_pass_and_those_that_are_near_it_do_not(case):
+    assert [answer for answer in case["right"] if not same_expression(answer, case["gold"])] == []
+    assert [answer for answer in case["wrong"] if same_expression(answer, case["gold"])] == []
+
+
+@pytest.mark.xfail(strict=True, reason="i is a letter to the parser: a right answer is lost, none is given away")
+@pytest.mark.parametrize(("answer", "gold"), [(r"\frac{25}{3+4i}", "3-4i"), (r"\sqrt{-1}", "i"), ("0.5+0.5i", r"\frac{1+i}{2}")])
+def test_complex_numbers_are_worked_out(answer, gold):
+    assert same_expression(answer, gold)
+
+
+def test_only_the_last_box_after_the_reasoning_is_compared():
+    assert [case for case in cases("boxed") if passes(case["response"], case["gold"]) != case["right"]] == []
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=[kind.__name__ for kind in KINDS])
+def test_made_golds_are_themselves_in_other_renderings_and_not_the_next_of_their_kind(kind):
+    """512 golds in all, whose values are known from how they were made."""
+    ours = golds(512)[kind :: len(KINDS)]
+    for number, (gold, other) in enumerate(zip(ours, ours[1:] + ours[:1], strict=True)):
+        text, rendering = gold.renderings[0], gold.renderings[number % len(gold.renderings)]
+        assert same_expression(rendering, text), (rendering, text)
+        assert same_expression(other.renderings[0], text) == (other.value == gold.value), (other.renderings[0], text)
 
 
 @pytest.mark.parametrize(
@@ -250,12 +241,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("gold", ["0", r"\sqrt{2}", "x+1"])
-def test_a_hostile_answer_is_wrong_at_once(name, gold, tmp_path, monkeypatch):
+def test_a_hostile_answer_is_wrong_and_leaves_no_mark(name, gold, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    same_expression("2", gold)  # the parser builds its tables at the first call
-    began = time.perf_counter()
     assert not same_expression(HOSTILE[name], gold)
-    assert time.perf_counter() - began < 1.0
     assert not list(tmp_path.iterdir())
 
 
@@ -279,7 +267,7 @@ def renderings(value):
     ]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.fractions(), st.fractions())
 def test_numbers_pass_in_each_rendering_exactly_if_they_are_equal(one, other):
     for answer in renderings(one):
@@ -288,7 +276,7 @@ def test_numbers_pass_in_each_rendering_exactly_if_they_are_equal(one, other):
         assert same_expression(answer, str(other)) == (one == other)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(-9, 9).filter(bool), st.integers(-9, 9).filter(bool), st.integers(1, 9))
 def test_an_edit_that_changes_the_value_does_not_pass(a, b, change):
     gold = rf"{a}x^2 + \frac{{x}}{{7}} - {b}\sqrt{{3}}".replace("- -", "+ ")
@@ -297,7 +285,7 @@ def test_an_edit_that_changes_the_value_does_not_pass(a, b, change):
         assert not same_expression(edited, gold)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(min_value=0), st.integers(1, 9), st.integers(7, 40))
 def test_a_decimal_near_an_integer_is_not_the_integer(value, off, places):
     assert not same_expression(f"{value}.{off:0{places}d}", str(value))
@@ -312,7 +300,7 @@ LATEX = st.lists(
 ).map(" ".join)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.one_of(st.text(max_size=30), LATEX), st.sampled_from(["7", "x+1", r"\{1,2\}", r"x \in (0,1)", r"\text{even}", r"90^\circ"])
 )
@@ -320,7 +308,7 @@ def test_no_answer_of_any_kind_raises(answer, gold):
     assert same_expression(answer, gold) in (True, False)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.one_of(st.text(max_size=30), LATEX))
 def test_a_gold_is_read_and_passes_for_itself_or_is_the_rows_fault(gold):
     with suppress(BadRow):

@@ -8,9 +8,11 @@ import re
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
-from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
+from latex2sympy2_extended.logic import And
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Float, Integer, MatrixBase, Number, Union
+from sympy.core.relational import GreaterThan, StrictGreaterThan
 
 _SPELLINGS = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 NAME = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?|\\[a-z]+|[a-z]\([a-z]\)")
@@ -18,6 +20,7 @@ BRACKET = re.compile(r"\\[{}]|[()\[\]{},;]")
 STEP = {"(": 1, "[": 1, "{": 1, r"\{": 1, ")": -1, "]": -1, "}": -1, r"\}": -1}
 _OR = re.compile(r" ?(?:\\text\{ ?or ?\}|\\lor(?![A-Za-z])|\bor\b) ?")
 RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt|neq?)(?![A-Za-z])")
+_CASED = ConversionConfig(lowercase_symbols=False)  # R^2 - r^2 is not 0
 _GROUPED = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 
 
@@ -34,10 +37,17 @@ def parsed(text: str) -> Any:
             return None
     spread = _spread(text)
     try:
-        read = _Reader(is_real=not should_treat_as_complex(text)).parse(normalize_latex(spread, _SPELLINGS))
+        read = _Reader(is_real=not should_treat_as_complex(text), config=_CASED).parse(normalize_latex(spread, _SPELLINGS))
     except Exception:  # the parser's, which are of any kind for a text that is no mathematics
         return None
-    return read if isinstance(read, (Basic, MatrixBase)) else None
+    return _rising(read) if isinstance(read, (Basic, MatrixBase)) else None
+
+
+def _rising(read: Any) -> Any:
+    """The chain 3 > x > 1 as 1 < x < 3, since chains are compared link by link; all else as it is."""
+    if isinstance(read, And) and all(isinstance(link, GreaterThan | StrictGreaterThan) for link in read._unsorted_args):
+        return And(*(link.reversed for link in reversed(read._unsorted_args)), evaluate=False)
+    return read
 
 
 def _spread(text: str) -> str:

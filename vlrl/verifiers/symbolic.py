@@ -216,6 +216,8 @@ def _quantity(text: str) -> _Quantity:
     if others and not RELATION.search(text):
         if NAME.fullmatch(first):
             name, value = first, others[-1]
+        elif NAME.fullmatch(others[-1]) and len(others) == 1:
+            name, value = others[-1], first
         elif not _LETTERS.search(first):
             value = others[-1]
     return _Quantity(text=text, name=name, value=value, percent=bool(percent), unit=unit_name)
