@@ -38,9 +38,7 @@ def test_a_new_task_runs_as_it_is(sky):
     assert check_examples(load_task("sky", [sky])) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "says"), [("sky", "is there already"), ("a sky", "can't be a task's name"), ("_sky", "can't be")]
-)
+@pytest.mark.parametrize(("name", "says"), [("sky", "exists already"), ("a sky", "can't be a task's name"), ("_sky", "can't be")])
 def test_a_name_that_no_task_can_have_is_refused(sky, name, says):
     with pytest.raises(ValueError, match=says):
         new_task(name, sky)

@@ -116,8 +116,8 @@ def test_a_picture_question_is_a_near_copy_only_with_the_same_picture(made):
 def test_what_is_left_out_is_told_record_by_record(made):
     build(made)
     left_out = [json.loads(line) for line in (made / "out/left_out.jsonl").read_text().splitlines()]
-    assert {"record": 4, "reason": "no answer", "question": ""} in left_out
-    assert {"record": 7, "reason": "asked before", "question": SENTENCE.format(6)} in left_out
+    assert {"record": 4, "reason": "no answer", "question": "", "detail": ""} in left_out
+    assert {"record": 7, "reason": "asked before", "question": SENTENCE.format(6), "detail": ""} in left_out
     assert {left["record"] for left in left_out} == {4, 5, 7}
 
 
@@ -125,7 +125,7 @@ def test_a_build_that_was_stopped_goes_on_with_the_answers_that_it_had_accepted(
     (made / "noted.py").write_text(NOTED.format(calls=str(made / "calls")))
     arguments = ("--task", "noted", "--tasks", made)
     with monkeypatch.context() as broken:
-        broken.setattr(vlrl.build, "write_dataset", lambda *_, **__: 1 / 0)
+        broken.setattr(vlrl.build, "write_datasets", lambda *_, **__: 1 / 0)
         assert build(made, "out", *arguments)[0] == 2
     assert (made / "calls").read_text() == "x" * 8, "each once"
     code, printed = build(made, "out", *arguments)
@@ -139,7 +139,8 @@ def test_a_build_that_was_stopped_goes_on_with_the_answers_that_it_had_accepted(
 def test_more_rows_than_there_are_is_a_sentence(made):
     code, printed = build(made, "out", "--train", 50)
     assert code == 2
-    assert "sums: there are 7 rows; 53 were asked for; left out: 1 no answer" in printed
+    assert "sums: there are 7 rows, and 53 were asked for" in printed
+    assert "left out: 1 no answer (the first: record 4)" in printed
 
 
 def test_a_check_names_the_rows_whose_answers_are_refused(made):
@@ -164,11 +165,6 @@ def test_a_recipe_that_cannot_be_used_is_named(made, old, new, says):
     (made / "sums.py").write_text(RECIPE.replace(old, new, 1))
     with pytest.raises(ValueError, match=says):
         load_recipe(made / "sums.py")
-
-
-def test_records_are_read_from_csv_too(tmp_path):
-    (tmp_path / "rows.csv").write_text("question,answer\n1 + 1,2\n")
-    assert list(records(str(tmp_path / "rows.csv"), "nobody/nothing", split="train")) == [{"question": "1 + 1", "answer": 2}]
 
 
 def test_a_line_of_json_may_hold_other_line_separators(tmp_path):
