@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 import vlrl
-
 from vlrl.cli_author import new, try_task, verify
 from vlrl.cli_data import data
 from vlrl.cli_shared import Overrides, RunFile, load, open_to_sample, quieten, sentences
