@@ -20,6 +20,7 @@ FENCE = re.compile(r"(^```\w+\n[\s\S]*?^```$)", re.MULTILINE)
 FENCED = re.compile(r"```(?P<kind>\w+)\n(?P<text>[\s\S]*)```")
 INDENTED = re.compile(r"(?:^    .*\n)+", re.MULTILINE)
 LONG = ("vlrl train", "vlrl report")
+pytestmark = pytest.mark.timeout(900)
 SHORT_RUN = "steps=2 prompts_per_step=4 sampling.group_size=2 coldstart.steps=2 coldstart.batch_size=8 evaluation.rows=2"
 
 
