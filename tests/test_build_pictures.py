@@ -18,8 +18,13 @@ GOOD = ["0.png", "1.png", "2.png", "3.png"]
 
 def encoded(kind: str) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (40, 32), "red").save(file, format=kind)
+    Image.effect_noise((40, 32), 50).convert("RGB").save(file, format=kind)
     return file.getvalue()
+
+
+def cut(kind: str) -> bytes:
+    """The first half of a file."""
+    return encoded(kind)[: len(encoded(kind)) // 2]
 
 
 @pytest.fixture
@@ -46,18 +51,20 @@ def left_out() -> list[tuple[int, str, str]]:
     return [(left["record"], left["reason"], left["detail"]) for left in map(json.loads, lines)]
 
 
-@pytest.mark.parametrize(
-    ("content", "reason", "detail"),
-    [
-        (None, "a picture file that is missing", "dots/bad.png"),
-        (b"hello", "a picture that cannot be used", "bad.png: its header is that of no image"),
-        (b"", "a picture that cannot be used", "bad.png: its header is that of no image"),
-        (png(32, 32)[:-20], "a picture that cannot be used", "bad.png: its pixels are broken"),
-        (png(60_000, 60_000, pixels=False), "a picture that cannot be used", "bad.png: not an image that can be opened"),
-        (png(20_000, 200), "a picture that cannot be used", "bad.png: 20000 x 200 pixels; each side must be 1 to 16384"),
-        (png(8000, 32), "a picture that cannot be used", "bad.png: 8000 x 32 pixels; the longer side must be at most 200"),
-    ],
-)
+CANNOT = "a picture that cannot be used"
+UNUSABLE = {
+    "missing": (None, "a picture file that is missing", "dots/bad.png"),
+    "text": (b"hello", CANNOT, "bad.png: its header is that of no image"),
+    "empty": (b"", CANNOT, "bad.png: its header is that of no image"),
+    "half a PNG": (cut("PNG"), CANNOT, "bad.png: its pixels are broken"),
+    "half a JPEG": (cut("JPEG"), CANNOT, "bad.png: its pixels are broken"),
+    "a bomb": (png(60_000, 60_000, pixels=False), CANNOT, "bad.png: not an image that can be opened"),
+    "a long side": (png(20_000, 200), CANNOT, "bad.png: 20000 x 200 pixels; each side must be 1 to 16384"),
+    "a thin one": (png(8000, 32), CANNOT, "bad.png: 8000 x 32 pixels; the longer side must be at most 200 times"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason", "detail"), UNUSABLE.values(), ids=UNUSABLE)
 def test_a_picture_that_training_could_not_use_costs_its_record_alone(dots, tmp_path, content, reason, detail):
     if content is not None:
         (tmp_path / "dots/bad.png").write_bytes(content)
@@ -112,7 +119,7 @@ def test_a_recipe_may_give_pictures_in_other_forms(dots, tmp_path, old, new):
 
 
 def test_a_check_names_the_rows_with_a_broken_picture(dots, tmp_path):
-    rows = [NewRow(question="How many?", answer="1", images=(content,)) for content in (png(32, 32), png(32, 32)[:-20])]
+    rows = [NewRow(question="How many?", answer="1", images=(content,)) for content in (png(32, 32), cut("PNG"))]
     write_dataset(tmp_path / "rows", rows, source="", licence="", recipe="dots", recipe_version=1)
     code, printed = data("check", "rows", "--task", "dots")
     assert code == 1

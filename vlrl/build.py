@@ -42,7 +42,7 @@ def build(
     against: evaluation sets; a row is left out of train if at least `overlap` of its question's n-grams of words are theirs and,
     where it has images, one of them too.
     If the build fails, OUT keeps the sets that it had. A build that was stopped does not check again what it had accepted.
-    ValueError where the source cannot be read, or fewer rows are left than asked for.
+    ValueError if the source cannot be read, or fewer rows are left than asked for.
     """
     _check_replaces_all(recipe, out)
     left_out: list[LeftOut] = []

@@ -1,6 +1,6 @@
-"""The command line: `vlrl train RUN.yaml`, and what helps before and after it.
+"""Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for what comes before and after.
 
-A fault is printed as its one sentence and ends with exit code 2; VLRL_TRACEBACK=1 shows where it was found.
+An error prints one sentence and exits with 2. With VLRL_TRACEBACK=1 it prints where the error arose.
 """
 
 import math

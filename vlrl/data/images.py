@@ -51,7 +51,9 @@ def decode_image(content: bytes, *, max_side: int = MAX_SIDE) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:  # its own message names a buffer in memory
-        raise ValueError("its header is that of no image, or of one without pixels") from None
+        raise ValueError(
+            f"its header is that of no image, or of one without pixels; readable formats: {', '.join(FORMATS)}"
+        ) from None
     except _BROKEN as error:
         raise ValueError(f"not an image that can be opened ({error})") from None
     width, height = image.size

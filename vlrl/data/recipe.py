@@ -75,7 +75,7 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """ValueError where the file cannot be loaded, or a part is missing."""
+    """ValueError if the file cannot be loaded, or a part is missing."""
     module = _load_module(path)
     if missing := [part for part in _PARTS if part not in vars(module)]:
         raise ValueError(f"{path} must define {', '.join(missing)}; see the docstring of vlrl/data/recipe.py")
@@ -96,7 +96,7 @@ def load_recipe(path: Path) -> Recipe:
 def rows_of(recipe: Recipe, source: str | None, seed: int, left_out: list[LeftOut]) -> Iterator[tuple[int, NewRow]]:
     """The distinct rows, their images encoded, with their record's number, in the records' order; adds the others to `left_out`.
 
-    ValueError where the recipe fails: it names the record, the recipe's line, and the fault.
+    ValueError if the recipe fails: it names the record, the recipe's line, and the fault.
     """
     folder = Path(source or recipe.source).parent
     answers: dict[str, tuple] = {}
@@ -197,7 +197,7 @@ def records(source: str | None, default: str, *, split: str, config: str | None 
     """The records of a .csv, .tsv, .json, .jsonl or .parquet file, or of a data set on the hub (`default` where source is None).
 
     Every cell of a .csv or .tsv file is text. split, config: of the hub's data set; its images come encoded. A file on the hub
-    may be named too, as hf://datasets/OWNER/NAME/FILE. SourceError where the source cannot be read.
+    may be named too, as hf://datasets/OWNER/NAME/FILE. SourceError if the source cannot be read.
     """
     name = source or default
     path, on_hub = Path(name), name.startswith("hf://")
@@ -216,7 +216,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def _encoded(picture: Any, folder: Path) -> bytes:
-    """A picture of to_row as PNG or JPEG bytes. Drop where there is none that training could use."""
+    """A picture of to_row as PNG or JPEG bytes. Drop if training could not use it."""
     if isinstance(picture, Mapping):  # as the hub's data sets hold one
         picture = picture["bytes"] if picture.get("bytes") else picture.get("path")
     if isinstance(picture, Image.Image):
@@ -243,9 +243,7 @@ def _read_picture(path: str | Path | None, folder: Path) -> bytes:
 
 def _load_module(path: Path) -> ModuleType:
     if path.suffix != ".py":
-        raise ValueError(
-            f"{path} is no recipe, which is a .py file; write one with vlrl new recipe, then RECIPE.py --from {path}"
-        )
+        raise ValueError(f"{path} is no recipe, which is a .py file; vlrl new recipe NAME writes one; use it with --from {path}")
     if not path.exists():
         found = [str(file) for file in sorted(path.parent.glob("[!_]*.py"))]
         near = difflib.get_close_matches(str(path), found, n=1)

@@ -89,10 +89,11 @@ def write_datasets(
     """As `write_dataset`, for the sets of one build by their folders: either all are replaced or none."""
     about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version}
     with _staged(rows):
-        files = [_stage(folder, of_folder, about, 1000).files for folder, of_folder in rows.items()]
+        manifests = {folder: _stage(folder, of_folder, about, 1000) for folder, of_folder in rows.items()}
+        files = [manifest.files for manifest in manifests.values()]
         build = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
-        for folder in rows:
-            _write_manifest(folder, replace(_read_manifest(folder / _ASIDE), build=build))
+        for folder, manifest in manifests.items():
+            _write_manifest(folder, replace(manifest, build=build))
         _replace(rows)
     return {folder: Dataset(folder) for folder in rows}
 

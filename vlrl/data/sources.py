@@ -72,7 +72,7 @@ def _read_json(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
         found = json.load(file)
     except json.JSONDecodeError as error:
         raise SourceError(
-            f"{path}:{error.lineno} is not JSON ({error.msg}); for one object a line, call the file .jsonl"
+            f"{path}:{error.lineno} is not JSON ({error.msg}); a file with one object a line must be called .jsonl"
         ) from None
     if not isinstance(found, list):
         raise SourceError(f"{path} holds a JSON {type(found).__name__}; it must hold a list of records")
