@@ -248,7 +248,7 @@ CASES = [
     ),
     Case(
         input="an evaluation set with rows of the training set",
-        says="have 1 rows in common",
+        says="1 of 5 rows of data/held_out are in data/sums too",
         overrides=("mixture.sums.eval_rows=data/held_out",),
         damage=lambda: write_rows("held_out", *(NewRow(question=f"What is {n} + 2?", answer=str(n + 2)) for n in range(7, 12))),
     ),

@@ -99,7 +99,10 @@ def test_sets_of_different_folders_are_refused_by_the_rows_that_they_share(tmp_p
     train, _ = build(tmp_path / "one", rows(1, 2, 3, 4), rows(5))
     _, held_out = build(tmp_path / "two", rows(6), rows(7, 3, 1))
     assert shared_rows(train, held_out) == {1: 2, 2: 0}
-    with pytest.raises(ValueError, match="have 2 rows in common, .*; the first is row 00000001 .'How many.'.; build both again"):
+    with pytest.raises(
+        ValueError,
+        match="2 of 3 rows of .*two/eval are in .*one/train too, .*; the first is row 00000001 .'How many.'.; build both",
+    ):
         check_apart(train, held_out)
 
 

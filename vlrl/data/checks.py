@@ -45,16 +45,16 @@ def check_apart(train: Dataset, held_out: Dataset) -> None:
     builds = train.manifest.build, held_out.manifest.build
     if builds[0] and builds[0] == builds[1]:
         return
-    both = f"{train.folder} and {held_out.folder}"
     again = "build both again with one command: vlrl data build RECIPE --out FOLDER"
     if are_of_one_folder(train, held_out) and builds[0] != builds[1]:
-        raise ValueError(f"{both} are of different builds, so rows may be in both; {again}")
+        raise ValueError(f"{train.folder} and {held_out.folder} are of different builds, so rows may be in both; {again}")
     if shared := shared_rows(train, held_out):
         first = min(shared)
         question = held_out[first].question
         raise ValueError(
-            f"{both} have {len(shared)} rows in common, so the evaluation would be on training data; the first is row "
-            f"{held_out[first].key} ({question!r:.80}); {again}, or leave these rows out: --against {held_out.folder}"
+            f"{len(shared)} of {len(held_out)} rows of {held_out.folder} are in {train.folder} too, so the evaluation would be on "
+            f"training data; the first is row {held_out[first].key} ({question!r:.80}); {again}, or leave these rows out of "
+            f"train: --against {held_out.folder}"
         )
 
 
