@@ -52,8 +52,8 @@ def check_apart(train: Dataset, held_out: Dataset) -> None:
         first = min(shared)
         question = held_out[first].question
         raise ValueError(
-            f"{len(shared)} of {len(held_out)} rows of {held_out.folder} are in {train.folder} too, so the evaluation would be on "
-            f"training data; the first is row {held_out[first].key} ({question!r:.80}); {again}, or leave these rows out of "
+            f"{len(shared)} of {len(held_out)} rows of {held_out.folder} are in {train.folder} too, so the evaluation would be "
+            f"on training data; the first is row {held_out[first].key} ({question!r:.80}); {again}, or leave these rows out of "
             f"train: --against {held_out.folder}"
         )
 
