@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlrl.data.recipe import Drop, pictured, records
+from vlrl.data.recipe import Drop, records
 from vlrl.data.shards import NewRow
 
 SOURCE = "Shenggan/BCCD_Dataset"
@@ -17,7 +17,7 @@ MOST = 12  # more overlap, and not even people agree
 
 
 def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
-    for raw in pictured(records(source, SOURCE, split="train"), source):
+    for raw in records(source, SOURCE, split="train"):
         yield from ({**raw, "kind": kind} for kind in KINDS)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlrl.data.recipe import Drop, pictured, records
+from vlrl.data.recipe import Drop, records
 from vlrl.data.shards import NewRow
 
 SOURCE = "HuggingFaceM4/ChartQA"
@@ -14,7 +14,7 @@ TASK = "chart"
 
 
 def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
-    return pictured(records(source, SOURCE, split="train"), source)
+    return records(source, SOURCE, split="train")
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:

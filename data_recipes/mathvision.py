@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlrl.data.recipe import pictured, records
+from vlrl.data.recipe import records
 from vlrl.data.shards import NewRow
 
 SOURCE = "MathLLMs/MathVision"
@@ -16,7 +16,7 @@ MARKER = re.compile(r"\s*<image\d+>\s*")
 
 
 def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
-    return pictured(records(source, SOURCE, split="test"), source, key="decoded_image")
+    return records(source, SOURCE, split="test")
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.conftest import TEXTS
 from vlrl.config import load_config
-from vlrl.data.shards import Dataset, NewRow, write_dataset
+from vlrl.data.shards import Dataset, NewRow, write_dataset, write_datasets
 from vlrl.model.tiny import build_tiny
 from vlrl.preflight import preflight
 from vlrl.ranks import Ranks
@@ -83,6 +83,21 @@ def write_good_run(model: Path) -> None:
 
 def write_rows(name: str, *rows: NewRow) -> None:
     write_dataset(Path("data") / name, rows, source="test", licence="none", recipe=name, recipe_version=1)
+
+
+def write_pair(first: int) -> None:
+    """data/pair/train and data/pair/eval, of one build."""
+    folder, sums = Path("data/pair"), [NewRow(question=f"{n} + {n}?", answer=str(2 * n)) for n in range(first, first + 12)]
+    about = {"source": "test", "licence": "none", "recipe": "sums", "recipe_version": 1}
+    write_datasets({folder / "train": sums[4:], folder / "eval": sums[:4]}, **about)
+
+
+def write_mixed_pair() -> None:
+    write_pair(0)
+    shutil.copytree("data/pair/train", "data/old")
+    write_pair(1)
+    shutil.rmtree("data/pair/train")
+    Path("data/old").rename("data/pair/train")
 
 
 def png(width: int, height: int, *, pixels: bool = True) -> bytes:
@@ -218,6 +233,24 @@ CASES = [
         says="holds no rows",
         overrides=("mixture.sums.eval_rows=data/none",),
         damage=lambda: write_rows("none"),
+    ),
+    Case(
+        input="a build's folder in place of its train",
+        says="did you mean data/pair/eval or data/pair/train?",
+        overrides=("mixture.sums.rows=data/pair",),
+        damage=lambda: write_pair(0),
+    ),
+    Case(
+        input="train and eval of different builds",
+        says="are of different builds",
+        overrides=("mixture.sums.rows=data/pair/train", "mixture.sums.eval_rows=data/pair/eval"),
+        damage=write_mixed_pair,
+    ),
+    Case(
+        input="an evaluation set with rows of the training set",
+        says="1 of 5 rows of data/held_out are in data/sums too",
+        overrides=("mixture.sums.eval_rows=data/held_out",),
+        damage=lambda: write_rows("held_out", *(NewRow(question=f"What is {n} + 2?", answer=str(n + 2)) for n in range(7, 12))),
     ),
     Case(
         input="a row without an answer",

@@ -5,9 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import vlrl
 from tests.bad_input_table import png
-from vlrl.author import new_task, read_cases, row_of, shown
+from vlrl.author import Case, control_characters, new_recipe, new_task, read_cases, row_of, shown
 from vlrl.cli import app
+from vlrl.data.recipe import Drop, load_recipe
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.tasks import check_examples, load_task
 
@@ -38,9 +40,7 @@ def test_a_new_task_runs_as_it_is(sky):
     assert check_examples(load_task("sky", [sky])) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "says"), [("sky", "is there already"), ("a sky", "can't be a task's name"), ("_sky", "can't be")]
-)
+@pytest.mark.parametrize(("name", "says"), [("sky", "exists already"), ("a sky", "can't be a task's name"), ("_sky", "can't be")])
 def test_a_name_that_no_task_can_have_is_refused(sky, name, says):
     with pytest.raises(ValueError, match=says):
         new_task(name, sky)
@@ -114,3 +114,62 @@ def test_a_rows_own_answer_is_scored_where_it_is_tried(sky, tmp_path):
 
 def test_a_row_is_read_from_json_with_its_images_in_order():
     assert row_of({"question": "q", "images": ["a.png", "b.png"]}).images == ("a.png", "b.png")
+
+
+def test_a_new_recipe_is_usable_as_it_is(tmp_path):
+    recipe = load_recipe(new_recipe("sky", tmp_path / "recipes"))
+    row = recipe.to_row({"picture": "0.png", "question": "Which colour?", "answer": "grey"})
+    assert row == NewRow(question="Which colour?", answer="grey", images=("0.png",), response="\\boxed{grey}")
+    with pytest.raises(Drop, match="no answer"):
+        recipe.to_row({"picture": "0.png", "question": "Which colour?", "answer": ""})
+
+
+@pytest.mark.parametrize(
+    ("line", "escape"),
+    [
+        ('{"response": "\\boxed{3}", "row": {"answer": "3"}, "expected": 0}', "\\b"),
+        ('{"response": "\\frac{1}{2}", "row": {"answer": "3"}, "expected": 0}', "\\f"),
+        ('{"response": "\\right", "row": {"answer": "3"}, "expected": 0}', "\\r"),
+        ('{"response": "", "row": {"answer": "\\b3"}, "expected": 0}', "\\b"),
+    ],
+)
+def test_a_backslash_that_json_took_for_an_escape_is_warned_of(sky, tmp_path, line, escape):
+    path = tmp_path / "cases.jsonl"
+    path.write_text(json.dumps(RIGHT) + "\n" + line + "\n")
+    code, printed = command("verify", "sky", "--tasks", sky, "--cases", path)
+    assert code == 0
+    assert f"cases.jsonl:2 holds a control character ({escape})" in printed.replace("\n", "")
+
+
+def test_lines_tabs_and_latex_with_its_backslashes_are_not_warned_of():
+    texts = ["one\ntwo\tthree\r\nfour", "\\boxed{\\frac{1}{2}}", "é \u2028 \u4e2d"]
+    assert control_characters([Case(response=text, row=row_of({"answer": text}), expected=0) for text in texts]) == []
+
+
+def test_a_task_file_that_fails_is_named_with_its_line(sky):
+    (sky / "sky.py").write_text("import math\n\nEXAMPLES = math.no_such_thing\n")
+    code, printed = command("try", "sky", "--tasks", sky, "--rows", sky)
+    assert code == 2
+    assert "sky.py:3: AttributeError" in printed.replace("\n", "")
+
+
+def test_a_prompt_that_fails_is_named_with_its_row(sky, tmp_path):
+    (sky / "sky.py").write_text((sky / "sky.py").read_text().replace("{row.question}", "{row.meta['hint']}"))
+    rows = [NewRow(question="Which colour?", answer="grey")]
+    write_dataset(tmp_path / "rows", rows, source="", licence="", recipe="sky", recipe_version=1)
+    code, printed = command("try", "sky", "--tasks", sky, "--rows", tmp_path / "rows")
+    assert code == 2
+    assert "its prompt fails for row 00000000 (KeyError: 'hint')" in printed.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "path", ["data build", "data check", "data show", "data filter", "new task", "new recipe", "try", "verify"]
+)
+def test_each_command_of_a_task_s_author_has_short_help_with_an_example(path):
+    code, printed = command(*path.split(), "-h")
+    assert code == 0
+    assert f"Example: vlrl {path} " in " ".join(printed.split())
+
+
+def test_the_version_is_the_package_s():
+    assert command("--version") == (0, f"vlrl {vlrl.__version__}\n")

@@ -4,6 +4,9 @@ import doctest
 import io
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -11,7 +14,7 @@ from typer.testing import CliRunner
 
 import vlrl.build
 from vlrl.cli import app
-from vlrl.data.recipe import load_recipe, records
+from vlrl.data.recipe import load_recipe
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 
 RECIPE = """
@@ -116,8 +119,8 @@ def test_a_picture_question_is_a_near_copy_only_with_the_same_picture(made):
 def test_what_is_left_out_is_told_record_by_record(made):
     build(made)
     left_out = [json.loads(line) for line in (made / "out/left_out.jsonl").read_text().splitlines()]
-    assert {"record": 4, "reason": "no answer", "question": ""} in left_out
-    assert {"record": 7, "reason": "asked before", "question": SENTENCE.format(6)} in left_out
+    assert {"record": 4, "reason": "no answer", "question": "", "detail": ""} in left_out
+    assert {"record": 7, "reason": "asked before", "question": SENTENCE.format(6), "detail": ""} in left_out
     assert {left["record"] for left in left_out} == {4, 5, 7}
 
 
@@ -125,7 +128,7 @@ def test_a_build_that_was_stopped_goes_on_with_the_answers_that_it_had_accepted(
     (made / "noted.py").write_text(NOTED.format(calls=str(made / "calls")))
     arguments = ("--task", "noted", "--tasks", made)
     with monkeypatch.context() as broken:
-        broken.setattr(vlrl.build, "write_dataset", lambda *_, **__: 1 / 0)
+        broken.setattr(vlrl.build, "write_datasets", lambda *_, **__: 1 / 0)
         assert build(made, "out", *arguments)[0] == 2
     assert (made / "calls").read_text() == "x" * 8, "each once"
     code, printed = build(made, "out", *arguments)
@@ -139,7 +142,8 @@ def test_a_build_that_was_stopped_goes_on_with_the_answers_that_it_had_accepted(
 def test_more_rows_than_there_are_is_a_sentence(made):
     code, printed = build(made, "out", "--train", 50)
     assert code == 2
-    assert "sums: there are 7 rows; 53 were asked for; left out: 1 no answer" in printed
+    assert "sums: there are 7 rows, and 53 were asked for" in printed
+    assert "left out: 1 no answer (the first: record 4)" in printed
 
 
 def test_a_check_names_the_rows_whose_answers_are_refused(made):
@@ -158,7 +162,13 @@ def test_a_data_set_is_shown_with_its_manifest(made):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"), [("def to_row", "def row", "must define to_row"), ("records\n", "recods\n", "cannot")]
+    ("old", "new", "says"),
+    [
+        ("def to_row", "def row", "must define to_row"),
+        ("records\n", "recods\n", "sums.py:2 cannot be loaded .ImportError: cannot import name 'recods'"),
+        ("= None, 3", "= None, three", "sums.py:6 cannot be loaded .NameError: name 'three' is not defined"),
+        ("def to_row(raw):", "def to_row(raw:", "sums.py:12: "),
+    ],
 )
 def test_a_recipe_that_cannot_be_used_is_named(made, old, new, says):
     (made / "sums.py").write_text(RECIPE.replace(old, new, 1))
@@ -166,21 +176,14 @@ def test_a_recipe_that_cannot_be_used_is_named(made, old, new, says):
         load_recipe(made / "sums.py")
 
 
-def test_records_are_read_from_csv_too(tmp_path):
-    (tmp_path / "rows.csv").write_text("question,answer\n1 + 1,2\n")
-    assert list(records(str(tmp_path / "rows.csv"), "nobody/nothing", split="train")) == [{"question": "1 + 1", "answer": 2}]
-
-
-def test_a_line_of_json_may_hold_other_line_separators(tmp_path):
-    raws = [{"question": "one\u2028two\x85three"}, {"question": "four"}]
-    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(raw, ensure_ascii=False) for raw in raws) + "\n\n")
-    assert list(records(str(tmp_path / "rows.jsonl"), "nobody/nothing", split="train")) == raws
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"question": "a"}', "record 1 makes no row .KeyError: 'answer'.; it has question"),
+        (
+            '{"question": "a"}',
+            "sums.py:13: record 1 makes no row .KeyError: 'answer'.; it has question; mend to_row",
+        ),
+        ('{"question": "a", "answer": 1}', "record 1 makes no row .TypeError: answer must be text, as in str.*, it is 1 .int"),
         ('{"question": "a", "answer": "1"}\n{"ques', "sums.jsonl:2 is not JSON"),
     ],
 )
@@ -205,7 +208,70 @@ def test_data_in_place_of_a_recipe_and_files_that_are_not_there_are_sentences(ma
     assert "no file nowhere.csv" in data("build", made / "sums.py", "--out", made / "out", "--from", "nowhere.csv")[1]
 
 
-def test_a_source_that_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match="cannot be read .*; name a file with --from"):
-        list(records(None, "nobody/nothing", split="train"))
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("yield {}['x']", "sums.py:10: raws fails after 0 records of .*sums.jsonl .KeyError: 'x'.; mend raws or the source"),
+        (
+            "yield {'question': 'a', 'answer': '1'}; int('x')",
+            "sums.py:10: raws fails after 1 records .*ValueError: invalid",
+        ),
+        ("return open('nowhere')", "sums.py:10: raws fails after 0 records .*FileNotFoundError"),
+    ],
+)
+def test_a_fault_of_raws_is_one_sentence_with_its_place(made, body, says):
+    (made / "sums.py").write_text(RECIPE.replace('yield from records(source, "nobody/nothing", split="train")', body))
+    code, printed = build(made)
+    assert code == 2
+    assert re.search(says, printed.replace("\n", "")), printed
+
+
+@pytest.mark.parametrize(
+    ("made_by", "says"),
+    [
+        ("None", "to_row must return a NewRow, it returned NoneType"),
+        ('NewRow(question="a", answer="1", images="a.png")', "images must be a tuple"),
+        ('NewRow(question="a", answer="1", images=(7,))', "images must hold paths or encoded bytes, one is 7 .int"),
+        ('NewRow(question="a", meta={"set": {1}})', "Object of type set is not JSON serializable"),
+        ("[][0]", "IndexError: list index out of range"),
+    ],
+)
+def test_what_is_no_row_is_one_sentence_with_its_record(made, made_by, says):
+    (made / "sums.py").write_text(RECIPE.replace('NewRow(question=raw["question"], answer=raw["answer"])', made_by))
+    code, printed = build(made)
+    assert code == 2
+    assert re.search(f"record 1 makes no row .*{says}", printed.replace("\n", "")), printed
+
+
+def test_a_build_that_writes_no_eval_refuses_to_leave_an_older_one_beside_its_train(made):
+    build(made)
+    code, printed = build(made, "out", "--eval", 0, "--seed", 1)
+    assert code == 2
+    assert "out/eval is of an earlier build, and this one writes no eval (--eval 0)" in printed.replace("\n", "")
+    assert build(made, "another", "--eval", 0)[0] == 0
+
+
+def test_a_check_of_a_build_s_folder_finds_rows_that_are_in_both_sets(made):
+    build(made)
+    assert data("check", made / "out", "--task", "chain_sum")[0] == 0
+    build(made, "other", "--seed", 1)
+    shutil.rmtree(made / "out/eval")
+    shutil.copytree(made / "other/eval", made / "out/eval")
+    both = questions(made / "out/train") & questions(made / "out/eval")
+    code, printed = data("check", made / "out/eval", "--task", "chain_sum")
+    assert (code, len(both) > 0) == (1, True)
+    assert f"{len(both)} that are also in {made}/out/train" in printed
+    assert "are of different builds; build both again with one command" in printed
+
+
+def test_a_build_from_a_file_and_a_check_do_not_load_torch(made):
+    (made / "sums.csv").write_text("question,answer\n" + "".join(f"{n} + 1,{n + 1}\n" for n in range(9)))
+    code = (
+        "import sys\nfrom vlrl.cli import app\n"
+        f"for command in (['build', r'{made}/sums.py', '--out', r'{made}/out', '--from', r'{made}/sums.csv'],\n"
+        f"                ['check', r'{made}/out', '--task', 'chain_sum'], ['show', r'{made}/out/eval']):\n"
+        "    try:\n        app(['data', *command])\n    except SystemExit as end:\n        assert not end.code\n"
+        "sys.exit(', '.join(name for name in ('torch', 'transformers', 'vllm', 'datasets') if name in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

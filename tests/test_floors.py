@@ -11,7 +11,7 @@ from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    0: ["types", "config", "pipes", "ahead"],
+    0: ["types", "config", "templates", "pipes", "ahead"],
     1: ["memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
     2: ["verifiers", "scoring", "model", "mirror"],
     3: ["policy", "rollout", "checkpoint", "run", "runlog", "author"],
@@ -27,12 +27,12 @@ FLOORS = {
         "fit",
         "update",
     ],
-    5: ["coldstart", "evaluate", "passrate", "report", "cli_shared"],
-    6: ["train", "assess", "cli_data", "study"],
+    5: ["check", "coldstart", "evaluate", "passrate", "report", "cli_shared"],
+    6: ["train", "assess", "cli_author", "cli_data", "study"],
     7: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-WITHOUT_TORCH = ["tasks", "scoring", "scoring.worker", "author", "build", "plan", "doctor", "cli", "types", "config"]
+WITHOUT_TORCH = ["tasks", "scoring", "scoring.worker", "author", "build", "check", "plan", "doctor", "cli", "types", "config"]
 WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 

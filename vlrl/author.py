@@ -1,10 +1,11 @@
-"""What the author of a task needs before any training: a file that runs, its prompts to look at, its verdicts put to the test.
+"""What the author of a task needs before any training: files to start from, prompts to look at, and known verdicts to check.
 
-Responses are scored by the pool that training uses, with its deadlines and its jail.
+The pool that training uses scores the responses, with its deadlines and its jail.
 """
 
 import json
 import keyword
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -13,33 +14,11 @@ from typing import Any
 
 from vlrl.data.images import read_image_bytes
 from vlrl.scoring import Scorer
-from vlrl.tasks import parts_of
+from vlrl.tasks import Task, parts_of, prompt_of
+from vlrl.templates import RECIPE, TASK
 from vlrl.types import Message, Rollout, Row, Score, Status
 
-TEMPLATE = '''"""{name}: what is asked, and how it is answered. Rows: where they come from."""
-
-from vlrl.types import Message, Row, Score
-from vlrl.verifiers.answers import last_boxed, same_text
-
-INSTRUCTION = "Put the final answer in \\\\boxed{{}}."
-
-
-def prompt(row: Row) -> list[Message]:
-    images = [{{"type": "image", "image": ref}} for ref in row.images]
-    return [{{"role": "user", "content": [*images, {{"type": "text", "text": f"{{row.question}}\\n\\n{{INSTRUCTION}}"}}]}}]
-
-
-def verify(response: str, row: Row) -> Score:
-    answer = last_boxed(response)
-    correct = answer is not None and same_text(answer, row.answer)
-    return Score(reward=float(correct), parts={{"boxed": float(answer is not None)}})
-
-
-EXAMPLES = [  # (response, row, reward): run before every training run
-    ("It is \\\\boxed{{blue}}.", Row(question="Which colour has the sky?", answer="blue"), 1.0),
-    ("It is blue.", Row(question="Which colour has the sky?", answer="blue"), 0.0),
-]
-'''
+_CONTROL = re.compile(r"(?!\n|\t|\r\n)[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,24 +56,35 @@ def verdict_of(score: Score) -> str:
 
 
 def new_task(name: str, folder: Path) -> Path:
-    """Writes a task file that runs, to be changed. ValueError where the name can't be a task's, or is taken."""
+    """Writes a task file that works, to be changed. ValueError: no task can have the name, or it is taken."""
+    return _write_new("task", name, folder, TASK)
+
+
+def new_recipe(name: str, folder: Path) -> Path:
+    """Writes a recipe for a CSV file of pictures, to be changed. ValueError: no recipe can have the name, or it is taken."""
+    return _write_new("recipe", name, folder, RECIPE)
+
+
+def _write_new(kind: str, name: str, folder: Path, template: str) -> Path:
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise ValueError(f"{name!r} can't be a task's name: letters, digits and _, as in shape_counting")
+        raise ValueError(f"{name!r} can't be a {kind}'s name; use letters, digits and _, as in shape_counting")
     path = folder / f"{name}.py"
     if path.exists():
-        raise ValueError(f"{path} is there already; choose another name")
+        raise ValueError(f"{path} exists already; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(TEMPLATE.format(name=name))
+    path.write_text(template.replace("NAME", name))
     return path
 
 
 def read_cases(path: Path) -> list[Case]:
     """The cases of a JSON lines file: {"response": "...", "row": {"answer": "..."}, "expected": 1}. ValueError names the line."""
     if not path.exists():
-        raise ValueError(f"no file {path}; a line of it is " + '{"response": "...", "row": {"answer": "..."}, "expected": 1}')
+        raise ValueError(
+            f"no file {path}; each of its lines must be like " + '{"response": "...", "row": {"answer": "..."}, "expected": 1}'
+        )
     cases: list[Case] = []
     if not path.read_text().strip():
-        raise ValueError(f"{path} holds no case")
+        raise ValueError(f"{path} holds no case; write one JSON object a line")
     for number, line in enumerate(path.read_text().rstrip("\n").split("\n"), start=1):
         try:
             raw = json.loads(line)
@@ -103,6 +93,30 @@ def read_cases(path: Path) -> list[Case]:
             fault = f"has no {error}" if isinstance(error, KeyError) else f"can't be read ({error})"
             raise ValueError(f"{path}:{number} {fault}") from None
     return cases
+
+
+def control_characters(cases: Sequence[Case]) -> list[str]:
+    """For each case whose text holds a control character, a sentence: a backslash that JSON took for an escape leaves one."""
+    warnings = []
+    for number, case in enumerate(cases, start=1):
+        for where, text in (("response", case.response), ("answer", case.row.answer)):
+            if found := _CONTROL.search(text):
+                escape = json.dumps(found[0])[1:-1]
+                warnings.append(
+                    f"{number} holds a control character ({escape}) in its {where}; for a backslash write two, as in "
+                    f'"\\\\boxed{{...}}", and write the file with an editor or cat: echo may change backslashes'
+                )
+    return warnings
+
+
+def prompt_to_show(task: Task, row: Row, **own: str | None) -> list[Message]:
+    """The task's prompt for a row. ValueError if its prompt fails."""
+    try:
+        return prompt_of(task, row, **own)
+    except ValueError:
+        raise
+    except Exception as error:  # the task's code
+        raise ValueError(f"{task.path}: its prompt fails for row {row.key} ({type(error).__name__}: {error})") from error
 
 
 def row_of(raw: dict[str, Any]) -> Row:

@@ -1,20 +1,20 @@
-"""Data sets from recipes: every row's own answer is put to its task's verifier before it is kept, and what is left out is told.
+"""Builds data sets from recipes: the task's verifier must accept each row's own answer, or the row is left out by reason.
 
-Scored by the pool that training uses, so that a gold that no response could match is found here and not by a policy.
+The pool that training uses scores these answers, so an answer that no response could match is found here and not by a policy.
 """
 
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from vlrl.author import score_all, verdict_of
 from vlrl.data.images import read_image_bytes
 from vlrl.data.recipe import LeftOut, Recipe, rows_of, split
-from vlrl.data.shards import Dataset, NewRow, write_dataset
+from vlrl.data.shards import MANIFEST, Dataset, NewRow, write_datasets
 from vlrl.metrics import progress
 from vlrl.scoring import Scorer
 from vlrl.tasks import gold, load_task
@@ -41,9 +41,10 @@ def build(
 
     against: evaluation sets; a row is left out of train if at least `overlap` of its question's n-grams of words are theirs and,
     where it has images, one of them too.
-    A build that was stopped is begun again with the answers that it had accepted.
-    ValueError where the source cannot be read, or fewer rows are left than asked for.
+    If the build fails, OUT keeps the sets that it had. A build that was stopped does not check again what it had accepted.
+    ValueError if the source cannot be read, or fewer rows are left than asked for.
     """
+    _check_replaces_all(recipe, out)
     left_out: list[LeftOut] = []
     rows: list[tuple[int, NewRow]] = []
     with progress(f"Reading {recipe.name}", None) as tick:
@@ -58,30 +59,36 @@ def build(
     try:
         splits = split(kept, recipe.sizes, seed)
     except ValueError as error:
-        raise ValueError(f"{recipe.name}: {error}; left out: {told(left_out)}") from None
+        why = "; ".join(reasons(left_out)) or "nothing"
+        raise ValueError(f"{recipe.name}: {error}; ask for fewer with --train and --eval; left out: {why}") from None
     held_out = _HeldOut(against, ngram, overlap)
     near = {number for number, row in splits["train"] if held_out.is_near(row)}
     left_out += [_left(row, "like a question of another evaluation set") for row in splits["train"] if row[0] in near]
     splits["train"] = [row for row in splits["train"] if row[0] not in near]
-    datasets = {
-        name: write_dataset(
-            out / name,
-            [row for _, row in chosen],
-            source=source or recipe.source,
-            licence=recipe.licence,
-            recipe=recipe.name,
-            recipe_version=recipe.version,
-        )
-        for name, chosen in splits.items()
-        if recipe.sizes[name] != 0
-    }
+    written = write_datasets(
+        {out / name: [row for _, row in chosen] for name, chosen in splits.items() if recipe.sizes[name] != 0},
+        source=source or recipe.source,
+        licence=recipe.licence,
+        recipe=recipe.name,
+        recipe_version=recipe.version,
+    )
     (out / "left_out.jsonl").write_text("".join(json.dumps(asdict(left)) + "\n" for left in left_out))
     accepted.unlink(missing_ok=True)
-    return datasets, left_out
+    return {folder.name: dataset for folder, dataset in written.items()}, left_out
+
+
+def _check_replaces_all(recipe: Recipe, out: Path) -> None:
+    """ValueError if OUT holds a set that the build would not replace: the new one could hold rows of it."""
+    for name, size in recipe.sizes.items():
+        if size == 0 and (out / name / MANIFEST).exists():
+            raise ValueError(
+                f"{out / name} is of an earlier build, and this one writes no {name} (--{name} 0), so rows could be in both; "
+                f"delete {out / name}, or build into another folder"
+            )
 
 
 def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[], None] = lambda: None) -> list[str]:
-    """Of each row, why its own answer is not accepted by its task; empty where it is. tick: called after each."""
+    """For each row, why its task does not accept the row's own answer; empty if it does. tick: called after each."""
     scores = score_all(task, [(gold(row), row) for row in rows], scorer, tick)
     accepted = [score.status is Status.OK and score.reward >= _ENOUGH for score in scores]
     return [
@@ -100,9 +107,12 @@ def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
     return {tuple(words[start : start + size]) for start in range(max(len(words) - size + 1, min(len(words), 1)))}
 
 
-def told(left_out: Iterable[LeftOut]) -> str:
-    """'3 a difference, 1 asked before', or 'none'."""
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(left.reason for left in left_out).most_common()) or "none"
+def reasons(left_out: Sequence[LeftOut]) -> list[str]:
+    """'3 a picture file that is missing (the first: record 7, pictures/7.png)', for each reason, the most frequent first."""
+    first = {left.reason: left for left in reversed(left_out)}
+    details = {reason: f", {left.detail}" if left.detail else "" for reason, left in first.items()}
+    counts = Counter(left.reason for left in left_out).most_common()
+    return [f"{count} {reason} (the first: record {first[reason].record}{details[reason]})" for reason, count in counts]
 
 
 class _HeldOut:

@@ -1,11 +1,9 @@
-"""The command line: `vlrl train RUN.yaml`, and what helps before and after it.
+"""Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for what comes before and after.
 
-A fault is printed as its one sentence and ends with exit code 2; VLRL_TRACEBACK=1 shows where it was found.
+An error prints one sentence and exits with 2. With VLRL_TRACEBACK=1 it prints where the error arose.
 """
 
-import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +12,33 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import vlrl
+from vlrl.cli_author import new, try_task, verify
 from vlrl.cli_data import data
-from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, load, open_to_sample, quieten, sentences
+from vlrl.cli_shared import Overrides, RunFile, load, open_to_sample, quieten, sentences
 from vlrl.config import Config, dump_config
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"vlrl {vlrl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -166,139 +186,10 @@ def tiny(
         print(f"{folder}: {count / 1e6:.2f} M parameters")
 
 
-TaskName = Annotated[str, typer.Argument(help="The task: its file's stem.")]
-
-
-@app.command()
-def verify(
-    task: TaskName,
-    cases: Annotated[Path, typer.Option(help='JSON lines: {"response": "...", "row": {...}, "expected": reward}.')],
-    folders: Folders = TASKS,
-    timeout_s: float = 10.0,
-    workers: int = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Scores responses whose reward is known, as training would; ends with 1 where any verdict is another."""
-    with sentences():
-        from vlrl.author import read_cases, verify_cases
-        from vlrl.scoring import Scorer
-
-        _load_checked(task, folders)
-        known = read_cases(cases)
-        with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
-            report = verify_cases(task, known, scorer)
-    print_report = _print_json if as_json else _print_confusion
-    print_report(report)
-    raise typer.Exit(bool(report.disagreements))
-
-
-@app.command(name="try")
-def try_task(
-    task: TaskName,
-    rows: Annotated[Path, typer.Option(help="The data set whose rows are shown.")],
-    folders: Folders = TASKS,
-    run_file: Annotated[Path | None, typer.Option("--run", help="The run file whose prompts are shown.")] = None,
-    num: Annotated[int, typer.Option(help="Rows to show.")] = 3,
-    images: Annotated[Path, typer.Option(help="Where the rows' images are written.")] = Path("runs/try"),
-    ask: Annotated[bool, typer.Option(help="Score answers that you type.")] = True,
-) -> None:
-    """Shows a task's prompts with their images, the score of each row's own answer, and of answers that you type."""
-    with sentences():
-        from vlrl.author import score_all, shown, verdict_of
-        from vlrl.data.shards import Dataset
-        from vlrl.scoring import Scorer
-        from vlrl.tasks import gold, prompt_of
-
-        asked = load(run_file, None).mixture.get(task) if run_file else None
-        own = {"system": asked.system, "instruction": asked.instruction} if asked else {}
-        loaded, dataset = _load_checked(task, folders), Dataset(rows)
-        with Scorer(folders, 1, 10.0, memory_mb=2048) as scorer:
-
-            def tell(whose: str, response: str) -> None:
-                (score,) = score_all(task, [(response, row)], scorer)
-                print(f"{whose}: {verdict_of(score)} {dict(score.parts)} {score.detail}".rstrip())
-
-            for number in range(min(num, len(dataset))):
-                row = dataset[number]
-                print(f"--- row {row.key}", *shown(task, row, prompt_of(loaded, row, **own), images), sep="\n")
-                tell(f"its own answer {gold(row)!r}", gold(row))
-                while ask and sys.stdin.isatty() and (answer := input("your answer (empty to go on): ")):
-                    tell("yours", answer)
-
-
-new = typer.Typer(no_args_is_help=True, help="Starts a file of your own.")
-app.add_typer(new, name="new")
-
-
-@new.command(name="task")
-def new_task(name: TaskName, folder: Annotated[Path, typer.Option(help="The task folder.")] = Path("tasks")) -> None:
-    """Writes a task file that runs, to be changed."""
-    with sentences():
-        from vlrl.author import new_task as write_task
-
-        print(f"{write_task(name, folder)}: change prompt, verify and EXAMPLES; then vlrl try {name} --rows FOLDER")
-
-
 app.add_typer(data, name="data")
-
-
-@new.callback()
-def _new() -> None:
-    """Starts a file of your own."""
-
-
-def _load_checked(name: str, folders: list[Path]) -> Any:
-    """The task, its EXAMPLES reproduced by its verifier. ValueError where they are not."""
-    from vlrl.tasks import check_examples, load_task
-
-    task = load_task(name, folders)
-    if faults := check_examples(task):
-        raise ValueError("\n".join(faults))
-    return task
-
-
-def _print_json(report: Any) -> None:
-    from vlrl.metrics import percentile
-
-    told = {
-        "cases": len(report.cases),
-        "disagreements": [
-            {
-                "line": number + 1,
-                "response": report.cases[number].response,
-                "expected": report.cases[number].expected,
-                "reward": report.scores[number].reward,
-                "status": report.scores[number].status,
-                "detail": report.scores[number].detail,
-            }
-            for number in report.disagreements
-        ],
-        "confusion": [[expected, got, count] for (expected, got), count in report.confusion.items()],
-        "p50_s": percentile(report.seconds, 50),
-        "p99_s": percentile(report.seconds, 99),
-    }
-    print(json.dumps(told))
-
-
-def _print_confusion(report: Any) -> None:
-    from vlrl.author import verdict_of
-    from vlrl.metrics import percentile
-
-    table = Table("expected", "got", "cases")
-    for (expected, got), count in sorted(report.confusion.items()):
-        table.add_row(expected, got, str(count))
-    console = Console()
-    console.print(table)
-    for number in report.disagreements:
-        case, score = report.cases[number], report.scores[number]
-        console.print(
-            f"line {number + 1}: expected {case.expected:g}, got {verdict_of(score)} {score.detail}: {case.response!r:.200}",
-            markup=False,
-        )
-    latency = (
-        f"{1000 * percentile(report.seconds, 50):.1f} ms at half of them, {1000 * percentile(report.seconds, 99):.1f} ms at 99 %"
-    )
-    console.print(f"{len(report.disagreements)} of {len(report.cases)} disagree; {latency}")
+app.add_typer(new, name="new")
+app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)
+app.command(name="try", epilog="Example: vlrl try dots --rows data/dots/eval")(try_task)
 
 
 def _report(config: Config, summary: dict[str, Any] | None) -> None:

@@ -15,30 +15,33 @@ from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, open_to_sample, 
 data = typer.Typer(no_args_is_help=True, help="Builds data sets from recipes, and looks at them.")
 
 
-@data.command()
+@data.command(epilog="Example: vlrl data build data_recipes/dots.py --from dots/dots.csv --out data/dots")
 def build(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, as those in data_recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe's file, such as those in data_recipes/.")],
     out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/train and OUT/eval.")],
     source: Annotated[
-        str | None, typer.Option("--from", help="A file, or a data set on the hub, in place of the recipe's.")
+        str | None, typer.Option("--from", help="A file, or a data set on the hub, instead of the recipe's SOURCE.")
     ] = None,
-    train: Annotated[int | None, typer.Option(help="Rows of OUT/train; -1: all that are left.")] = None,
-    evaluation: Annotated[int | None, typer.Option("--eval", help="Rows of OUT/eval; -1: all that are left.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws and splits the rows.")] = 0,
-    task: Annotated[str | None, typer.Option(help="The task that checks the answers, in place of the recipe's.")] = None,
-    against: Annotated[list[Path] | None, typer.Option(help="Evaluation sets whose questions train must not hold.")] = None,
-    ngram: Annotated[int, typer.Option(help="Words in a run that counts as alike.")] = 8,
-    overlap: Annotated[float, typer.Option(help="Share of alike runs from which a question is left out.")] = 0.5,
+    train: Annotated[int | None, typer.Option(help="Number of rows in OUT/train; -1: all that are left.")] = None,
+    evaluation: Annotated[int | None, typer.Option("--eval", help="Number of rows in OUT/eval; -1: all that are left.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed that draws and splits the rows.")] = 0,
+    task: Annotated[str | None, typer.Option(help="The task that checks the answers, instead of the recipe's.")] = None,
+    against: Annotated[list[Path] | None, typer.Option(help="Evaluation sets whose questions OUT/train must not hold.")] = None,
+    ngram: Annotated[int, typer.Option(help="For --against: how many words in a row are compared.")] = 8,
+    overlap: Annotated[float, typer.Option(help="For --against: share of equal runs of words that leaves a question out.")] = 0.5,
     folders: Folders = TASKS,
-    timeout_s: float = 10.0,
-    workers: int = 2,
+    timeout_s: Annotated[float, typer.Option(help="Seconds that the verifier may take for one answer.")] = 10.0,
+    workers: Annotated[int, typer.Option(help="Number of processes that score.")] = 2,
 ) -> None:
-    """Builds a recipe's data sets; each row's own answer must be accepted by its task's verifier."""
+    """Builds a recipe's data sets. Reads every picture, and scores each row's own answer with the task's verifier.
+
+    A record with a missing or broken picture, or with an answer that the verifier does not accept, is left out and counted.
+    """
     with sentences():
         from dataclasses import replace
 
         from vlrl.build import build as build_sets
-        from vlrl.build import told
+        from vlrl.build import reasons
         from vlrl.data.recipe import load_recipe
         from vlrl.data.shards import Dataset
         from vlrl.scoring import Scorer
@@ -54,31 +57,36 @@ def build(
             )
     for dataset in built.values():
         print(f"{dataset.folder}: {len(dataset)} rows, {dataset.manifest.num_images} images")
-    print(f"left out: {told(left_out)}" + (f"; each in {out}/left_out.jsonl" if left_out else ""))
+    print(f"left out: {len(left_out)} records" + (f", listed in {out}/left_out.jsonl" if left_out else ""))
+    for reason in reasons(left_out):
+        print(f"  {reason}")
 
 
-@data.command()
-def check(folder: Path, task: Annotated[str, typer.Option(help="The rows' task.")], folders: Folders = TASKS) -> None:
-    """Reads a whole data set, and puts each row's own answer to its task's verifier; ends with 1 where one is not accepted."""
+@data.command(epilog="Example: vlrl data check data/dots --task dots")
+def check(
+    folder: Annotated[Path, typer.Argument(help="A data set, or a build's folder with train and eval.")],
+    task: Annotated[str, typer.Option(help="The task that verifies the rows.")],
+    folders: Folders = TASKS,
+) -> None:
+    """Reads whole data sets: their bytes, each picture, and each row's own answer, which the task's verifier must accept.
+
+    Also finds rows that are in both train and eval. Exits with 1 if anything is wrong.
+    """
     with sentences():
-        from vlrl.build import gold_faults
-        from vlrl.data.shards import Dataset
-        from vlrl.scoring import Scorer
+        from vlrl.check import check_sets, opened
 
-        dataset = Dataset(folder)
-        dataset.verify()
-        rows = [dataset[number] for number in range(len(dataset))]
-        with Scorer(folders, 2, 10.0, memory_mb=2048) as scorer:
-            faults = gold_faults(task, rows, scorer)
-    for row, fault in zip(rows, faults, strict=True):
-        if fault:
-            print(f"row {row.key}: {fault}")
-    print(f"{folder}: {len(rows)} rows, {sum(map(bool, faults))} with an answer that is not accepted")
-    raise typer.Exit(any(faults))
+        found = check_sets(opened(folder), task, folders)
+    for each in found:
+        for fault in each.faults:
+            print(fault)
+        print(each.summary)
+    raise typer.Exit(any(each.faults for each in found))
 
 
-@data.command()
-def show(folder: Path, num: Annotated[int, typer.Option(help="Rows to show.")] = 3) -> None:
+@data.command(epilog="Example: vlrl data show data/dots/eval --num 1")
+def show(
+    folder: Annotated[Path, typer.Argument(help="The data set.")], num: Annotated[int, typer.Option(help="Rows to show.")] = 3
+) -> None:
     """Prints a data set's manifest and its first rows."""
     with sentences():
         from dataclasses import asdict
@@ -91,7 +99,7 @@ def show(folder: Path, num: Annotated[int, typer.Option(help="Rows to show.")] =
             print(json.dumps(asdict(dataset[number]), ensure_ascii=False, indent=2))
 
 
-@data.command(name="filter")
+@data.command(name="filter", epilog="Example: vlrl data filter configs/cpu.yaml model=runs/cpu/coldstart --out data/filtered")
 def filter_rows(
     run_file: RunFile,
     out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/TASK.")],
@@ -99,7 +107,7 @@ def filter_rows(
     samples: Annotated[int, typer.Option(help="Responses to sample for each row.")] = 8,
     at_most: Annotated[float, typer.Option(help="Mean reward above which a row is dropped.")] = 0.9,
 ) -> None:
-    """Samples each training row with the run's model; keeps those that are solved sometimes, and not nearly always."""
+    """Samples each training row with the run's model. Keeps the rows that it solves sometimes, and not nearly always."""
     with sentences():
         run = open_to_sample(run_file, overrides)
         from vlrl.passrate import filter_rows as filtered

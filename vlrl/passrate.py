@@ -59,6 +59,7 @@ def _write_kept(dataset: Dataset, rates: list[RowRewards], folder: Path, at_most
         licence=manifest.licence,
         recipe=manifest.recipe,
         recipe_version=manifest.recipe_version,
+        build=manifest.build,
     )
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from vlrl import config as cfg
 from vlrl.config import Config
+from vlrl.data.checks import check_apart
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import Dataset
 from vlrl.model.cost import Cost
@@ -122,6 +124,9 @@ def open_run(config: Config, ranks: Ranks) -> Run:
     """Opens everything that the run file names. ValueError, one sentence each, for what can't be used."""
     tasks = open_each({name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()})
     rows = open_each({name: partial(Dataset, mix.rows) for name, mix in config.mixture.items()})
+    if ranks.is_first:
+        held_out = {name: mix.eval_rows for name, mix in config.mixture.items() if mix.eval_rows}
+        open_each({name: partial(_check_apart, rows[name], folder) for name, folder in held_out.items()})
     model = check_model(config.model)
     encoder = load_encoder(config.model, config.images)
     return Run(
@@ -134,6 +139,10 @@ def open_run(config: Config, ranks: Ranks) -> Run:
         banned=encoder.banned_tokens(model["text_config"]["vocab_size"]),
         cost=Cost.of(model),
     )
+
+
+def _check_apart(train: Dataset, held_out: Path) -> None:
+    check_apart(train, Dataset(held_out))
 
 
 def open_each(openers: Mapping[str, Callable[[], T]]) -> dict[str, T]:

@@ -13,6 +13,7 @@ import difflib
 import importlib.util
 import math
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -130,6 +131,9 @@ def _load_module(path: Path) -> ModuleType:
         raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from None
     except ImportError as error:
         raise ValueError(f"{path} cannot be imported: {error}") from error
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        raise ValueError(f"{path}:{line}: {type(error).__name__}: {error}") from error
     return module
 
 

@@ -160,6 +160,7 @@ def test_a_weight_that_is_no_positive_number_is_refused(weight):
 
 
 @given(st.integers(0, STEPS - 1), st.data())
+@settings(deadline=None)
 def test_a_place_that_is_drawn_again_keeps_its_task_and_gets_a_row_that_the_step_has_not_had(step, data):
     weights = {"a": 3, "b": 1, "c": 0.5}
     mixture = Mixture(weights, dict.fromkeys(weights, 60), prompts_per_step=12, minibatches=2, steps=STEPS, seed=3)

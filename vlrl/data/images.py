@@ -12,6 +12,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_SIDE = 16_384  # pixels; the default of images.max_side
+MAX_ASPECT = 200  # the most that Qwen-VL's processors resize
 _IN_SHARD = re.compile(r"(?P<shard>.+\.tar)#(?P<offset>\d+)\+(?P<size>\d+)")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)  # Pillow's own
 
@@ -32,21 +35,39 @@ def read_image_bytes(ref: str) -> bytes:
 
 
 def open_image(ref: str, *, max_side: int) -> Image.Image:
-    """The decoded image, RGB. ValueError names the reference: bytes that are no whole image, or a side above max_side.
+    """The decoded image, RGB. ValueError names the reference: bytes that are no whole image, or a side above max_side."""
+    content = read_image_bytes(ref)
+    try:
+        return decode_image(content, max_side=max_side)
+    except ValueError as error:
+        raise ValueError(f"image {ref}: {error}") from None
+
+
+def decode_image(content: bytes, *, max_side: int = MAX_SIDE) -> Image.Image:
+    """The decoded image, RGB. ValueError says why the bytes cannot be used.
 
     The size comes from the header, so an image that claims 60,000 x 60,000 pixels is refused before it costs memory.
     """
-    content = read_image_bytes(ref)
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:  # its own message names a buffer in memory
-        raise ValueError(f"image {ref}: its header is that of no image, or of one without pixels") from None
+        raise ValueError(
+            f"its header is that of no image, or of one without pixels; readable formats: {', '.join(FORMATS)}"
+        ) from None
     except _BROKEN as error:
-        raise ValueError(f"image {ref}: not an image that can be opened ({error})") from None
+        raise ValueError(f"not an image that can be opened ({error})") from None
     width, height = image.size
     if not (0 < width <= max_side and 0 < height <= max_side):
-        raise ValueError(f"image {ref}: {width} x {height} pixels; each side must be 1 to {max_side} (images.max_side)")
+        raise ValueError(f"{width} x {height} pixels; each side must be 1 to {max_side} (images.max_side)")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"{width} x {height} pixels; the longer side must be at most {MAX_ASPECT} times the shorter")
     try:
         return image.convert("RGB")
     except _BROKEN as error:
-        raise ValueError(f"image {ref}: its pixels are broken ({error})") from None
+        raise ValueError(f"its pixels are broken ({error})") from None
+
+
+def image_size(ref: str) -> int:
+    """The number of encoded bytes, without reading them."""
+    inside = _IN_SHARD.fullmatch(ref)
+    return int(inside["size"]) if inside else Path(ref).stat().st_size

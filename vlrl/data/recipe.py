@@ -2,37 +2,47 @@
 
     SOURCE, LICENCE, VERSION                             what the manifest says
     TRAIN, EVAL = 400, 100                               rows of the two data sets; None: all that are left
-    def raws(source: str | None, seed: int)              the records, of a file or a hub's data set where there is one to name
+    def raws(source: str | None, seed: int)              yields the records; source: what --from names, if anything
     def to_row(raw) -> NewRow                            pure; raises Drop("why") for a record that is no row
 
-`records` reads files and data sets of the hub, so that raws may be `return records(source, SOURCE, split="train")`.
+`records` reads files and data sets of the hub, so raws may be `return records(source, SOURCE, split="train")`.
 
-Its task is the one of the same name, or TASK. GOLD = False: the source has no answers of its own that could be checked, only
-tests. Rows that repeat a question with the same images count once, before the split.
+The images of a NewRow may be paths relative to the source's file: `images=(raw["picture"],)`. Every picture is read and decoded
+here. A record whose picture is missing or broken is left out, like one that to_row drops.
+
+The task is the one of the recipe's name, or TASK. GOLD = False: the source has tests and no answers, so no answer is checked.
+A question that repeats with the same images is left out, before the split.
 """
 
+import difflib
 import importlib.util
 import io
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from vlrl.data.shards import NewRow
+from vlrl.data.images import decode_image
+from vlrl.data.shards import NewRow, extension_of, row_identity
+from vlrl.data.sources import SUFFIXES, SourceError, check_is_file, read_hub, read_records
 
 T = TypeVar("T")
 
 _PARTS = ("SOURCE", "LICENCE", "VERSION", "TRAIN", "EVAL", "raws", "to_row")
-_KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 class Drop(Exception):  # noqa: N818 (a verdict, not an error)
-    """Raised by `to_row` for a record that is no row; the reason is counted and told."""
+    """Raised by `to_row` for a record that is no row. The build counts the reasons; detail: what differs between records."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +52,7 @@ class LeftOut:
     record: int
     reason: str
     question: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +63,7 @@ class Recipe:
     """
 
     name: str
+    path: Path
     task: str
     source: str
     licence: str
@@ -63,12 +75,13 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """ValueError where the file cannot be loaded, or a part is missing."""
+    """ValueError if the file cannot be loaded, or a part is missing."""
     module = _load_module(path)
     if missing := [part for part in _PARTS if part not in vars(module)]:
         raise ValueError(f"{path} must define {', '.join(missing)}; see the docstring of vlrl/data/recipe.py")
     return Recipe(
         name=path.stem,
+        path=path,
         task=getattr(module, "TASK", path.stem),
         source=module.SOURCE,
         licence=module.LICENCE,
@@ -81,33 +94,98 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def rows_of(recipe: Recipe, source: str | None, seed: int, left_out: list[LeftOut]) -> Iterator[tuple[int, NewRow]]:
-    """The distinct rows with their record's number, in the records' order; the others are added to `left_out`."""
-    seen = set()
-    for number, raw in enumerate(recipe.raws(source, seed), start=1):
+    """The distinct rows, their images encoded, with their record's number, in the records' order; adds the others to `left_out`.
+
+    ValueError if the recipe fails: it names the record, the recipe's line, and the fault.
+    """
+    folder = Path(source or recipe.source).parent
+    answers: dict[str, tuple] = {}
+    for number, raw in _records_of(recipe, source, seed):
+        question = ""
         try:
-            row = recipe.to_row(raw)
-        except Drop as reason:
-            left_out.append(LeftOut(record=number, reason=str(reason)))
-            continue
-        except (KeyError, TypeError, AttributeError) as error:
-            has = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, dict) else ""
-            raise ValueError(
-                f"recipe {recipe.name}: record {number} makes no row ({type(error).__name__}: {error}){has}"
-            ) from error
-        if not row.answer and not row.meta:
-            left_out.append(LeftOut(record=number, reason="neither an answer nor meta to verify by", question=row.question))
-        elif (row.question, row.images) in seen:
-            left_out.append(LeftOut(record=number, reason="asked before", question=row.question))
+            row = _row_of(recipe, number, raw)
+            question = row.question
+            row = replace(row, images=tuple(_encoded(image, folder) for image in row.images))
+            _check_is_new(row, answers)
+        except Drop as drop:
+            left_out.append(LeftOut(record=number, reason=str(drop), question=question, detail=drop.detail))
         else:
-            seen.add((row.question, row.images))
             yield number, row
+
+
+def _records_of(recipe: Recipe, source: str | None, seed: int) -> Iterator[tuple[int, Any]]:
+    number = 0
+    try:
+        for number, raw in enumerate(recipe.raws(source, seed), start=1):
+            yield number, raw
+    except SourceError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{_line_in(recipe.path, error)}: raws fails after {number} records of {source or recipe.source} ({_told(error)}); "
+            f"mend raws or the source"
+        ) from error
+
+
+def _row_of(recipe: Recipe, number: int, raw: Any) -> NewRow:
+    has = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, Mapping) else ""
+    try:
+        row = recipe.to_row(raw)
+        _check_fields(row)
+    except Drop:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{_line_in(recipe.path, error)}: record {number} makes no row ({_told(error)}){has}; "
+            f'mend to_row, or raise Drop("why") in it for such a record'
+        ) from error
+    if not row.answer and not row.meta:
+        raise Drop("neither an answer nor meta to verify by")
+    return row
+
+
+def _check_fields(row: NewRow) -> None:
+    """TypeError for what a row cannot hold."""
+    if not isinstance(row, NewRow):
+        raise TypeError(f"to_row must return a NewRow, it returned {type(row).__name__}")
+    for name in ("question", "answer", "response"):
+        if not isinstance(value := getattr(row, name), str):
+            raise TypeError(f"{name} must be text, as in str(...), it is {value!r:.80} ({type(value).__name__})")
+    if isinstance(row.images, str | bytes):
+        raise TypeError("images must be a tuple, as in images=(picture,)")
+    for picture in row.images:
+        if not isinstance(picture, bytes | str | Path | Mapping | Image.Image | None):
+            raise TypeError(f"images must hold paths or encoded bytes, one is {picture!r:.80} ({type(picture).__name__})")
+    json.dumps(dict(row.meta))
+
+
+def _check_is_new(row: NewRow, answers: dict[str, tuple]) -> None:
+    """Drop for a question that was asked before, with the same images; notes the answers of the others."""
+    identity = row_identity(row.question, row.images)
+    answer = (row.answer, dict(row.meta))
+    if identity not in answers:
+        answers[identity] = answer
+    elif answers[identity] == answer:
+        raise Drop("asked before")
+    else:
+        raise Drop("asked before, with another answer", f"{row.answer!r:.60}, before {answers[identity][0]!r:.60}")
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    """The recipe's file, with its line at which the error arose."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]
+    return f"{path}:{frames[-1].lineno}" if frames else str(path)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def split(rows: Sequence[T], sizes: dict[str, int | None], seed: int) -> dict[str, list[T]]:
     """The rows, shuffled, as train and eval without a row in common. ValueError: fewer rows than asked for."""
     wanted = sum(size or 0 for size in sizes.values())
     if len(rows) < wanted:
-        raise ValueError(f"there are {len(rows)} rows; {wanted} were asked for")
+        raise ValueError(f"there are {len(rows)} rows, and {wanted} were asked for")
     shuffled = list(rows)
     random.Random(seed).shuffle(shuffled)
     num_eval = len(rows) - (sizes["train"] or 0) if sizes["eval"] is None else sizes["eval"]
@@ -116,48 +194,18 @@ def split(rows: Sequence[T], sizes: dict[str, int | None], seed: int) -> dict[st
 
 
 def records(source: str | None, default: str, *, split: str, config: str | None = None) -> Iterator[dict[str, Any]]:
-    """The records of a .json, .jsonl, .csv or .parquet file, or of a data set on the hub (`default` where source is None).
+    """The records of a .csv, .tsv, .json, .jsonl or .parquet file, or of a data set on the hub (`default` where source is None).
 
-    split, config: of the hub's data set; a file of it may be named too, as hf://datasets/OWNER/NAME/FILE.
-    ValueError where the source cannot be read.
+    Every cell of a .csv or .tsv file is text. split, config: of the hub's data set; its images come encoded. A file on the hub
+    may be named too, as hf://datasets/OWNER/NAME/FILE. SourceError if the source cannot be read.
     """
     name = source or default
     path, on_hub = Path(name), name.startswith("hf://")
-    if path.suffix in _KINDS and not on_hub:
-        if not path.exists():
-            raise ValueError(f"no file {name}; name one with --from")
-        if path.suffix in (".jsonl", ".json"):
-            with path.open(encoding="utf-8") as lines:  # a line ends at \n alone: JSON text may hold other separators
-                yield from json.load(lines) if path.suffix == ".json" else _json_lines(path, lines)
-            return
-    from datasets import disable_progress_bars, load_dataset  # a second or two, for a source that is no plain file
-
-    disable_progress_bars()
-    try:
-        if path.suffix in _KINDS:
-            yield from load_dataset(_KINDS[path.suffix], data_files=name, split="train")
-        else:
-            yield from load_dataset(name, config, split=split)
-    except Exception as error:  # the library and its readers fail in ways of their own
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{name} cannot be read ({type(error).__name__}: {reason}); name a file with --from") from None
-
-
-def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number} is not JSON ({error.msg})") from None
-
-
-def pictured(raws: Iterable[dict[str, Any]], source: str | None, key: str = "image") -> Iterator[dict[str, Any]]:
-    """The records with their image, or each of a list, as encoded bytes: of a path beside the file, of bytes, or of a picture."""
-    folder = Path(source or "").parent
-    for raw in raws:
-        images = raw[key]
-        yield raw | {key: [_encoded(image, folder) for image in images] if isinstance(images, list) else _encoded(images, folder)}
+    if not on_hub and (path.suffix in SUFFIXES or path.is_dir()):
+        check_is_file(path)
+        if path.suffix != ".parquet":
+            return read_records(path)
+    return read_hub(name, path.suffix if path.suffix in SUFFIXES else "", split=split, config=config)
 
 
 def png(image: Image.Image) -> bytes:
@@ -167,22 +215,47 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _encoded(image: Any, folder: Path) -> bytes:
-    if isinstance(image, str):
-        return (folder / image).read_bytes()
-    return image["bytes"] if isinstance(image, dict) else png(image.convert("RGB"))
+def _encoded(picture: Any, folder: Path) -> bytes:
+    """A picture of to_row as PNG or JPEG bytes. Drop if training could not use it."""
+    if isinstance(picture, Mapping):  # as the hub's data sets hold one
+        picture = picture["bytes"] if picture.get("bytes") else picture.get("path")
+    if isinstance(picture, Image.Image):
+        picture = png(picture.convert("RGB"))
+    detail = "" if isinstance(picture, bytes) else str(picture)
+    content = picture if isinstance(picture, bytes) else _read_picture(picture, folder)
+    try:
+        image = decode_image(content)
+    except ValueError as error:
+        raise Drop("a picture that cannot be used", f"{detail}: {error}".removeprefix(": ")) from None
+    return content if extension_of(content) else png(image)
+
+
+def _read_picture(path: str | Path | None, folder: Path) -> bytes:
+    if not path:
+        raise Drop("no picture is named")
+    try:
+        return (folder / path).read_bytes()
+    except FileNotFoundError:
+        raise Drop("a picture file that is missing", str(folder / path)) from None
+    except OSError as error:
+        raise Drop("a picture file that cannot be read", f"{folder / path}: {error.strerror}") from None
 
 
 def _load_module(path: Path) -> ModuleType:
     if path.suffix != ".py":
-        raise ValueError(f"{path} is no recipe, which is a .py file; data are read by one: RECIPE.py --from {path}")
+        raise ValueError(f"{path} is no recipe, which is a .py file; vlrl new recipe NAME writes one; use it with --from {path}")
     if not path.exists():
-        raise ValueError(f"no recipe {path}; found {sorted(file.stem for file in path.parent.glob('[!_]*.py'))}")
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+        found = [str(file) for file in sorted(path.parent.glob("[!_]*.py"))]
+        near = difflib.get_close_matches(str(path), found, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"write it: vlrl new recipe {path.stem} --folder {path.parent}"
+        raise ValueError(f"no recipe {path}; {hint}")
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path.absolute())
     assert spec and spec.loader, path
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be loaded: {error}") from error
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise ValueError(f"{_line_in(path, error)} cannot be loaded ({_told(error)})") from error
     return module

@@ -3,6 +3,9 @@
 A row KEY is KEY.json (question, answer, meta, response) and KEY.0.png, KEY.1.png, ... for its images, so the webdataset
 library streams the same shards. The index makes row i one seek and one read. The manifest comes last, in one move, so
 a folder with a manifest is a complete data set; equal rows give equal bytes.
+
+The sets of one build replace the old ones together: all old manifests go before any new one comes. A process killed in between
+leaves folders without a manifest, never a new train beside an old eval.
 """
 
 import hashlib
@@ -10,8 +13,9 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,23 +23,32 @@ from typing import Any
 from vlrl.types import Row
 
 INDEX, MANIFEST = "index.jsonl", "manifest.json"
+_ASIDE = ".part"
 _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRow:
-    """A row on its way into a data set. images: encoded PNG or JPEG bytes; the other fields are those of vlrl.types.Row."""
+    """A row on its way into a data set; the other fields are those of vlrl.types.Row.
+
+    images: encoded PNG or JPEG bytes. A recipe may also give paths beside its source, Pillow images, and images as the hub's
+    data sets hold them: the build encodes them.
+    """
 
     question: str
     answer: str = ""
-    images: tuple[bytes, ...] = ()
+    images: tuple[Any, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     response: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What a data set is and where it came from. files: {name: {"bytes": ..., "sha256": ...}} of the index and every shard."""
+    """What a data set is and where it came from.
+
+    files: {name: {"bytes": ..., "sha256": ...}} of the index and every shard. build: equal for the sets of one build, which have
+    no row in common, and for what is filtered from them; empty for a set that was written alone.
+    """
 
     name: str
     source: str
@@ -45,6 +58,7 @@ class Manifest:
     num_rows: int
     num_images: int
     files: Mapping[str, Mapping[str, Any]]
+    build: str = ""
 
 
 def write_dataset(
@@ -55,16 +69,52 @@ def write_dataset(
     licence: str,
     recipe: str,
     recipe_version: int,
+    build: str = "",
     rows_per_shard: int = 1000,
 ) -> "Dataset":
     """Writes the rows as a data set, in place of the one that the folder holds, and opens it.
 
-    They are written aside first: where that fails, the old set is still there. ValueError: a row that none can use.
+    If that fails, the old set stays as it was. ValueError: a row that no task can use.
     """
-    aside = folder / ".part"
-    if aside.exists():
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
+    about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version, "build": build}
+    with _staged([folder]):
+        _stage(folder, rows, about, rows_per_shard)
+        _replace([folder])
+    return Dataset(folder)
+
+
+def write_datasets(
+    rows: Mapping[Path, Iterable[NewRow]], *, source: str, licence: str, recipe: str, recipe_version: int
+) -> dict[Path, "Dataset"]:
+    """As `write_dataset`, for the sets of one build by their folders: either all are replaced or none."""
+    about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version}
+    with _staged(rows):
+        manifests = {folder: _stage(folder, of_folder, about, 1000) for folder, of_folder in rows.items()}
+        files = [manifest.files for manifest in manifests.values()]
+        build = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+        for folder, manifest in manifests.items():
+            _write_manifest(folder, replace(manifest, build=build))
+        _replace(rows)
+    return {folder: Dataset(folder) for folder in rows}
+
+
+@contextmanager
+def _staged(folders: Iterable[Path]) -> Iterator[None]:
+    """A place beside each folder's set for the next one. Whatever happens, nothing is left of it."""
+    asides = [folder / _ASIDE for folder in folders]
+    try:
+        for aside in asides:
+            shutil.rmtree(aside, ignore_errors=True)  # of a build that was killed
+            aside.mkdir(parents=True)
+        yield
+    finally:
+        for aside in asides:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _stage(folder: Path, rows: Iterable[NewRow], about: Mapping[str, Any], rows_per_shard: int) -> Manifest:
+    """Writes a whole data set beside the folder's own."""
+    aside = folder / _ASIDE
     index: list[dict[str, Any]] = []
     shards: list[str] = []
     remaining = iter(rows)
@@ -74,21 +124,31 @@ def write_dataset(
     (aside / INDEX).write_text("".join(json.dumps(place) + "\n" for place in index))
     manifest = Manifest(
         name=folder.name,
-        source=source,
-        licence=licence,
-        recipe=recipe,
-        recipe_version=recipe_version,
         num_rows=len(index),
         num_images=sum(len(place["images"]) for place in index),
         files={name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in [INDEX, *shards]},
+        **about,
     )
-    (aside / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-    for old in (folder / MANIFEST, folder / INDEX, *folder.glob("shard-*.tar")):
-        old.unlink(missing_ok=True)
-    for name in [INDEX, *shards, MANIFEST]:
-        (aside / name).replace(folder / name)
-    aside.rmdir()
-    return Dataset(folder)
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / _ASIDE / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+
+
+def _replace(folders: Collection[Path]) -> None:
+    """Puts the staged sets in place of the old ones: no old manifest is left when the first new one comes."""
+    for folder in folders:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    for folder in folders:
+        for old in (folder / INDEX, *folder.glob("shard-*.tar")):
+            old.unlink(missing_ok=True)
+        for new in (folder / _ASIDE).iterdir():
+            if new.name != MANIFEST:
+                new.replace(folder / new.name)
+    for folder in folders:
+        (folder / _ASIDE / MANIFEST).replace(folder / MANIFEST)
 
 
 class Dataset:
@@ -156,7 +216,10 @@ def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[
             key = f"{number:08d}"
             check_row(row, key)
             text = {"question": row.question, "answer": row.answer, "meta": dict(row.meta), "response": row.response}
-            images = [(f"{key}.{n}.{_extension(image, key)}", image) for n, image in enumerate(row.images)]
+            for image in row.images:
+                if not isinstance(image, bytes) or not extension_of(image):
+                    raise ValueError(f"row {key}: an image begins with {image!r:.20}, which is neither PNG nor JPEG bytes")
+            images = [(f"{key}.{n}.{extension_of(image)}", image) for n, image in enumerate(row.images)]
             places.append(
                 {
                     "key": key,
@@ -168,17 +231,23 @@ def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[
     return places
 
 
-def _extension(image: bytes, key: str) -> str:
-    for magic, extension in _EXTENSIONS.items():
-        if image.startswith(magic):
-            return extension
-    raise ValueError(f"row {key}: an image begins with {image[:8]!r}, which is neither PNG nor JPEG; encode it in to_row")
+def extension_of(image: bytes) -> str | None:
+    """ "png" or "jpg"; None for what no shard holds."""
+    return next((extension for magic, extension in _EXTENSIONS.items() if image.startswith(magic)), None)
+
+
+def row_identity(question: str, images: Iterable[bytes]) -> str:
+    """A hash that is equal for the same question about the same images, byte by byte."""
+    parts = [question.encode(), *images]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
-        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; build it: vlrl data build RECIPE --out FOLDER")
+        inside = [str(file.parent) for file in sorted(folder.glob(f"*/{MANIFEST}"))][:3]
+        remedy = f"did you mean {' or '.join(inside)}?" if inside else "build it: vlrl data build RECIPE --out FOLDER"
+        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; {remedy}")
     try:
         return Manifest(**json.loads(path.read_text()))
     except (TypeError, json.JSONDecodeError) as error:

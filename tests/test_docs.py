@@ -1,0 +1,138 @@
+"""The documents' commands and files, run in their order in a folder like a clone in which `make train` has run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlrl.config import Reward
+from vlrl.tasks import check_examples, load_task
+from vlrl.types import Row
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"(^```\w+\n[\s\S]*?^```$)", re.MULTILINE)
+FENCED = re.compile(r"```(?P<kind>\w+)\n(?P<text>[\s\S]*)```")
+INDENTED = re.compile(r"(?:^    .*\n)+", re.MULTILINE)
+LONG = ("vlrl train", "vlrl report")
+pytestmark = pytest.mark.timeout(900)
+SHORT_RUN = "steps=2 prompts_per_step=4 sampling.group_size=2 coldstart.steps=2 coldstart.batch_size=8 evaluation.rows=2"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A document's block. kind: "sh", or that of its fence; file: the .py file that was named last before it."""
+
+    kind: str
+    text: str
+    file: str = ""
+
+
+def blocks(document: str) -> list[Block]:
+    """Its fenced blocks, and its indented ones as "sh"."""
+    found, before = [], ""
+    for piece in FENCE.split(document):
+        if fenced := FENCED.fullmatch(piece):
+            named = re.findall(r"`([\w/]+\.py)`", before)
+            found.append(Block(fenced["kind"], fenced["text"], named[-1] if named else ""))
+        else:
+            found += [Block("sh", re.sub(r"^    ", "", text, flags=re.MULTILINE)) for text in INDENTED.findall(piece)]
+        before += piece
+    return found
+
+
+OWN_TASK = blocks((ROOT / "docs/own-task.md").read_text())
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, tiny_dense) -> Path:
+    """A folder with the project's tasks, recipes and configs, its environment's commands, a small data set and a tiny model."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("tasks", "data_recipes", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / ".venv/bin").mkdir(parents=True)
+    for name, arguments in {"vlrl": "-m vlrl.cli", "python": ""}.items():
+        (folder / ".venv/bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        (folder / ".venv/bin" / name).chmod(0o755)
+    (folder / "runs/cpu").mkdir(parents=True)
+    (folder / "runs/cpu/model").symlink_to(tiny_dense)
+    run(folder, "vlrl data build data_recipes/counting.py --out data/counting --train 16 --eval 4")
+    return folder
+
+
+def run(folder: Path, script: str) -> str:
+    """What the script prints, run by the plain shell that stops at the first command that fails."""
+    environment = os.environ | {"PATH": f"{folder}/.venv/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-e", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def without_long(script: str) -> str:
+    return "".join(line for line in script.splitlines(keepends=True) if not line.startswith(LONG))
+
+
+@pytest.fixture(scope="module")
+def followed(clone) -> tuple[Path, str]:
+    """The clone after all of own-task.md but the run, with what was printed.
+
+    A Python block is the file that was named before it: as `vlrl new` has written it, or to be written.
+    """
+    printed = ""
+    for block in OWN_TASK:
+        if block.kind == "sh":
+            printed += run(clone, without_long(block.text))
+        elif block.kind == "python" and (path := clone / block.file).exists():
+            assert path.read_text() == block.text, f"vlrl new writes another {block.file}"
+        elif block.kind == "python":
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.text)
+    return clone, printed
+
+
+def test_every_command_of_own_task_runs_in_order(followed):
+    _, printed = followed
+    assert "data/dots/eval: 40 rows, 40 images" in printed
+    assert "its own answer '\\\\boxed{" in printed and "<image: runs/try/dots-" in printed
+    assert "0 of 3 disagree" in printed
+    assert "dots" in printed and "counting" in printed
+    assert "data/capitals/train: 4 rows, 0 images" in printed
+    assert "control character" not in printed
+
+
+@pytest.mark.slow
+def test_the_run_of_own_task_trains_and_reports(followed):
+    clone, _ = followed
+    long = [line for block in OWN_TASK if block.kind == "sh" for line in block.text.splitlines() if line.startswith(LONG)]
+    assert [line.split()[1] for line in long] == ["train", "report"]
+    printed = run(clone, f"{long[0]} {SHORT_RUN}\n{long[1]}")
+    assert "dots" in printed
+    assert (clone / "runs/dots/report.html").exists()
+
+
+def test_the_reward_of_own_task_is_one_that_a_run_file_may_hold():
+    (block,) = (block for block in OWN_TASK if block.kind == "yaml")
+    reward = Reward(**yaml.safe_load(block.text)["reward"])
+    assert (reward.gate, sum(reward.weights.values())) == ("boxed", 1.0)
+
+
+def test_the_readme_s_task_does_what_its_examples_say(tmp_path):
+    code = next(block for block in blocks((ROOT / "README.md").read_text()) if block.kind == "python")
+    (tmp_path / "flag.py").write_text(code.text)
+    task = load_task("flag", [tmp_path])
+    assert check_examples(task) == []
+    (message,) = task.prompt(Row(question="Of which country is this flag?", images=("flag.png",)))
+    assert [part["type"] for part in message["content"]] == ["image", "text"]
