@@ -9,7 +9,8 @@ from vlrl.evaluate import Assessment, assessed, heldout_rows
 from vlrl.intervals import Difference, difference
 from vlrl.measure import RowRewards, measure
 from vlrl.metrics import whole_lines, write_whole
-from vlrl.rollout.start import start_engine, start_scorer
+from vlrl.rollout.scorer import start_scorer
+from vlrl.rollout.start import start_engine
 from vlrl.run import Run
 
 SUMMARY = "evaluation.json"

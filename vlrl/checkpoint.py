@@ -140,10 +140,12 @@ def check_same_config(
     names = [name for name in {**was, **now} if was.get(name, _ABSENT) != now.get(name, _ABSENT)]
     bound = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in may_differ)]
     lines = [f"{name} was {was.get(name, _ABSENT)} in the checkpoint, {now.get(name, _ABSENT)} now" for name in bound]
+    if any(name.startswith("task_files.") for name in bound):
+        lines.append("a task's file was edited (EXAMPLES count too): rewards from before and after could not be compared")
     if current["steps"] < step:
         lines.append(f"steps is {current['steps']} now, and the checkpoint is already at step {step}")
     if lines:
-        raise ValueError("cannot resume; put these settings back, or start a run of another name:\n  " + "\n  ".join(lines))
+        raise ValueError("cannot resume; put these back, or start a run of another name:\n  " + "\n  ".join(lines))
 
 
 class StopSignal:

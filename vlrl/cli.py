@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlrl.cli_data import data
-from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, load, open_to_sample, quieten, sentences
+from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, load, open_run, open_to_sample, sentences
 from vlrl.config import Config, dump_config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -26,18 +26,15 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
     """Trains as the run file says; resumes a run that was stopped."""
     with sentences():
         config = load(run_file, overrides)
-        quieten()
-        from vlrl.preflight import preflight
-        from vlrl.ranks import join_ranks
-        from vlrl.train import train as run_training
-
-        ranks = join_ranks()
+        run = open_run(config)
         if config.threads:
             import torch
 
             torch.set_num_threads(config.threads)
-        summary = run_training(preflight(config, ranks))
-        if ranks.is_first:
+        from vlrl.train import train as run_training
+
+        summary = run_training(run)
+        if run.ranks.is_first:
             _report(config, summary)
 
 

@@ -47,11 +47,20 @@ def sentences() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:
-    """The run file's run, checked for what sampling its model needs; every rank calls it."""
-    config = load(run_file, overrides)
+def open_run(config: Config, *, to_train: bool = True) -> Any:
+    """The run, checked; every rank calls it. What the first rank can refuse without torch, it refuses before that is imported."""
+    if os.environ.get("RANK", "0") == "0":
+        from vlrl.quick_checks import check_inputs
+
+        check_inputs(config, world_size=int(os.environ.get("WORLD_SIZE", "1")), to_train=to_train)
     quieten()
     from vlrl.preflight import preflight
     from vlrl.ranks import join_ranks
 
-    return preflight(config.model_copy(update={"coldstart": ColdStart()}), join_ranks(), to_train=False)
+    return preflight(config, join_ranks(), to_train=to_train)
+
+
+def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:
+    """The run file's run, checked for what sampling its model needs; every rank calls it."""
+    config = load(run_file, overrides)
+    return open_run(config.model_copy(update={"coldstart": ColdStart()}), to_train=False)

@@ -10,7 +10,8 @@ from vlrl.config import Evaluation
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.measure import RowRewards, measure
-from vlrl.rollout.start import start_engine, start_scorer
+from vlrl.rollout.scorer import start_scorer
+from vlrl.rollout.start import start_engine
 from vlrl.run import Run
 from vlrl.types import Row
 

@@ -31,7 +31,8 @@ from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
 from vlrl.rollout.groups import check_scored, encode_prompts, summarise, without_routes
-from vlrl.rollout.start import start_engine, start_scorer
+from vlrl.rollout.scorer import start_scorer
+from vlrl.rollout.start import start_engine
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
 from vlrl.runlog import RunLog

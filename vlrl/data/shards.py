@@ -16,6 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from vlrl.nearest import nearest_folder
 from vlrl.types import Row
 
 INDEX, MANIFEST = "index.jsonl", "manifest.json"
@@ -178,7 +179,10 @@ def _extension(image: bytes, key: str) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
-        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; build it: vlrl data build RECIPE --out FOLDER")
+        raise ValueError(
+            f"{folder} is no complete data set: it has no {MANIFEST}; {nearest_folder(folder, with_file=MANIFEST)}"
+            "Build it: vlrl data build RECIPE --out FOLDER"
+        )
     try:
         return Manifest(**json.loads(path.read_text()))
     except (TypeError, json.JSONDecodeError) as error:

@@ -1,0 +1,68 @@
+"""What a checkpoint's config.json says, read without torch, and the settings of a run that contradict it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlrl.config import Config
+from vlrl.nearest import nearest_folder
+
+MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
+_CONFIG = "config.json"
+
+
+def is_mixture(text_config: dict) -> bool:
+    """Whether a checkpoint's language model is a mixture of experts."""
+    return bool(text_config.get("num_experts_per_tok"))
+
+
+def num_experts(text_config: dict) -> int:
+    """Of a mixture: transformers writes the one name and reads either."""
+    return text_config.get("num_local_experts") or text_config["num_experts"]
+
+
+def read_local_config(model: str) -> dict[str, Any] | None:
+    """The config.json of a checkpoint in a folder; None for a model on the hub.
+
+    ValueError where the folder, or the one that a mistyped name stands in, holds no Qwen3-VL.
+    """
+    folder = Path(model)
+    is_here = folder.is_dir() or (folder.parent != Path() and folder.parent.is_dir())
+    if not is_here:
+        return None
+    if not (folder / _CONFIG).is_file():
+        what = f"the folder has no {_CONFIG}" if folder.is_dir() else "there is no such folder"
+        raise ValueError(f"model {model!r}: {what}; {nearest_folder(folder, with_file=_CONFIG)}Give a Hugging Face folder")
+    try:
+        config = json.loads((folder / _CONFIG).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"model {model!r}: its {_CONFIG} is not JSON ({error}); export the model again") from None
+    check_type(model, config.get("model_type"))
+    return config
+
+
+def check_type(model: str, model_type: str | None) -> None:
+    """ValueError where it is no Qwen3-VL."""
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"model {model!r} is a {model_type!r}; vlrl trains {' and '.join(MODEL_TYPES)}")
+
+
+def setting_faults(config: Config, text: dict[str, Any], world_size: int) -> Iterator[str]:
+    """One sentence for each setting that the model cannot follow. text: the text_config of its config.json."""
+    longest = text.get("max_position_embeddings")
+    if longest and config.engine.max_model_len > longest:
+        yield (
+            f"engine.max_model_len is {config.engine.max_model_len}, and model {config.model!r} was made for {longest} tokens; "
+            f"set engine.max_model_len to {longest} or less"
+        )
+    if config.algorithm.routing_replay != "none" and not is_mixture(text):
+        yield f"algorithm.routing_replay: model {config.model!r} has no experts to replay; leave it out"
+    if (dealt := config.policy.expert_parallel) > 1:
+        if not is_mixture(text):
+            yield f"policy.expert_parallel: model {config.model!r} has no experts to deal; leave it out"
+        elif world_size % dealt or num_experts(text) % dealt:
+            yield (
+                f"policy.expert_parallel: {world_size} ranks and {num_experts(text)} experts do not both split into "
+                f"{dealt}; use a common divisor"
+            )
