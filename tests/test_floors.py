@@ -9,15 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    0: ["types", "config", "pipes", "ahead"],
-    1: ["memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
-    2: ["verifiers", "scoring", "model", "mirror"],
+    0: ["types", "pipes", "ahead", "nearest", "fingerprint", "interrupt"],
+    1: ["config", "model_config", "memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals"]
+    + ["watch", "gradient_watch"],
+    2: ["verifiers", "scoring", "model", "mirror", "inputs", "model_settings"],
     3: ["policy", "rollout", "checkpoint", "run", "runlog", "author"],
     4: [
         "rollout.canary",
         "rollout.start",
         "rollout.batch",
         "preflight",
+        "verifier_checks",
         "build",
         "plan",
         "doctor",
@@ -25,12 +27,14 @@ FLOORS = {
         "fit",
         "update",
     ],
-    5: ["coldstart", "evaluate", "passrate", "report", "cli_shared"],
-    6: ["train", "assess", "cli_data", "study"],
-    7: ["cli"],
+    5: ["coldstart", "evaluate", "passrate", "report", "quick_checks"],
+    6: ["train", "assess", "study", "cli_shared"],
+    7: ["cli_data"],
+    8: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 WITHOUT_TORCH = ["tasks", "scoring", "scoring.worker", "author", "build", "plan", "doctor", "cli", "types", "config"]
+WITHOUT_TORCH += ["inputs", "quick_checks", "verifier_checks", "model_config", "fingerprint", "checkpoint"]
 WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 

@@ -156,6 +156,8 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self.number = int(signal.SIGTERM)
+        """Of the first signal; SIGTERM where it was another rank's."""
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
     @property
@@ -172,7 +174,7 @@ class StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._since is None:
-            self._since = time.monotonic()
+            self._since, self.number = time.monotonic(), number
 
 
 @contextmanager

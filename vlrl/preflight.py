@@ -15,7 +15,7 @@ from vlrl.config import Config
 from vlrl.data.shards import Dataset
 from vlrl.inputs import attempt_each, spread, telling_rows
 from vlrl.model.load import check_model
-from vlrl.model_config import setting_faults
+from vlrl.model_settings import setting_faults
 from vlrl.ranks import Ranks
 from vlrl.rollout.groups import encode_prompt
 from vlrl.run import Run, open_run

@@ -13,7 +13,8 @@ from vlrl.config import Config
 from vlrl.data.images import open_image
 from vlrl.data.shards import Dataset, check_row
 from vlrl.inputs import Inputs, attempt_each, spread, telling_rows
-from vlrl.model_config import read_local_config, setting_faults
+from vlrl.model_config import read_local_config
+from vlrl.model_settings import setting_faults
 from vlrl.tasks import described, load_task
 from vlrl.types import Draw, Row
 from vlrl.verifier_checks import verifier_faults
@@ -33,7 +34,9 @@ def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) 
 
 def _faults(config: Config, world_size: int, to_train: bool) -> Iterator[str]:
     mixture = config.mixture
-    tasks, task_faults = attempt_each({name: partial(load_task, mix.task or name, config.task_folders) for name, mix in mixture.items()})
+    tasks, task_faults = attempt_each(
+        {name: partial(load_task, mix.task or name, config.task_folders) for name, mix in mixture.items()}
+    )
     rows, row_faults = attempt_each({name: partial(Dataset, mix.rows) for name, mix in mixture.items()})
     heldout, heldout_faults = attempt_each(
         {name: partial(Dataset, mix.eval_rows) for name, mix in mixture.items() if mix.eval_rows}

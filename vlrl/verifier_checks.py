@@ -64,7 +64,9 @@ def _checks(name: str, task: Task, datasets: Sequence[Dataset]) -> Iterator[Chec
     for number, dataset in enumerate(datasets):
         rows = _sampled(dataset)
         if not number:
-            yield from (Check(task=name, response=odd, row=row, dataset=dataset, is_odd=True) for odd in ODD_RESPONSES for row in rows[:1])
+            yield from (
+                Check(task=name, response=odd, row=row, dataset=dataset, is_odd=True) for odd in ODD_RESPONSES for row in rows[:1]
+            )
         yield from (Check(task=name, response=gold(row), row=row, dataset=dataset) for row in rows if row.response or row.answer)
 
 
@@ -110,8 +112,8 @@ def _own_answer_faults(name: str, dataset: Dataset, own: Sequence[tuple[Check, S
     if unscored := [(check, score) for check, score in own if score.status is not Status.OK]:
         check, score = unscored[0]
         yield (
-            f"{dataset.folder}: {len(unscored)} of {len(own)} own answers can't be scored by {name}; the first: row {check.row.key}, "
-            f"verify gives {score.status}: {score.detail}"
+            f"{dataset.folder}: {len(unscored)} of {len(own)} own answers can't be scored by {name}; the first: "
+            f"row {check.row.key}, verify gives {score.status}: {score.detail}"
         )
         return
     rejected = [(check, score) for check, score in own if score.reward < _ENOUGH]

@@ -7,7 +7,6 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -51,7 +50,7 @@ def serve_report(folders: Sequence[Path], port: int) -> None:
         def log_message(self, *_: Any) -> None:
             """Visits are not told."""
 
-    with ThreadingHTTPServer(("127.0.0.1", port), Page) as server, suppress(KeyboardInterrupt):
+    with ThreadingHTTPServer(("127.0.0.1", port), Page) as server:
         server.serve_forever()
 
 
