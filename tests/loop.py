@@ -35,7 +35,7 @@ def prompt(row):
 def verify(response, row):
     if row.answer == "raise" and response != row.response:
         raise RuntimeError("this row breaks the verifier")
-    return Score(reward=float(len(response) % 2 == 0))
+    return Score(reward=float(len(response) % 2 == 0 or response == row.response))
 
 
 EXAMPLES = [("ab", Row(), 1.0), ("abc", Row(), 0.0)]
@@ -68,14 +68,14 @@ class Loop:
         assert "wandb failed" not in printed, printed
         return printed
 
-    def interrupted(self, number: signal.Signals, ready: Callable[[], bool], *, exit_code: int | None = 0) -> str:
-        """Runs until it is ready for the signal, sends it, and waits for the end."""
+    def interrupted(self, number: signal.Signals, ready: Callable[[], bool], **end: int | None) -> str:
+        """Runs until it is ready for the signal, sends it, and waits for the end: exit_code, or 128 + the signal's number."""
         process = self.start()
         end = time.monotonic() + PATIENCE_S
         while process.poll() is None and not ready() and time.monotonic() < end:
             time.sleep(0.02)
         process.send_signal(number)
-        return finished(process, exit_code)
+        return finished(process, end.get("exit_code", 128 + number))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

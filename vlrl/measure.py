@@ -84,7 +84,7 @@ class Measurement:
 
 
 def check_measurements(run: Run, measurements: Sequence[Measurement]) -> None:
-    """ValueError, on all ranks, where a file holds numbers that others would replace. All ranks call it, before the engine starts.
+    """ValueError, on all ranks, for a file with numbers that others would replace. All ranks call it, before an engine starts.
 
     A file belongs to one model, one verifier and one way to sample: what was measured otherwise, or of more rows, stays.
     """

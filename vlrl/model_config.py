@@ -26,8 +26,10 @@ def read_local_config(model: str) -> dict[str, Any] | None:
     ValueError where the folder, or the one that a mistyped name stands in, holds no Qwen3-VL.
     """
     folder = Path(model)
-    is_here = folder.is_dir() or (folder.parent != Path() and folder.parent.is_dir())
-    if not is_here:
+    may_be_on_the_hub = (
+        not folder.is_absolute() and len(folder.parts) <= 2 and not (folder.parent != Path() and folder.parent.is_dir())
+    )
+    if not folder.is_dir() and may_be_on_the_hub:
         return None
     if not (folder / _CONFIG).is_file():
         what = f"the folder has no {_CONFIG}" if folder.is_dir() else "there is no such folder"

@@ -16,6 +16,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def nearest_folder(folder: Path, *, with_file: str) -> str:
     """ "did you mean data/dots/train? ": a folder that has the file, inside the one that was named or of a similar name."""
     above = next(parent for parent in (folder, *folder.parents) if parent.is_dir() or parent == Path(parent.anchor))
+    if above == Path(above.anchor) != Path():
+        return ""  # all of the machine's folders are too many to look through
     there = [path.parent for depth in (1, 2, 3) for path in sorted(above.glob(f"{'*/' * depth}{with_file}"))]
     there.sort(key=lambda path: path.name not in _FIRST)
     inside = [path for path in there if path.is_relative_to(folder)]

@@ -37,7 +37,10 @@ class BadRow(ValueError):  # noqa: N818
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A loaded task file: what it defines, under the file's stem."""
+    """A loaded task file: what it defines, under the file's stem.
+
+    fingerprint: equal for equal code, of the file and of the files of its folder that it imports.
+    """
 
     name: str
     path: Path
@@ -45,12 +48,7 @@ class Task:
     verify: Callable[[str, Row], Score]
     examples: tuple[Example, ...]
     instruction: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal code: of the task's file, and of the files of its folder that it imports."""
-        files = sorted({self.path.resolve(), *_own_imports(self.path.resolve(), set())})
-        return text_fingerprint(*(path.read_bytes() for path in files))
+    fingerprint: str = ""
 
 
 def load_task(name: str, folders: Sequence[Path | str]) -> Task:
@@ -73,6 +71,7 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
         verify=module.verify,
         examples=tuple(module.EXAMPLES),
         instruction=getattr(module, "INSTRUCTION", ""),
+        fingerprint=_fingerprint(files[name].resolve()),
     )
 
 
@@ -150,6 +149,10 @@ def _load_module(path: Path) -> ModuleType:
     except Exception as error:  # the file is foreign code
         raise ValueError(f"{path} cannot be imported: {described(error)} ({_place(error, path)})") from error
     return module
+
+
+def _fingerprint(path: Path) -> str:
+    return text_fingerprint(*(each.read_bytes() for each in sorted({path, *_own_imports(path, set())})))
 
 
 def _own_imports(path: Path, found: set[Path]) -> set[Path]:

@@ -17,6 +17,7 @@ from vlrl.config import Images
 from vlrl.model.attention import GROUP_ATTENTION
 from vlrl.model.encode import Encoder
 from vlrl.model_config import check_type, is_mixture
+from vlrl.nearest import nearest_folder
 
 _SHARD_BYTES = 4 * 1024**3
 _EXPERTS = "grouped_mm"  # of transformers' backends; on a CPU eager takes 1.06 times as long, batched_mm 20 (bench/experts.py)
@@ -30,7 +31,8 @@ def check_model(model: str) -> dict:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"model {model!r}: no checkpoint that transformers can read ({reason})") from None
+        near = nearest_folder(Path(model), with_file="config.json")
+        raise ValueError(f"model {model!r}: no checkpoint that transformers can read; {near}(It says: {reason})") from None
     check_type(model, config.model_type)
     return config.to_dict()
 

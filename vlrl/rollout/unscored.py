@@ -34,7 +34,7 @@ class Unscored:
         self._said: set[str] = set()
 
     def see(self, groups: Sequence[Group], ranks: Ranks, *, most: float, where: str) -> None:
-        """RuntimeError where more than a share `most` of a task's latest rollouts has no verdict. All ranks call it; all raise."""
+        """RuntimeError if more than a share `most` of a task's latest rollouts has no verdict. All ranks call it, and raise."""
         faults = []
         for task, counts in sorted(_gathered(groups, ranks).items()):
             latest = self._latest[task] = [*self._latest[task], *counts.prompts][-max(_LATEST, len(counts.prompts)) :]
