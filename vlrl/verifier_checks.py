@@ -44,7 +44,7 @@ def verifier_faults(config: Config, tasks: Mapping[str, Task], datasets: Mapping
     scored = list(zip(checks, _scores(config, tasks, checks), strict=True))
     for name, task in tasks.items():
         mine = [(check, score) for check, score in scored if check.task == name]
-        examples = [score for check, score in mine if not check.dataset]
+        examples = [score for check, score in mine if check.dataset is None]
         odd = [(check, score) for check, score in mine if check.is_odd]
         if faults := example_faults(task, examples):
             yield from faults
