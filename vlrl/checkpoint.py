@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 Agree = Callable[[int], int]
 
-MAY_DIFFER = ("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "tokens_per_pass")
-"""What may change at a resume: settings of where a run is kept and how long it goes on, not of what a step computes; and the
-number that the run found by itself, which the resumed run takes over."""
+MAY_DIFFER = ("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "tokens_per_pass")
+"""What may change at a resume: settings of where a run is kept, how long it goes on and when it is stopped, not of what a step
+computes; and the number that the run found by itself, which the resumed run takes over."""
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
 _HEADROOM = 1.2

@@ -1,7 +1,7 @@
 """What can be refused in seconds, before torch is imported: folders, tasks, data sets, verifiers, and what a resume must share.
 
-All faults are found together, each as one sentence. What needs the model's processor comes later, in vlrl.preflight. A bad row
-that no check meets costs its own group, not the run.
+All faults of files and settings are found together, each as one sentence; where there is none, the verifiers are put to the test.
+What needs the model's processor comes later, in vlrl.preflight. A bad row that no check meets costs its own group, not the run.
 """
 
 import json
@@ -28,11 +28,6 @@ def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) 
 
     to_train: False where the model will only be sampled, which needs no mixture and no checkpoint.
     """
-    if faults := dict.fromkeys(_faults(config, world_size, to_train)):
-        raise ValueError("\n".join(faults))
-
-
-def _faults(config: Config, world_size: int, to_train: bool) -> Iterator[str]:
     mixture = config.mixture
     tasks, task_faults = attempt_each(
         {name: partial(load_task, mix.task or name, config.task_folders) for name, mix in mixture.items()}
@@ -42,16 +37,18 @@ def _faults(config: Config, world_size: int, to_train: bool) -> Iterator[str]:
         {name: partial(Dataset, mix.eval_rows) for name, mix in mixture.items() if mix.eval_rows}
     )
     inputs = Inputs(config=config, tasks=tasks, rows=rows)
-    yield from _setting_faults(config, world_size)
-    yield from (*task_faults, *row_faults, *heldout_faults)
+    faults = [*_setting_faults(config, world_size), *task_faults, *row_faults, *heldout_faults]
     if to_train and not row_faults:
-        yield from _mixture_faults(inputs)
-    yield from _data_faults(inputs, demonstrated=config.coldstart.steps > 0)
-    yield from _data_faults(inputs.with_rows(heldout), demonstrated=False)
-    datasets = {name: [each[name] for each in (rows, heldout) if name in each] for name in tasks}
-    yield from verifier_faults(config, tasks, datasets)
+        faults += _mixture_faults(inputs)
+    faults += _data_faults(inputs, demonstrated=config.coldstart.steps > 0)
+    faults += _data_faults(inputs.with_rows(heldout), demonstrated=False)
     if to_train and not (task_faults or row_faults):
-        yield from _resume_faults(inputs, world_size)
+        faults += _resume_faults(inputs, world_size)
+    if not faults:
+        datasets = {name: [each[name] for each in (rows, heldout) if name in each] for name in tasks}
+        faults += verifier_faults(config, tasks, datasets)
+    if faults:
+        raise ValueError("\n".join(dict.fromkeys(faults)))
 
 
 def _setting_faults(config: Config, world_size: int) -> Iterator[str]:

@@ -43,7 +43,9 @@ class Unscored:
             told = f"{where}: {failed} of the last {planned} rollouts of task {task} have no verdict"
             why = f"most often: {counts.reasons.most_common(1)[0][0]}" if counts.reasons else ""
             if failed > most * planned and failing >= _FEWEST:
-                faults.append(f"{told}, more than scoring.max_failed_share {most:.0%}; {why}")
+                faults.append(
+                    f"{told}, more than scoring.max_failed_share {most:.0%}; {why}. Mend the verifier or raise the bound"
+                )
             elif counts.reasons and task not in self._said and ranks.is_first:
                 logger.warning("%s and count in no average; %s", told, why)
             if counts.reasons:
