@@ -1,4 +1,4 @@
-"""What is kept of a measurement: it goes on with more rows, and is never replaced by that of another model, verifier or sampling."""
+"""What is kept of a measurement: more rows are added to it, and another model, verifier or sampling never replaces it."""
 
 import json
 from dataclasses import replace

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vlrl.evaluate import Assessment, assessed, heldout_rows
 from vlrl.intervals import Difference, difference
@@ -52,44 +53,64 @@ def _measurements(run: Run, name: str, out: Path) -> list[Measurement]:
     return found
 
 
-def compared(first: Path, second: Path) -> dict[str, Difference]:
-    """Second minus first by task, row by row of the rows that both have; tasks that only one has are left out.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """A task's evaluation as it was kept: what it depends on, each row's mean, and the rollouts without a verdict."""
+
+    of: dict[str, Any]
+    means: dict[str, float]
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Of a task: second minus first, and the rollouts of each that have no verdict and so no part in it."""
+
+    difference: Difference
+    failed: tuple[int, int]
+
+
+def compared(first: Path, second: Path) -> dict[str, Comparison]:
+    """By task, row by row of the rows that both have; tasks that only one has are left out.
 
     ValueError where a folder holds no evaluation, or the two were made on other rows, samples or verifiers.
     """
     before, after = _read(first), _read(second)
-    differences = {}
-    for task in before.keys() & after.keys():
-        (of, mine), (other_of, theirs) = before[task], after[task]
+    found = {}
+    for task in (task for task in before if task in after):
+        mine, theirs = before[task], after[task]
         for key in _ALIKE:
-            if of.get(key) != other_of.get(key):
+            if mine.of.get(key) != theirs.of.get(key):
                 raise ValueError(
-                    f"task {task}: {key} was {of.get(key)} in {first}, {other_of.get(key)} in {second}; compare like with like"
+                    f"task {task}: {key} was {mine.of.get(key)} in {first}, {theirs.of.get(key)} in {second}; "
+                    "compare like with like"
                 )
-        both = sorted(mine.keys() & theirs.keys())
-        differences[task] = difference([mine[row] for row in both], [theirs[row] for row in both])
-    if not differences:
+        both = sorted(mine.means.keys() & theirs.means.keys())
+        change = difference([mine.means[row] for row in both], [theirs.means[row] for row in both])
+        found[task] = Comparison(difference=change, failed=(mine.failed, theirs.failed))
+    if not found:
         raise ValueError(
             f"no task is in both evaluations: {first} has {', '.join(before)}, {second} has {', '.join(after)}; "
             "evaluate the same tasks"
         )
-    return {task: differences[task] for task in before if task in differences}
+    return found
 
 
-def fallen(differences: Mapping[str, Difference], standard_errors: float) -> list[str]:
-    """The tasks that fell by more than so many standard errors."""
-    return [task for task, found in differences.items() if found.standard_errors < -standard_errors]
+def regressed(comparisons: Mapping[str, Comparison], standard_errors: float) -> list[str]:
+    """The tasks that got worse by more than this many standard errors."""
+    return [task for task, found in comparisons.items() if found.difference.standard_errors < -standard_errors]
 
 
-def _read(folder: Path) -> dict[str, tuple[dict, dict[str, float]]]:
-    """By task: what its rewards depend on, and each row's mean. ValueError where the folder holds no evaluation."""
+def _read(folder: Path) -> dict[str, Kept]:
+    """By task. ValueError where the folder holds no evaluation."""
     if not (folder / SUMMARY).exists():
         raise ValueError(_no_evaluation(folder))
     read = {}
     for path in sorted(folder.glob("*.jsonl")):
         of, *rows = whole_lines(path)
-        means = [RowRewards(**row) for row in rows]
-        read[path.stem] = (of, {row.row: row.mean for row in means if row.rewards})
+        rewards = [RowRewards(**row) for row in rows]
+        means = {row.row: row.mean for row in rewards if row.rewards}
+        read[path.stem] = Kept(of=of, means=means, failed=sum(row.failed for row in rewards))
     return read
 
 

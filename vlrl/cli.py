@@ -114,16 +114,17 @@ def compare(
     With --gate it exits with 1 on a regression, for scripts.
     """
     with sentences():
-        from vlrl.assess import compared, fallen
+        from vlrl.assess import compared, regressed
 
-        differences = compared(first, second)
-    table = Table("task", "rows", "second - first", "standard errors", "p")
-    for task, found in differences.items():
-        change = f"{found.mean:+.3f} ± {found.interval:.3f}"
-        table.add_row(task, str(found.rows), change, f"{found.standard_errors:+.1f}", f"{found.p:.3f}")
+        comparisons = compared(first, second)
+    table = Table("task", "rows", "second - first", "standard errors", "p", "no verdict")
+    for task, found in comparisons.items():
+        change = f"{found.difference.mean:+.3f} ± {found.difference.interval:.3f}"
+        errors, p = f"{found.difference.standard_errors:+.1f}", f"{found.difference.p:.3f}"
+        table.add_row(task, str(found.difference.rows), change, errors, p, "{} and {}".format(*found.failed))
     Console().print(table)
-    if gate is not None and (fell := fallen(differences, gate)):
-        print(f"regression: {', '.join(fell)} got worse by more than {gate:g} standard errors")
+    if gate is not None and (worse := regressed(comparisons, gate)):
+        print(f"regression: {', '.join(worse)} got worse by more than {gate:g} standard errors")
         raise typer.Exit(1)
 
 
