@@ -110,8 +110,8 @@ def test_answers_longer_than_a_response_may_be_are_a_warning_with_their_length(g
     bad_input_table.write_rows("sums", *rows)
     run = preflight(good_run(), Ranks(0, 1, 0))
     longest = max(len(run.encoder.encode_response(row.response)) for row in rows)
-    assert "data/sums: 3 of 8 own answers have more than the 16 tokens of mixture.sums.max_new_tokens" in caplog.text
-    assert f"(the longest has {longest} with its end)" in caplog.text
+    assert f"data/sums: 3 of 8 own answers are longer than max_new_tokens 16 (the longest has {longest} tokens" in caplog.text
+    assert f"set mixture.sums.max_new_tokens to {longest} or more" in caplog.text
 
 
 class Second(Ranks):

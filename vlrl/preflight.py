@@ -124,9 +124,9 @@ def _warn_of_long_answers(run: Run, task: str, kind: str) -> None:
     lengths = [len(run.encoder.encode_response(answer)) for answer in answers]
     if long := [length for length in lengths if length > limit]:
         logger.warning(
-            "%s: %d of %d own answers have more than the %d tokens of %s (the longest has %d with its end): such a response is "
-            "cut off and gets no reward for its end; raise it",
-            *(run.rows[task].folder, len(long), len(lengths), limit, setting, max(long)),
+            "%s: %d of %d own answers are longer than max_new_tokens %d (the longest has %d tokens with its end), and a response "
+            "like them is cut off; set %s to %d or more",
+            *(run.rows[task].folder, len(long), len(lengths), limit, max(long), setting, max(long)),
         )
 
 
