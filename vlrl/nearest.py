@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+_NEAR = 0.75  # paths of one folder begin alike
 _FIRST = ("train", "model")  # of several folders inside the one that was named
 
 
@@ -22,5 +23,5 @@ def nearest_folder(folder: Path, *, with_file: str) -> str:
     there.sort(key=lambda path: path.name not in _FIRST)
     inside = [path for path in there if path.is_relative_to(folder)]
     meant = {str(path.parent): path for path in reversed(there)} | {str(path): path for path in there}
-    near = [meant[name] for name in difflib.get_close_matches(str(folder), meant, n=1)]
+    near = [meant[name] for name in difflib.get_close_matches(str(folder), meant, n=1, cutoff=_NEAR)]
     return f"did you mean {(inside or near)[0]}? " if inside or near else ""

@@ -55,7 +55,7 @@ def verifier_faults(config: Config, tasks: Mapping[str, Task], datasets: Mapping
             continue
         for dataset in datasets.get(name, ()):
             own = [(check, score) for check, score in mine if check.dataset is dataset and not check.is_odd]
-            yield from _own_answer_faults(name, dataset, own)
+            yield from _own_answer_faults(task, dataset, own)
 
 
 def _checks(name: str, task: Task, datasets: Sequence[Dataset]) -> Iterator[Check]:
@@ -108,11 +108,11 @@ def _odd_fault(task: Task, check: Check, score: Score) -> str:
     )
 
 
-def _own_answer_faults(name: str, dataset: Dataset, own: Sequence[tuple[Check, Score]]) -> Iterator[str]:
+def _own_answer_faults(task: Task, dataset: Dataset, own: Sequence[tuple[Check, Score]]) -> Iterator[str]:
     if unscored := [(check, score) for check, score in own if score.status is not Status.OK]:
         check, score = unscored[0]
         yield (
-            f"{dataset.folder}: {len(unscored)} of {len(own)} own answers can't be scored by {name}; the first: "
+            f"{dataset.folder}: {len(unscored)} of {len(own)} own answers can't be scored by {task.name}; the first: "
             f"row {check.row.key}, verify gives {score.status}: {score.detail}"
         )
         return
@@ -121,11 +121,11 @@ def _own_answer_faults(name: str, dataset: Dataset, own: Sequence[tuple[Check, S
         return
     check, score = rejected[0]
     found = (
-        f"{dataset.folder}: {len(rejected)} of {len(own)} own answers looked at are not accepted by {name}; "
+        f"{dataset.folder}: {len(rejected)} of {len(own)} own answers looked at are not accepted by {task.name}; "
         f"the first: row {check.row.key}, {check.response[:60]!r} gets reward {score.reward:g}"
     )
-    recipe, how = dataset.manifest.recipe, f"see: vlrl data check {dataset.folder} --task {name}"
+    recipe, how = dataset.manifest.recipe, f"See: vlrl data check {dataset.folder} --task {task.name}"
     if 2 * len(rejected) > len(own):
         yield f"{found}. Are these another task's rows (their recipe is {recipe!r})? {how}"
     else:
-        logger.warning("%s; %s", found, how)
+        logger.warning("%s. %s", found, how)

@@ -179,8 +179,9 @@ def _extension(image: bytes, key: str) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
+        near = nearest_folder(folder, with_file=MANIFEST)
         raise ValueError(
-            f"{folder} is no complete data set: it has no {MANIFEST}; {nearest_folder(folder, with_file=MANIFEST)}"
+            f"{folder} is no complete data set: it has no {MANIFEST}{'; ' if near else '. '}{near}"
             "Build it: vlrl data build RECIPE --out FOLDER"
         )
     try:
