@@ -180,10 +180,8 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
         near = nearest_folder(folder, with_file=MANIFEST)
-        raise ValueError(
-            f"{folder} is no complete data set: it has no {MANIFEST}{'; ' if near else '. '}{near}"
-            "Build it: vlrl data build RECIPE --out FOLDER"
-        )
+        remedy = f"{near}Or build it" if near else "build it"
+        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; {remedy}: vlrl data build RECIPE --out FOLDER")
     try:
         return Manifest(**json.loads(path.read_text()))
     except (TypeError, json.JSONDecodeError) as error:
