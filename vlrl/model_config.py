@@ -33,7 +33,8 @@ def read_local_config(model: str) -> dict[str, Any] | None:
         return None
     if not (folder / _CONFIG).is_file():
         what = f"the folder has no {_CONFIG}" if folder.is_dir() else "there is no such folder"
-        raise ValueError(f"model {model!r}: {what}; {nearest_folder(folder, with_file=_CONFIG)}Give a Hugging Face folder")
+        remedy = nearest_folder(folder, with_file=_CONFIG).strip() or "give a Hugging Face folder"
+        raise ValueError(f"model {model!r}: {what}; {remedy}")
     try:
         config = json.loads((folder / _CONFIG).read_text())
     except json.JSONDecodeError as error:
