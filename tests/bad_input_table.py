@@ -21,10 +21,13 @@ from pathlib import Path
 from tests.conftest import TEXTS
 from vlrl.config import load_config
 from vlrl.data.shards import Dataset, NewRow, write_dataset, write_datasets
+from vlrl.inputs import Inputs
 from vlrl.model.tiny import build_tiny
 from vlrl.preflight import preflight
+from vlrl.quick_checks import check_inputs
 from vlrl.ranks import Ranks
 from vlrl.run import Run
+from vlrl.tasks import load_task
 
 TASK = """
 from vlrl.types import Row, Score
@@ -146,14 +149,20 @@ def write_checkpoint() -> None:
     """One that a run of run.yaml, as it is, would have left after step 2."""
     state = Path("runs/run/checkpoints/step-000002/state.json")
     state.parent.mkdir(parents=True)
-    config = load_config(Path("run.yaml")).model_dump(mode="json")
-    data = {task: Dataset(Path("data") / task).fingerprint for task in config["mixture"]}
-    state.write_text(json.dumps({"world_size": 1, "tasks": list(config["mixture"]), "data": data, **config}))
+    config = load_config(Path("run.yaml"))
+    tasks = {name: load_task(name, ["tasks"]) for name in config.mixture}
+    rows = {name: Dataset(mix.rows) for name, mix in config.mixture.items()}
+    state.write_text(json.dumps(Inputs(config=config, tasks=tasks, rows=rows).resume_identity(1)))
 
 
 def write_checkpoint_of_other_data() -> None:
     write_checkpoint()
     write_rows("sums", *(NewRow(question=f"What is {n} + 3?", answer=str(n + 3)) for n in range(8)))
+
+
+def write_checkpoint_of_another_verifier() -> None:
+    write_checkpoint()
+    spoil_task('"three"', '"drei"')
 
 
 def shard(name: str) -> Path:
@@ -164,7 +173,9 @@ CASES = [
     Case(input="an unknown key", says="did you mean 'tau_neg'?", overrides=("algorithm.tau_negative=1.05",)),
     Case(input="a wrong type", says="group_size: Input should be a valid integer", overrides=("sampling.group_size=many",)),
     Case(input="a setting left out", says="mixture.sums.rows: is missing", overrides=("mixture.sums={weight: 1}",)),
-    Case(input="an override without a value", says="write it as key.subkey=value", overrides=("policy.lr",)),
+    Case(input="an override without a value", says="as policy.lr=value", overrides=("policy.lr",)),
+    Case(input="an override with blanks around its =", says="as steps=4", overrides=("steps", "=", "4")),
+    Case(input="an override written as an option", says="without dashes: steps=4", overrides=("--steps", "4")),
     Case(input="a negative weight", says="weight: Input should be greater than 0", overrides=("mixture.sums.weight=-1",)),
     Case(input="a weight without a slot in any step", says="gets no prompt in 4 steps", overrides=("mixture.sums.weight=0.01",)),
     Case(input="a tau that is not positive", says="algorithm.tau_neg", overrides=("algorithm.tau_neg=0",)),
@@ -211,6 +222,16 @@ CASES = [
         damage=lambda: spoil_task('"3"), 0.0)', '"3"), 1.0)'),
     ),
     Case(
+        input="a task file that fails when it is loaded",
+        says="cannot be imported: NameError: name 'score' is not defined (tasks/sums.py:",
+        damage=lambda: spoil_task("EXAMPLES =", "score\nEXAMPLES ="),
+    ),
+    Case(
+        input="a verifier that fails on a response without an answer",
+        says="verify gives error for the response '' to row 00000000: IndexError",
+        damage=lambda: spoil_task("answer = last_boxed(response)", "answer = response[0] and last_boxed(response)"),
+    ),
+    Case(
         input="a prompt function that fails",
         says="no prompt can be made of row 00000000 (KeyError: 'hint')",
         damage=lambda: spoil_task("row.question}", 'row.meta["hint"]}'),
@@ -219,6 +240,19 @@ CASES = [
         input="a data set that was never built",
         says="no complete data set",
         overrides=("mixture.sums.rows=data/nowhere", "mixture.shapes.rows=data/neither"),
+    ),
+    Case(
+        input="the folder above a data set",
+        says="did you mean data/more/train?",
+        overrides=("mixture.sums.rows=data/more",),
+        damage=lambda: write_rows("more/train", NewRow(question="1 + 1?", answer="2")),
+    ),
+    Case(input="a mistyped data set", says="did you mean data/shapes?", overrides=("mixture.shapes.rows=data/shape",)),
+    Case(
+        input="another task's rows",
+        says="8 of 8 own answers looked at are not accepted by sums",
+        overrides=("mixture.sums.rows=data/colours",),
+        damage=lambda: write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="4", response="blue") for n in range(8))),
     ),
     Case(input="a missing shard", says="is missing, its manifest says", damage=lambda: shard("sums").unlink()),
     Case(input="a torn shard", says="has 700 bytes", damage=lambda: shard("sums").write_bytes(shard("sums").read_bytes()[:700])),
@@ -294,14 +328,11 @@ CASES = [
         overrides=("model=models/other",),
         damage=lambda: write_model_config(model_type="qwen3"),
     ),
-    Case(
-        input="a model folder without a model",
-        says="no checkpoint that transformers can read",
-        overrides=("model=models",),
-    ),
+    Case(input="the folder above a model", says="did you mean models/tiny?", overrides=("model=models",)),
+    Case(input="a mistyped model", says="there is no such folder; did you mean models/tiny?", overrides=("model=models/tyni",)),
     Case(
         input="a context longer than the model's",
-        says="was made for 4096",
+        says="set engine.max_model_len to 4096 or less",
         overrides=("engine.max_model_len=8192",),
     ),
     Case(
@@ -351,6 +382,17 @@ CASES = [
         says="data.sums was ",
         damage=write_checkpoint_of_other_data,
     ),
+    Case(
+        input="a resume after a verifier was edited",
+        says="task_files.sums was sums.py ",
+        damage=write_checkpoint_of_another_verifier,
+    ),
+    Case(
+        input="several faults, one of them that the run exists",
+        says="cannot resume",
+        overrides=("engine.max_model_len=8192", "mixture.shapes.weight=2"),
+        damage=write_checkpoint,
+    ),
 ]
 
 
@@ -359,7 +401,9 @@ def open_checked(case: Case, model: Path, folder: Path) -> Run:
     with chdir(folder):
         write_good_run(model)
         case.damage()
-        return preflight(load_config(Path("run.yaml"), case.overrides), Ranks(0, case.num_ranks, 0))
+        config = load_config(Path("run.yaml"), case.overrides)
+        check_inputs(config, world_size=case.num_ranks)
+        return preflight(config, Ranks(0, case.num_ranks, 0))
 
 
 def sentence(case: Case, model: Path, folder: Path) -> str:

@@ -34,7 +34,7 @@ def prompt(row):
 def verify(response, row):
     if row.answer == "raise" and response != row.response:
         raise RuntimeError("this row breaks the verifier")
-    return Score(reward=float(len(response) % 2 == 0))
+    return Score(reward=float(len(response) % 2 == 0 or response == row.response))
 
 
 EXAMPLES = [("ab", Row(), 1.0), ("abc", Row(), 0.0)]
@@ -68,9 +68,9 @@ class Loop:
         assert "wandb failed" not in printed, printed
         return printed
 
-    def interrupted(self, number: signal.Signals, moment: str, which: int, *, exit_code: int | None = 0) -> str:
-        """Runs, is sent the signal at the moment (see tests/stopping.py), and waits for the end."""
-        return finished(self.start("tests.stopping", str(int(number)), moment, str(which)), exit_code)
+    def interrupted(self, number: signal.Signals, moment: str, which: int, **end: int | None) -> str:
+        """Runs, is sent the signal at the moment (see tests/stopping.py), and waits for the end: exit_code, else 128 + number."""
+        return finished(self.start("tests.stopping", str(int(number)), moment, str(which)), end.get("exit_code", 128 + number))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

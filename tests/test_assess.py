@@ -1,6 +1,7 @@
 """`vlrl eval` and `vlrl compare`: with the real engine, and on files made by hand."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -20,15 +21,15 @@ def evaluated(tmp_path_factory, tiny_dense):
     """A function that evaluates the tiny model on eight rows, five of them named, and returns what was printed."""
     root = tmp_path_factory.mktemp("eval")
     (root / "split.py").write_text(SPLIT)
-    rows = [NewRow(question=f"Row {n}?", answer=answer) for n, answer in enumerate(ANSWERS)]
+    rows = [NewRow(question=f"Row {n}?", answer=answer, response="own") for n, answer in enumerate(ANSWERS)]
     write_dataset(root / "rows", rows, source="made here", licence="none", recipe="split", recipe_version=1)
     mixture = {"split": {"weight": 1, "rows": f"{root}/rows", "eval_rows": f"{root}/rows", "eval_samples": 6}}
 
-    def run(out: str, **more) -> str:
+    def run(out: str, exit_code: int = 0, **more) -> str:
         settings = {"name": "never-started", "runs": f"{root}/runs", "model": tiny_dense, "task_folders": [str(root)]}
         settings |= {"mixture": mixture, "sampling.max_new_tokens": 6, "evaluation.rows": 5} | more
         overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-        return finished(python("-m", "vlrl.cli", "eval", "configs/cpu.yaml", *overrides, "--out", root / out))
+        return finished(python("-m", "vlrl.cli", "eval", "configs/cpu.yaml", *overrides, "--out", root / out), exit_code)
 
     run.root = root
     run.printed = run("one")
@@ -56,6 +57,25 @@ def test_an_evaluation_goes_on_with_more_rows_and_compares_with_itself(evaluated
     assert result.exit_code == 0 and "+0.000 ± 0.000" in result.output
 
 
+def test_an_evaluation_is_not_replaced_by_that_of_other_weights_another_verifier_or_fewer_rows(evaluated, tiny_dense):
+    evaluated("kept", **{"evaluation.rows": 5})
+    before = {path.name: path.read_bytes() for path in (evaluated.root / "kept").iterdir()}
+    model = evaluated.root / "model"
+    shutil.copytree(tiny_dense, model)
+    weights = next(model.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    fewer = evaluated("kept", 2, **{"evaluation.rows": 3})
+    assert "holds 5 rows, and 3 are asked for now; give another --out" in fewer
+    assert "weights was " in evaluated("kept", 2, model=str(model))
+    (evaluated.root / "split.py").write_text(SPLIT + "\n# edited\n")
+    try:
+        edited = evaluated("kept", 2)
+    finally:
+        (evaluated.root / "split.py").write_text(SPLIT)
+    assert "task_file was " in edited and "split.jsonl was measured otherwise" in edited
+    assert {path.name: path.read_bytes() for path in (evaluated.root / "kept").iterdir()} == before
+
+
 def test_other_ways_to_sample_are_measured_beside_and_tell_what_they_are(evaluated):
     also = {"greedy": {"temperature": 0, "samples": 1}, "short": {"max_new_tokens": 2, "top_k": 5}}
     printed = evaluated("ways", **{"evaluation.also": also})
@@ -75,6 +95,7 @@ def write_evaluation(folder, rewards: dict[str, list[float]], **of):
         lines = [{"data": "d", "samples": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 8} | of]
         lines += [{"row": f"{n:08d}", "rewards": [mean], "failed": 0} for n, mean in enumerate(means)]
         (folder / f"{task}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "evaluation.json").write_text("{}")
     return str(folder)
 
 
@@ -82,11 +103,11 @@ def test_a_task_that_fell_while_another_rose_fails_the_gate(tmp_path):
     first = write_evaluation(tmp_path / "first", {"math": [1.0] * 30 + [0.0] * 10, "vision": [0.0] * 30 + [1.0] * 10})
     second = write_evaluation(tmp_path / "second", {"math": [1.0] * 10 + [0.0] * 30, "vision": [1.0] * 40})
     result = CliRunner().invoke(app, ["compare", first, second, "--gate", "2"])
-    assert result.exit_code == 1 and "fell by more than 2 standard errors: math" in result.output
+    assert result.exit_code == 1 and "regression: math got worse by more than 2 standard errors" in result.output
     assert CliRunner().invoke(app, ["compare", first, second]).exit_code == 0
 
 
-@pytest.mark.parametrize("of", [{"data": "other"}, {"samples": 2}, {"temperature": 0.6}, {"top_p": 0.9}])
+@pytest.mark.parametrize("of", [{"data": "other"}, {"task_file": "other"}, {"samples": 2}, {"temperature": 0.6}, {"top_p": 0.9}])
 def test_evaluations_made_otherwise_are_not_compared(tmp_path, of):
     first, second = (
         write_evaluation(tmp_path / "a", {"math": [1.0, 0.0]}),
@@ -96,9 +117,25 @@ def test_evaluations_made_otherwise_are_not_compared(tmp_path, of):
     assert result.exit_code == 2 and "compare like with like" in result.output
 
 
-def test_a_folder_without_an_evaluation_is_a_sentence(tmp_path):
-    result = CliRunner().invoke(app, ["compare", str(tmp_path), str(tmp_path)])
-    assert result.exit_code == 2 and "have no task in common" in result.output
+def test_what_is_no_evaluation_is_a_sentence(tmp_path):
+    write_evaluation(tmp_path / "eval", {"math": [1.0, 0.0]})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").touch()
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
+    (tmp_path / "begun").mkdir()
+    for folder, says in {
+        "evla": f"there is no folder {tmp_path}/evla; did you mean {tmp_path}/eval?",
+        "run": f"{tmp_path}/run is a run, not an evaluation",
+        "begun": f"{tmp_path}/begun holds no finished evaluation",
+    }.items():
+        result = CliRunner().invoke(app, ["compare", str(tmp_path / "eval"), str(tmp_path / folder)])
+        assert result.exit_code == 2 and says in result.output
+
+
+def test_evaluations_of_different_tasks_are_a_sentence(tmp_path):
+    first, second = write_evaluation(tmp_path / "a", {"math": [1.0]}), write_evaluation(tmp_path / "b", {"vision": [1.0]})
+    result = CliRunner().invoke(app, ["compare", first, second])
+    assert result.exit_code == 2 and f"{first} has math, {second} has vision" in result.output
 
 
 def test_rows_without_a_verdict_are_left_out_and_counted():

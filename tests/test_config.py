@@ -97,8 +97,9 @@ def test_overrides_replace_add_and_reach_below_a_mapping(run_file):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("steps", "write it as key.subkey=value"),
-        ("=3", "write it as key.subkey=value"),
+        ("steps", "as steps=value"),
+        ("=3", "as key=3"),
+        ("--steps=3", "without dashes: steps=3"),
         ("steps.more=3", "'steps' is a single value"),
         ("model=[", "is not YAML"),
     ],
@@ -108,6 +109,11 @@ def test_an_override_that_cannot_be_applied_is_named(run_file, override, says):
         load_config(run_file, (override,))
     assert repr(override) in str(refusal.value)
     assert says in str(refusal.value)
+
+
+def test_a_mistyped_run_file_is_told_the_nearest(run_file):
+    with pytest.raises(ValueError, match=f"did you mean '{run_file}'"):
+        load_config(run_file.with_name(run_file.stem + "s.yaml"))
 
 
 @pytest.mark.parametrize(("text", "says"), [("name: [", "is not YAML"), ("- a", "holds list"), ("", "holds NoneType")])

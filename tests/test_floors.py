@@ -11,15 +11,17 @@ from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    0: ["types", "config", "templates", "pipes", "ahead"],
-    1: ["memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
-    2: ["verifiers", "scoring", "model", "mirror"],
+    0: ["types", "templates", "pipes", "ahead", "nearest", "fingerprint", "interrupt"],
+    1: ["config", "model_config", "memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals"]
+    + ["watch", "gradient_watch"],
+    2: ["verifiers", "scoring", "model", "mirror", "inputs", "model_settings"],
     3: ["policy", "rollout", "checkpoint", "run", "runlog", "author"],
     4: [
         "rollout.canary",
         "rollout.start",
         "rollout.batch",
         "preflight",
+        "verifier_checks",
         "build",
         "plan",
         "doctor",
@@ -27,12 +29,14 @@ FLOORS = {
         "fit",
         "update",
     ],
-    5: ["check", "coldstart", "evaluate", "passrate", "report", "cli_shared"],
-    6: ["train", "assess", "cli_author", "cli_data", "study"],
-    7: ["cli"],
+    5: ["check", "coldstart", "evaluate", "passrate", "report", "quick_checks"],
+    6: ["train", "assess", "study", "cli_shared"],
+    7: ["cli_author", "cli_data"],
+    8: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 WITHOUT_TORCH = ["tasks", "scoring", "scoring.worker", "author", "build", "check", "plan", "doctor", "cli", "types", "config"]
+WITHOUT_TORCH += ["inputs", "quick_checks", "verifier_checks", "model_config", "fingerprint", "checkpoint"]
 WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 

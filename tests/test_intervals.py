@@ -40,6 +40,23 @@ def test_intervals_hold_the_true_mean_in_95_of_100_evaluations(rows, samples, al
     assert 0.93 <= held <= 0.97
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_rows_that_are_all_wrong_or_all_right_do_not_tell_the_mean_for_sure(value):
+    # Of n rows without a success, a rate of more than about 3 / n would have shown one with 95 % (the rule of three).
+    assert 3 / 80 < estimate([value] * 80).interval < 4 / 80
+
+
+@pytest.mark.parametrize(("rows", "rate"), [(80, 0.01), (80, 0.03), (20, 0.05), (80, 0.98)])
+def test_the_interval_of_a_rare_success_holds_the_true_rate_in_95_of_100(rows, rate):
+    found = [estimate(row.tolist()) for row in np.random.default_rng(0).binomial(1, rate, size=(2000, rows)).astype(float)]
+    assert np.mean([abs(each.mean - rate) <= each.interval for each in found]) >= 0.94
+
+
+def test_rewards_outside_0_and_1_have_student_s_interval():
+    assert estimate([-1.0, 1.0, 1.0, -1.0]).interval == pytest.approx(2 * 0.918693, rel=1e-5)
+    assert estimate([2.0, 2.0]).interval == 0
+
+
 def test_one_row_has_no_interval_and_none_has_no_mean():
     assert math.isnan(estimate([0.5]).interval) and estimate([0.5]).mean == 0.5
     assert math.isnan(estimate([]).mean) and estimate([]).rows == 0

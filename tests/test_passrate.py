@@ -22,9 +22,10 @@ def prompt(row):
 
 
 def verify(response, row):
-    if row.answer == "broken" and response != "\\\\boxed{broken}":
+    if row.answer == "broken" and response != row.response:
         raise RuntimeError("this row breaks the verifier")
-    return Score(reward={"always": 1.0, "never": 0.0}.get(row.answer, float(len(response) % 2 == 0)))
+    right = {"always": True, "never": False}.get(row.answer, len(response) % 2 == 0)
+    return Score(reward=float(right or response == row.response))
 
 
 EXAMPLES = [("ab", Row(), 1.0), ("abc", Row(), 0.0)]
@@ -37,7 +38,9 @@ def filtered(tmp_path_factory, tiny_dense):
     """A function that filters the rows in the folder, and returns what was printed."""
     root = tmp_path_factory.mktemp("filter")
     (root / "split.py").write_text(SPLIT)
-    rows = [NewRow(question=f"Row {n}?", answer=answer, images=(png(32 + n, 32),)) for n, answer in enumerate(ANSWERS)]
+    rows = [
+        NewRow(question=f"Row {n}?", answer=answer, response="own", images=(png(32 + n, 32),)) for n, answer in enumerate(ANSWERS)
+    ]
     write_dataset(root / "rows", rows, source="made here", licence="none", recipe="split", recipe_version=3)
 
     def run(out="out", *, rows="rows", exit_code=0, launcher=()):
@@ -97,7 +100,7 @@ def test_two_ranks_find_the_rates_of_one(filtered):
 
 
 def test_a_task_of_which_nothing_would_be_left_is_a_sentence(filtered):
-    rows = [NewRow(question=f"Row {n}?", answer="never") for n in range(3)]
+    rows = [NewRow(question=f"Row {n}?", answer="never", response="own") for n in range(3)]
     write_dataset(filtered.root / "hard", rows, source="", licence="", recipe="split", recipe_version=1)
     printed = filtered("none", rows="hard", exit_code=2)
     assert "vlrl: of split no row is solved sometimes, and at most 90% of the time" in printed

@@ -1,5 +1,8 @@
 """What is refused before a run starts: every case of the table, the table itself, and how ranks agree on a refusal."""
 
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -8,7 +11,9 @@ import pytest
 from tests import bad_input_table
 from tests.bad_input_table import CASES
 from vlrl.config import load_config
+from vlrl.data.shards import NewRow
 from vlrl.preflight import bytes_needed, preflight
+from vlrl.quick_checks import check_inputs
 from vlrl.ranks import Ranks
 
 DOC = Path(__file__).parents[1] / "docs" / "bad-input.md"
@@ -38,30 +43,75 @@ def test_the_document_is_the_table(sentence):
 
 
 def test_a_good_run_is_opened(good_run):
-    run = preflight(good_run("mixture.sums.eval_rows=data/sums"), Ranks(0, 1, 0))
+    config = good_run("mixture.sums.eval_rows=data/sums")
+    check_inputs(config)
+    run = preflight(config, Ranks(0, 1, 0))
     assert list(run.tasks) == list(run.rows) == ["sums", "shapes"]
 
 
 def test_a_run_resumes_with_its_own_config_and_a_longer_one(good_run):
     bad_input_table.write_checkpoint()
     for overrides in ((), ("steps=6", "checkpoints.keep=1")):
-        preflight(good_run(*overrides), Ranks(0, 1, 0))
+        check_inputs(good_run(*overrides))
 
 
 def test_an_unreadable_checkpoint_is_left_to_the_one_that_loads_it(good_run):
     bad_input_table.write_checkpoint()
     Path("runs/run/checkpoints/step-000002/state.json").write_text('{"steps"')
-    preflight(good_run(), Ranks(0, 1, 0))
+    check_inputs(good_run())
 
 
-def test_faults_of_one_kind_are_told_together(good_run):
-    Path("data/shapes/manifest.json").unlink()
+def test_faults_of_every_kind_are_told_together(good_run):
     Path("data/sums/shard-000000.tar").unlink()
     with pytest.raises(ValueError) as refusal:
-        preflight(good_run(), Ranks(0, 1, 0))
-    first, second = str(refusal.value).splitlines()
-    assert first.startswith("data/sums/shard-000000.tar is missing")
-    assert second.startswith("data/shapes is no complete data set")
+        check_inputs(good_run("engine.max_model_len=8192", "mixture.shapes.task=shape"))
+    model, task, rows = str(refusal.value).splitlines()
+    assert model.startswith("engine.max_model_len is 8192")
+    assert task.startswith("no task 'shape' in ['tasks']; did you mean 'shapes'?")
+    assert rows.startswith("data/sums/shard-000000.tar is missing")
+
+
+REFUSED = """
+import sys
+from typer.testing import CliRunner
+from vlrl.cli import app
+result = CliRunner().invoke(app, ["train", "run.yaml", *sys.argv[1:]])
+loaded = [name for name in ("torch", "transformers", "vllm", "deepspeed", "scipy") if name in sys.modules]
+print(result.exit_code, loaded, result.output)
+"""
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["mixture.sums.rows=data/sum", "model=models", "engine.max_model_len=8192", "mixture.sums.task=sum", "prompts_per_step=20"],
+)
+def test_what_can_be_refused_early_is_refused_before_torch_is_imported(good_run, override):
+    env = os.environ | {"PYTHONPATH": str(DOC.parents[1])}
+    done = subprocess.run([sys.executable, "-c", REFUSED, override], capture_output=True, text=True, timeout=120, env=env)
+    assert done.stdout.startswith("2 [] vlrl: "), done.stdout + done.stderr
+
+
+def test_a_few_answers_that_are_not_accepted_are_a_warning(good_run, caplog):
+    rows = [NewRow(question=f"{n} + 2?", answer=str(n + 2), response="no idea" if n < 2 else "") for n in range(8)]
+    bad_input_table.write_rows("sums", *rows)
+    check_inputs(good_run())
+    assert "data/sums: 2 of 8 own answers looked at are not accepted by sums" in caplog.text
+
+
+def test_rows_without_an_own_answer_are_not_held_against_their_verifier(good_run):
+    bad_input_table.spoil_task("reward=float(answer", "reward=float(row.meta['level'] and answer")
+    bad_input_table.spoil_task("Row(answer=", "Row(meta={'level': 1}, answer=")
+    bad_input_table.write_rows("sums", *(NewRow(question=f"{n}?", meta={"level": 1}) for n in range(8)))
+    check_inputs(good_run())
+
+
+def test_answers_longer_than_a_response_may_be_are_a_warning_with_their_length(good_run, caplog):
+    rows = [NewRow(question="How far?", answer="4", response="so " * n + "\\boxed{4}") for n in (0, 0, 0, 9, 20, 30, 0, 0)]
+    bad_input_table.write_rows("sums", *rows)
+    run = preflight(good_run(), Ranks(0, 1, 0))
+    longest = max(len(run.encoder.encode_response(row.response)) for row in rows)
+    assert f"data/sums: 3 of 8 own answers are longer than max_new_tokens 16 (the longest has {longest} tokens" in caplog.text
+    assert f"set mixture.sums.max_new_tokens to {longest} or more" in caplog.text
 
 
 class Second(Ranks):
@@ -83,9 +133,9 @@ def test_a_fault_that_the_first_rank_found_stops_the_others_with_its_sentence(go
 
 
 def test_only_the_first_rank_reads_the_rows(good_run):
-    bad_input_table.spoil_shape(b"\x89PNG, and no more")
+    bad_input_table.spoil_shape(bad_input_table.png(4000, 8))
     assert preflight(good_run(), Second(1, 2, 1))
-    with pytest.raises(ValueError, match="its header is that of no image"):
+    with pytest.raises(ValueError, match="can't be used"):
         preflight(good_run(), Ranks(0, 1, 0))
 
 

@@ -15,7 +15,7 @@ from tests.conftest import PATIENCE_S
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli import app
 from vlrl.config import Wandb, dump_config, parse_config
-from vlrl.report import page, serve_report, write_report
+from vlrl.report import charts, page, serve_report, write_report
 from vlrl.report.read import read_run
 from vlrl.runlog import RunLog
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
@@ -32,7 +32,8 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True) -> Path:
     (folder / "shape.png").write_bytes(png(64, 48))
     log = RunLog(folder, name=folder.name, config=raw, wandb=Wandb(mode="disabled"))
     for step in range(1, steps + 1):
-        metrics = {"reward/mean": step / 10, "time/step": 2.0, "time/generate": 1.5, "scoring/failed": 0.0}
+        metrics = {"reward/mean": step / 10, "time/step": 2.0, "time/generate": 1.5, "scoring/failed": 0.1}
+        metrics |= {"scoring/failed/sums": 0.0, "scoring/failed/shapes": 0.4 * (step == 1)}
         metrics |= {f"policy/{name}/minibatch_2": 0.1 for name in ("gate_weight_pos", "gate_gap", "gate_bound", "ess")}
         metrics |= {f"policy/change/{part}/minibatch_2": 1e-4 for part in ("vision", "language")}
         if step % 2 == 0:
@@ -43,7 +44,8 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True) -> Path:
         log.histograms(step, {f"{name}/pos/minibatch_2": [1] * count for name, count in bins.items()})
         log.tokens(step, [{"slot": 0, "sample": 1, "ratios": [0.9, 1.2], "weights": [0.99, 0.4], "pieces": ["a", "<b>"]}])
     if ended:
-        values = {"before": 0.25, "after": 0.5, "before_interval": 0.1, "after_interval": 0.1, "rows": 20, "failed": 0}
+        values = {"before": 0.25, "after": 0.5, "before_interval": 0.1, "after_interval": 0.1, "rows": 20}
+        values |= {"failed_before": 25, "failed_after": 0}
         values |= {"pass_before": {1: 0.25, 4: 0.75}, "pass_after": {1: 0.5, 4: 0.875}}
         log.summary({"steps": steps, "tasks": {"sums": values}, "mean": {"before": 0.25, "after": 0.5}})
     return folder
@@ -121,6 +123,28 @@ def test_a_step_s_interval_is_that_of_its_groups_means(tmp_path):
     spread = (sum((mean - sum(means) / 3) ** 2 for mean in means) / 2) ** 0.5
     assert (reward.mean, reward.rows) == (pytest.approx(2 / 3), 3)
     assert reward.interval == pytest.approx(4.3027 * spread / math.sqrt(3), rel=1e-4)
+
+
+def test_failed_verdicts_are_told_of_the_whole_run_and_of_the_worst_task(tmp_path):
+    write_report([write_run(tmp_path / "run", steps=4)], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<dt>without a verdict</dt><dd>10.0%, of shapes 10.0%</dd>" in text
+    assert "<td>25 and 0</td>" in text
+
+
+@pytest.mark.parametrize(("steps", "says"), [(8, "Each step as it is."), (20, "lines their moving average over 5 steps.")])
+def test_a_page_says_how_its_lines_are_averaged_and_shows_each_step(tmp_path, steps, says):
+    data = [read_run(write_run(tmp_path / "run", steps=steps))]
+    assert says in page.report(data)
+    values = [trace.y for trace in charts.reward(data).data if trace.mode in ("markers", "lines") and trace.y is not None]
+    own = [found.mean for _, found in sorted(data[0].rewards["sums"].items())]
+    assert list(own) in [list(each) for each in values]
+
+
+def test_the_rollouts_are_first_in_the_menu(tmp_path):
+    write_report([write_run(tmp_path / "run")], tmp_path / "report.html")
+    menu = re.search(r"<nav.*?</nav>", (tmp_path / "report.html").read_text(), re.DOTALL)[0]
+    assert re.findall(r'href="#([^"]+)"', menu)[0] == "rollouts"
 
 
 def test_several_runs_are_on_one_page_and_a_run_that_goes_on_or_has_no_step_too(tmp_path):

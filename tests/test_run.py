@@ -1,5 +1,6 @@
 """What a run is known by: when a cold start may be reused, and what a resumed run must share."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,21 @@ def test_other_rows_make_another_origin_and_identity(opened):
     assert before.origin != after.origin
     assert {key for key in before.identity if before.identity[key] != after.identity[key]} == {"data"}
     assert {task for task in before.rows if before.identity["data"][task] != after.identity["data"][task]} == {"sums"}
+
+
+def test_an_edited_verifier_and_other_weights_make_another_origin(opened):
+    before = opened()
+    bad_input_table.spoil_task('"three"', '"drei"')
+    edited = opened()
+    assert {key for key in before.identity if before.identity[key] != edited.identity[key]} == {"task_files"}
+    assert before.origin != edited.origin
+    weights = Path("models/tiny").resolve()
+    Path("models/tiny").unlink()
+    shutil.copytree(weights, "models/tiny")
+    assert opened().origin == edited.origin
+    path = next(Path("models/tiny").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert opened().origin != edited.origin
 
 
 def test_two_data_sets_may_share_a_task_under_names_of_their_own(opened):

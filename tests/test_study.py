@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 import vlrl.study
 from vlrl.cli import app
 from vlrl.config import load_config
+from vlrl.interrupt import Interrupted
 from vlrl.study import collapsed, load_study, markdown, read_arms, run_study, table
 
 FILE = """
@@ -36,18 +38,42 @@ def write_run(folder, rewards):
 def test_every_arm_is_run_with_every_seed_and_what_fails_is_told(study, tmp_path, monkeypatch):
     commands = []
 
-    class Done:
+    class Begun:
         def __init__(self, command, **_):
             commands.append(command[3:])
-            self.returncode = int("seed=7" in command and "algorithm.gate=grpo" in command)
+            self.exit_code = int("seed=7" in command and "algorithm.gate=grpo" in command)
 
-    monkeypatch.setattr(vlrl.study.subprocess, "run", Done)
+        def wait(self):
+            return self.exit_code
+
+    monkeypatch.setattr(vlrl.study.subprocess, "Popen", Begun)
     assert run_study(study, tmp_path / "runs", ["prompts_per_step=8"]) == ["hard-7"]
     assert [command[-2] for command in commands] == ["name=soft-4", "name=hard-4", "name=soft-7", "name=hard-7"]
     assert commands[0] == [
         "train", "configs/cpu.yaml", "steps=3", "prompts_per_step=8", "algorithm.tau_neg=1.05", "seed=4", "name=soft-4",
         f"runs={tmp_path / 'runs'}",
     ]  # fmt: skip
+
+
+def test_a_study_that_is_interrupted_lets_its_run_save_before_it_ends(study, tmp_path, monkeypatch):
+    told = []
+
+    class Begun:
+        def __init__(self, command, **_):
+            pass
+
+        def wait(self):
+            told.append("waited")
+            if told == ["waited"]:
+                raise Interrupted(signal.SIGTERM)
+
+        def terminate(self):
+            told.append("terminated")
+
+    monkeypatch.setattr(vlrl.study.subprocess, "Popen", Begun)
+    with pytest.raises(Interrupted):
+        run_study(study, tmp_path / "runs")
+    assert told == ["waited", "terminated", "waited"]
 
 
 def test_arms_are_held_to_the_first_seed_by_seed(study, tmp_path):

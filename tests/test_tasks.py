@@ -159,3 +159,25 @@ def test_every_shipped_task_takes_another_instruction(name):
     task = load_task(name, [SHIPPED])
     (message,) = prompt_of(task, task.examples[0][1], instruction="Do it in your own way.")
     assert "Do it in your own way." in parts_of(message)[-1]["text"]
+
+
+def test_a_task_is_known_by_its_file_and_the_files_of_its_folder_that_it_imports(tmp_path):
+    (tmp_path / "dots.py").write_text(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom _dots import *\n")
+    (tmp_path / "_dots.py").write_text("from _deep import prompt, verify\nEXAMPLES = []\n")
+    (tmp_path / "_deep.py").write_text("def prompt(row): ...\ndef verify(response, row): ...\n")
+    (tmp_path / "other.py").write_text("")
+    seen = {load_task("dots", [tmp_path]).fingerprint}
+    (tmp_path / "other.py").write_text("x = 1")
+    assert load_task("dots", [tmp_path]).fingerprint in seen
+    for name in ("_deep.py", "_dots.py", "dots.py"):
+        path = tmp_path / name
+        path.write_text(path.read_text() + "# edited\n")
+        assert (fingerprint := load_task("dots", [tmp_path]).fingerprint) not in seen
+        seen.add(fingerprint)
+
+
+def test_a_verifier_s_failure_names_the_line_of_its_file(tmp_path):
+    lines = ["def prompt(row): ...", "def verify(response, row):", "    return int(response)", "EXAMPLES = []", ""]
+    (tmp_path / "whole.py").write_text("\n".join(lines))
+    score = verdict(load_task("whole", [tmp_path]), "two", Row())
+    assert score.detail == f"ValueError: invalid literal for int() with base 10: 'two' ({tmp_path.name}/whole.py:3)"

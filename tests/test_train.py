@@ -198,6 +198,17 @@ def test_a_run_killed_between_two_saves_equals_the_uninterrupted_one(moe):
     check_equal(loop, moe)
 
 
+@pytest.mark.slow
+def test_a_cold_start_that_is_stopped_says_that_it_begins_again(small):
+    loop = small.with_(name="cold", coldstart__steps=500)
+    process = loop.start()
+    assert process.stdout
+    printed = next(line for line in process.stdout if line.startswith("Cold start"))
+    process.send_signal(signal.SIGTERM)
+    printed += finished(process, exit_code=143)
+    assert "vlrl: stopped by SIGTERM; the same command begins the cold start again" in printed
+
+
 def check_equal(loop: Loop, other: Loop) -> None:
     assert loop.steady_metrics == other.steady_metrics
     assert loop.rollouts == other.rollouts
@@ -286,7 +297,7 @@ def test_a_jail_that_dies_stops_the_run_with_its_reason(small, tmp_path, monkeyp
     (tmp_path / "bwrap").write_text(f'#!/bin/sh\n[ -e {tmp_path}/dead ] && exit 1\nexec {sandbox._bwrap()} "$@"\n')
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    rows = [NewRow(question=f"Row {n}?", answer="1") for n in range(24)]
+    rows = [NewRow(question=f"Row {n}?", answer="1", response="ab") for n in range(24)]
     write_dataset(tmp_path / "rows", rows, source="made up", licence="none", recipe="test", recipe_version=1)
     task = {"jailed": {"weight": 1, "rows": tmp_path / "rows", "eval_rows": tmp_path / "rows"}}
     loop = small.with_(name="dead", sampling__refills=0, mixture=task, task_folders=[tmp_path], coldstart__steps=0, steps=200)
@@ -295,7 +306,7 @@ def test_a_jail_that_dies_stops_the_run_with_its_reason(small, tmp_path, monkeyp
         time.sleep(0.1)
     (tmp_path / "dead").touch()
     printed = finished(process, exit_code=2)
-    assert re.search(r"step \d+: \d+% of the rollouts could not be scored \(jailed \d+ of 32\)", printed), printed
+    assert re.search(r"step \d+: \d+ of the last \d+ rollouts of task jailed have no verdict, more than", printed), printed
     assert "most often: error, RuntimeError: the process for a solution did not start" in printed
     assert loop.metrics[0]["scoring/failed"] == 0 < loop.metrics[-1]["scoring/failed"]
 
@@ -312,8 +323,9 @@ def test_broken_verifications_are_counted_and_masked_and_too_many_stop_the_run(s
     loop = small.with_(name="failing", sampling__refills=0, mixture=task, coldstart__steps=0, steps=3)
 
     printed = finished(loop.start(), exit_code=2)
-    assert "step 2: 50% of the rollouts could not be scored (even_length 16 of 32), more than scoring.max_failed_share" in printed
-    assert "most often: error, RuntimeError: this row breaks the verifier" in printed
+    assert "step 1: 4 of the last 32 rollouts of task even_length have no verdict and count in no average" in printed
+    assert "step 2: 20 of the last 64 rollouts of task even_length have no verdict, more than scoring.max_failed_share" in printed
+    assert "most often: error, RuntimeError: this row breaks the verifier (tasks/even_length.py:13)" in printed
     first, second = loop.metrics
     assert (first["scoring/failed/even_length"], second["scoring/error/even_length"]) == (1 / prompts, 0.5)
     broken = [line for line in loop.rollouts if line["status"] == "error"]

@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 Agree = Callable[[int], int]
 
-MAY_DIFFER = ("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "tokens_per_pass")
-"""What may change at a resume: settings of where a run is kept and how long it goes on, not of what a step computes; and the
-number that the run found by itself, which the resumed run takes over."""
+MAY_DIFFER = ("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "tokens_per_pass")
+"""What may change at a resume: settings of where a run is kept, how long it goes on and when it is stopped, not of what a step
+computes; and the number that the run found by itself, which the resumed run takes over."""
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
 _HEADROOM = 1.2
@@ -140,10 +140,12 @@ def check_same_config(
     names = [name for name in {**was, **now} if was.get(name, _ABSENT) != now.get(name, _ABSENT)]
     bound = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in may_differ)]
     lines = [f"{name} was {was.get(name, _ABSENT)} in the checkpoint, {now.get(name, _ABSENT)} now" for name in bound]
+    if any(name.startswith("task_files.") for name in bound):
+        lines.append("a task's file was edited (EXAMPLES count too): rewards from before and after could not be compared")
     if current["steps"] < step:
         lines.append(f"steps is {current['steps']} now, and the checkpoint is already at step {step}")
     if lines:
-        raise ValueError("cannot resume; put these settings back, or start a run of another name:\n  " + "\n  ".join(lines))
+        raise ValueError("cannot resume; put these back, or start a run of another name:\n  " + "\n  ".join(lines))
 
 
 class StopSignal:
@@ -154,6 +156,8 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self.number = int(signal.SIGTERM)
+        """Of the first signal; SIGTERM where it was another rank's."""
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
     @property
@@ -170,7 +174,7 @@ class StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._since is None:
-            self._since = time.monotonic()
+            self._since, self.number = time.monotonic(), number
 
 
 @contextmanager

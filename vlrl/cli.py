@@ -1,10 +1,12 @@
 """Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for what comes before and after.
 
-An error prints one sentence and exits with 2. With VLRL_TRACEBACK=1 it prints where the error arose.
+Exit codes: 0; 1 if a comparison or a check fails; 2 for a fault, printed as one sentence (with VLRL_TRACEBACK=1 as a traceback);
+143 for a command that SIGTERM stopped, 130 for Ctrl-C. Under torchrun any failure becomes torchrun's own 1.
 """
 
 import math
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,56 +14,51 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import vlrl
 from vlrl.cli_author import new, try_task, verify
 from vlrl.cli_data import data
-from vlrl.cli_shared import Overrides, RunFile, load, open_to_sample, quieten, sentences
+from vlrl.cli_shared import SETTINGS, Overrides, RunFile, load, open_run, open_to_sample, sentences
 from vlrl.config import Config, dump_config
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help=__doc__,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        print(f"vlrl {vlrl.__version__}")
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("vlrl"))
         raise typer.Exit
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+@app.callback(help=__doc__)
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Prints the version.")
     ] = False,
-) -> None: ...
+) -> None:
+    """Takes --version; a command does the rest."""
 
 
-@app.command()
+@app.command(context_settings=SETTINGS, epilog="Example: vlrl train configs/cpu.yaml name=twice steps=50 mixture.digits.weight=2")
 def train(run_file: RunFile, overrides: Overrides = None) -> None:
-    """Trains as the run file says; resumes a run that was stopped."""
+    """Trains as the run file says; resumes a run that was stopped.
+
+    SIGTERM or Ctrl-C: it saves its state and exits with 143 or 130; the same command goes on.
+    """
     with sentences():
         config = load(run_file, overrides)
-        quieten()
-        from vlrl.preflight import preflight
-        from vlrl.ranks import join_ranks
-        from vlrl.train import train as run_training
-
-        ranks = join_ranks()
+        run = open_run(config)
         if config.threads:
             import torch
 
             torch.set_num_threads(config.threads)
-        summary = run_training(preflight(config, ranks))
-        if ranks.is_first:
+        from vlrl.train import train as run_training
+
+        summary = run_training(run)
+        if run.ranks.is_first:
             _report(config, summary)
 
 
-@app.command()
+@app.command(context_settings=SETTINGS, epilog="Example: vlrl plan configs/cpu.yaml mixture.digits.weight=2 --steps 4")
 def plan(run_file: RunFile, overrides: Overrides = None, steps: int = 8) -> None:
     """Prints the resolved run file, and the prompts of each task in the first steps and in their mini-batches."""
     with sentences():
@@ -73,13 +70,20 @@ def plan(run_file: RunFile, overrides: Overrides = None, steps: int = 8) -> None
             print(line)
 
 
-@app.command(name="eval")
+@app.command(
+    name="eval",
+    context_settings=SETTINGS,
+    epilog="Example: vlrl eval configs/cpu.yaml model=runs/cpu/model evaluation.samples=8 --out runs/cpu/eval",
+)
 def evaluate(
     run_file: RunFile,
     out: Annotated[Path, typer.Option(help="Folder for the rows' rewards and the summary.")],
     overrides: Overrides = None,
 ) -> None:
-    """Evaluates the run file's model on its tasks' held-out rows: avg@k and pass@k. Goes on where it was stopped."""
+    """Evaluates the run file's model on its tasks' held-out rows: avg@k and pass@k. Goes on where it was stopped.
+
+    An OUT belongs to one model, one verifier of each task and one way to sample; another evaluation needs another OUT.
+    """
     with sentences():
         run = open_to_sample(run_file, overrides)
         from vlrl.assess import assess
@@ -96,28 +100,34 @@ def evaluate(
             Console().print(table)
 
 
-@app.command()
+@app.command(epilog="Example: vlrl compare runs/one/eval runs/two/eval --gate 2")
 def compare(
     first: Annotated[Path, typer.Argument(help="The OUT of a vlrl eval.")],
     second: Annotated[Path, typer.Argument(help="That of another model on the same rows.")],
-    gate: Annotated[float | None, typer.Option(help="End with 1 where a task fell by more than so many standard errors.")] = None,
+    gate: Annotated[
+        float | None, typer.Option(help="Exit with 1 if a task got worse by more than this many standard errors.")
+    ] = None,
 ) -> None:
-    """Compares two evaluations row by row: the difference of each task, with its interval and a paired t-test."""
-    with sentences():
-        from vlrl.assess import compared, fallen
+    """Compares two evaluations row by row: each task's difference with its 95 % interval and the p of a paired t-test.
 
-        differences = compared(first, second)
-    table = Table("task", "rows", "second - first", "standard errors", "p")
-    for task, found in differences.items():
-        change = f"{found.mean:+.3f} ± {found.interval:.3f}"
-        table.add_row(task, str(found.rows), change, f"{found.standard_errors:+.1f}", f"{found.p:.3f}")
+    With --gate it exits with 1 on a regression, for scripts.
+    """
+    with sentences():
+        from vlrl.assess import compared, regressed
+
+        comparisons = compared(first, second)
+    table = Table("task", "rows", "second - first", "standard errors", "p", "no verdict")
+    for task, found in comparisons.items():
+        change = f"{found.difference.mean:+.3f} ± {found.difference.interval:.3f}"
+        errors, p = f"{found.difference.standard_errors:+.1f}", f"{found.difference.p:.3f}"
+        table.add_row(task, str(found.difference.rows), change, errors, p, "{} and {}".format(*found.failed))
     Console().print(table)
-    if gate is not None and (fell := fallen(differences, gate)):
-        print(f"fell by more than {gate:g} standard errors: {', '.join(fell)}")
+    if gate is not None and (worse := regressed(comparisons, gate)):
+        print(f"regression: {', '.join(worse)} got worse by more than {gate:g} standard errors")
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(context_settings=SETTINGS, epilog="Example: vlrl study configs/studies/tau.yaml")
 def study(
     file: Annotated[Path, typer.Argument(help="The study, as those in configs/studies/.")],
     overrides: Overrides = None,
@@ -136,7 +146,7 @@ def study(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: vlrl report runs/cpu; while it trains: vlrl report runs/cpu --serve 8000")
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, as runs/cpu; of several the curves are overlaid.")],
     out: Annotated[Path | None, typer.Option(help="The page; else report.html in the first run's folder.")] = None,
@@ -156,7 +166,7 @@ def report(
             print(f"{path}: {write_report(runs, path) / 1e6:.1f} MB")
 
 
-@app.command()
+@app.command(epilog="Example: vlrl doctor")
 def doctor() -> None:
     """Prints what this machine has of what a run needs."""
     from vlrl.doctor import doctor as lines
@@ -165,7 +175,7 @@ def doctor() -> None:
         print(line)
 
 
-@app.command()
+@app.command(epilog="Example: vlrl tiny models/moe --moe")
 def tiny(
     folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
     data: Annotated[Path, typer.Option(help="Folder of data sets whose texts the tokenizer learns.")] = Path("data"),
@@ -192,22 +202,24 @@ app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)
 app.command(name="try", epilog="Example: vlrl try dots --rows data/dots/eval")(try_task)
 
 
-def _report(config: Config, summary: dict[str, Any] | None) -> None:
+def _report(config: Config, summary: dict[str, Any]) -> None:
     console = Console()
-    title = f"{config.name}: held-out accuracy ± 95 % interval"
-    if summary is None:
-        console.print(f"Stopped; the same command goes on from the checkpoint in {config.folder}/checkpoints")
-        return
-    table = Table("task", "before", "after", "rise", title=title)
+    table = Table("task", "before", "after", "rise", title=f"{config.name}: held-out accuracy ± 95 % interval")
     number: Callable[[float], str] = "{:.3f}".format
+    failing = any(values["failed_before"] or values["failed_after"] for values in summary["tasks"].values())
+    if failing:
+        table.add_column("no verdict, before and after")
     for task, values in summary["tasks"].items():
         cells = [f"{number(values[at])} ± {number(values[f'{at}_interval'])}" for at in ("before", "after")]
         rise, interval = values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
-        table.add_row(task, *cells, f"{rise:+.3f} ± {number(interval)}")
+        failed = [f"{values['failed_before']} and {values['failed_after']}"] if failing else []
+        table.add_row(task, *cells, f"{rise:+.3f} ± {number(interval)}", *failed)
     mean = summary["mean"]
     table.add_section()
     table.add_row("mean", number(mean["before"]), number(mean["after"]), f"{mean['after'] - mean['before']:+.3f}")
     console.print(table)
+    if failing:
+        console.print("Rollouts without a verdict are in no average: each with its reason in rollouts.jsonl")
     console.print(f"The run is in {config.folder}: metrics.jsonl, rollouts.jsonl, summary.json, checkpoints/, model/")
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vlrl.cli_shared import TASKS, Folders, Overrides, RunFile, open_to_sample, sentences
+from vlrl.cli_shared import SETTINGS, TASKS, Folders, Overrides, RunFile, open_to_sample, sentences
 
 data = typer.Typer(no_args_is_help=True, help="Builds data sets from recipes, and looks at them.")
 
@@ -99,7 +99,11 @@ def show(
             print(json.dumps(asdict(dataset[number]), ensure_ascii=False, indent=2))
 
 
-@data.command(name="filter", epilog="Example: vlrl data filter configs/cpu.yaml model=runs/cpu/coldstart --out data/filtered")
+@data.command(
+    name="filter",
+    context_settings=SETTINGS,
+    epilog="Example: vlrl data filter configs/cpu.yaml model=runs/cpu/coldstart --out data/filtered",
+)
 def filter_rows(
     run_file: RunFile,
     out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/TASK.")],

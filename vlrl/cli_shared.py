@@ -12,11 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from vlrl.config import ColdStart, Config, load_config
+from vlrl.interrupt import Interrupted, interruptible
 
 RunFile = Annotated[Path, typer.Argument(help="The run file, as those in configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's: a.b=c ...")]
 Folders = Annotated[list[Path], typer.Option("--tasks", help="Folders of task files; may be given again.")]
 TASKS = [Path("tasks")]
+SETTINGS = {"ignore_unknown_options": True}  # of a command that takes overrides: `--steps 4` is then told how to be written
 
 
 def load(run_file: Path, overrides: list[str] | None) -> Config:
@@ -38,8 +40,14 @@ def quieten() -> None:
 
 @contextmanager
 def sentences() -> Iterator[None]:
+    """Faults and signals as one sentence each; see the head of vlrl.cli for exit codes."""
     try:
-        yield
+        with interruptible():
+            yield
+    except Interrupted as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"vlrl: {stop}", file=sys.stderr)
+        raise typer.Exit(stop.exit_code) from None
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         if "VLRL_TRACEBACK" in os.environ:
             raise
@@ -47,11 +55,20 @@ def sentences() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:
-    """The run file's run, checked for what sampling its model needs; every rank calls it."""
-    config = load(run_file, overrides)
+def open_run(config: Config, *, to_train: bool = True) -> Any:
+    """The run, checked; every rank calls it. What the first rank can refuse without torch, it refuses before that is imported."""
+    if os.environ.get("RANK", "0") == "0":
+        from vlrl.quick_checks import check_inputs
+
+        check_inputs(config, world_size=int(os.environ.get("WORLD_SIZE", "1")), to_train=to_train)
     quieten()
     from vlrl.preflight import preflight
     from vlrl.ranks import join_ranks
 
-    return preflight(config.model_copy(update={"coldstart": ColdStart()}), join_ranks(), to_train=False)
+    return preflight(config, join_ranks(), to_train=to_train)
+
+
+def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:
+    """The run file's run, checked for what sampling its model needs; every rank calls it."""
+    config = load(run_file, overrides)
+    return open_run(config.model_copy(update={"coldstart": ColdStart()}), to_train=False)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from vlrl.fit import Sample, fit_passes
+from vlrl.interrupt import Interrupted
 from vlrl.metrics import progress, write_whole
 from vlrl.model.pack import PackedGroup, pack_groups, split_to_budget
 from vlrl.policy import Policy
@@ -19,10 +20,20 @@ _DONE = "coldstart.json"
 
 
 def coldstart(run: Run, folder: Path) -> None:
-    """Trains config.model on demonstrations and writes the result to `folder`. ValueError for a row without a response."""
-    config = run.config
+    """Trains config.model on demonstrations and writes the result to `folder`.
+
+    ValueError for a row without a response; Interrupted where a signal stopped it: it begins again.
+    """
     if _is_done(folder, run.origin):
         return
+    try:
+        _train(run, folder)
+    except Interrupted as stop:
+        raise Interrupted(stop.number, "the same command begins the cold start again") from None
+
+
+def _train(run: Run, folder: Path) -> None:
+    config = run.config
     steps = config.coldstart.steps
     policy = Policy(run.coldstart_policy, config.model, ranks=run.ranks, updates=steps, temperature=1.0, banned=run.banned)
     mixture = run.coldstart_mixture()

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vlrl.nearest import nearest
+
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -274,12 +276,15 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     """Reads a run file and applies `a.b=c` overrides. ValueError, one sentence a fault, where the file cannot be used."""
     try:
         raw = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise ValueError(f"no run file {path}; `configs/` holds complete ones to start from") from None
+    except (FileNotFoundError, IsADirectoryError):
+        folder = path if path.is_dir() else path.parent
+        near = nearest(str(path), map(str, sorted(folder.glob("*.yaml"))))
+        raise ValueError(f"no run file {path}; {near}configs/ holds complete ones to start from") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: a run file is a mapping of settings; this one holds {type(raw).__name__}")
+    _check_form(overrides)
     for override in overrides:
         _apply(raw, override)
     return parse_config(raw, str(path))
@@ -342,10 +347,20 @@ def _faults(config: Config) -> Iterator[str]:
         yield f"images.min_pixels: {images.min_pixels} is above images.max_pixels {images.max_pixels}; swap them"
 
 
+def _check_form(overrides: tuple[str, ...]) -> None:
+    """ValueError for what is no `a.b=c`, with how it is written."""
+    for place, override in enumerate(overrides):
+        key, equals, value = override.lstrip("-").partition("=")
+        following = [each for each in overrides[place + 1 :] if each != "="]
+        right = f"{key or 'key'}={value or next(iter(following), 'value')}"
+        if override.startswith("-"):
+            raise ValueError(f"no option {override!r}; write a setting without dashes: {right}")
+        if not key or not equals:
+            raise ValueError(f"override {override!r}: write it without blanks around the =, as {right}")
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    if not equals or not path:
-        raise ValueError(f"override {override!r}: write it as key.subkey=value")
+    path, _, value = override.partition("=")
     *parents, last = path.split(".")
     node = raw
     for name in parents:

@@ -6,6 +6,7 @@ avg@k is the mean reward of k samples; pass@k, the chance that one of k is right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from vlrl.data.shards import Dataset
 from vlrl.intervals import Estimate, estimate, pass_at
@@ -55,7 +56,7 @@ def heldout_rows(run: Run) -> dict[str, Dataset]:
 def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str) -> dict[str, Assessment]:
     """Each task's held-out rows under the weights that the engine holds. All ranks call it and get the result.
 
-    RuntimeError where more rollouts have no verdict than the run file allows.
+    RuntimeError where more of a task's rollouts have no verdict than the run file allows.
     """
     way, heldout = run.config.evaluation, heldout_rows(run)
     run = run.with_rows(heldout)
@@ -74,7 +75,29 @@ def mean_accuracy(assessments: Mapping[str, Assessment]) -> float:
 
 
 def evaluation_metrics(assessments: Mapping[str, Assessment]) -> dict[str, float]:
-    """eval/TASK and eval/mean, and eval/pass@K/TASK of every K above 1."""
+    """eval/TASK and eval/mean, eval/pass@K/TASK of every K above 1, and eval/failed/TASK, the rollouts without a verdict."""
+    failed = {f"eval/failed/{task}": float(each.failed) for task, each in assessments.items()}
     averages = {f"eval/{task}": each.average.mean for task, each in assessments.items()}
     passes = {f"eval/pass@{k}/{task}": one.mean for task, each in assessments.items() for k, one in each.passes.items() if k > 1}
-    return averages | passes | {"eval/mean": mean_accuracy(assessments)}
+    return averages | passes | failed | {"eval/mean": mean_accuracy(assessments)}
+
+
+def before_and_after(before: Mapping[str, Assessment], after: Mapping[str, Assessment]) -> dict[str, Any]:
+    """A run's summary: of each task both accuracies with their intervals and the rollouts without a verdict, and the means."""
+    return {
+        "tasks": {
+            task: {
+                "before": before[task].average.mean,
+                "after": after[task].average.mean,
+                "before_interval": before[task].average.interval,
+                "after_interval": after[task].average.interval,
+                "pass_before": {str(k): one.mean for k, one in before[task].passes.items()},
+                "pass_after": {str(k): one.mean for k, one in after[task].passes.items()},
+                "rows": after[task].average.rows,
+                "failed_before": before[task].failed,
+                "failed_after": after[task].failed,
+            }
+            for task in after
+        },
+        "mean": {"before": mean_accuracy(before), "after": mean_accuracy(after)},
+    }

@@ -11,7 +11,8 @@ from vlrl.config import Evaluation
 from vlrl.data.shards import Dataset
 from vlrl.metrics import append_lines, progress, whole_lines, write_whole
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
-from vlrl.rollout.groups import check_scored, encode_prompts, sample_groups
+from vlrl.rollout.groups import encode_prompts, sample_groups
+from vlrl.rollout.unscored import Unscored
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.types import Draw, Group, Prompt, Status
@@ -48,7 +49,7 @@ def sample_rows(
     """The rewards of each prompt's row by slot. All ranks call it, each samples a share, and all get all.
 
     seed_round: sets the sampling seeds apart from those of other rounds. tick: told how many rollouts have come in.
-    RuntimeError, naming `where`, where more rollouts have no verdict than the run file allows.
+    RuntimeError, naming `where`, where more of a task's rollouts have no verdict than the run file allows.
     """
     sampled, owned = run.replica(prompts)
     groups = sample_groups(
@@ -61,22 +62,47 @@ def sample_rows(
         owned=owned,
         tick=lambda: tick(run.ranks.size),
     )
-    check_scored(groups, run.ranks, most=run.config.scoring.max_failed_share, where=where)
+    Unscored().see(groups, run.ranks, most=run.config.scoring.max_failed_share, where=where)
     return {slot: row for part in run.ranks.gather(dict(map(_rewards, groups))) for slot, row in part.items()}
 
 
-def measure(
-    run: Run, task: str, dataset: Dataset, engine: Engine, scorer: Scorer, path: Path, *, way: Evaluation
-) -> list[RowRewards]:
-    """The rewards of each row, or of the first `way.rows`, in the data set's order. All ranks call it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What is to be sampled, and the file of what is known of it, row by row, with which one that was stopped goes on.
 
-    path: the file of what is known, row by row, with which a measurement that was stopped goes on; rows that it has, measured
-    in the same way, are not sampled again. RuntimeError where more rollouts have no verdict than the run file allows.
+    Of a data set the first way.rows rows, in its order.
     """
-    run = run.with_rows({task: dataset})
-    count = min(len(dataset), way.rows)
-    known = run.ranks.gather(_begin(path, _origin(run, task, dataset, way)) if run.ranks.is_first else None)[0]
-    rows = [RowRewards(**line | {"rewards": tuple(line["rewards"])}) for line in known][:count]
+
+    task: str
+    dataset: Dataset
+    way: Evaluation
+    path: Path
+
+    @property
+    def num_rows(self) -> int:
+        return min(len(self.dataset), self.way.rows)
+
+
+def check_measurements(run: Run, measurements: Sequence[Measurement]) -> None:
+    """ValueError, on all ranks, for a file with numbers that others would replace. All ranks call it, before an engine starts.
+
+    A file belongs to one model, one verifier and one way to sample: what was measured otherwise, or of more rows, stays.
+    """
+    faults = [_fault(run, each) for each in measurements] if run.ranks.is_first else []
+    if found := [fault for fault in run.ranks.gather(faults)[0] if fault]:
+        raise ValueError("\n".join(found))
+
+
+def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) -> list[RowRewards]:
+    """The rewards of each row. All ranks call it; rows that the file has are not sampled again.
+
+    RuntimeError where more rollouts have no verdict than the run file allows.
+    """
+    task, way, path, count = measurement.task, measurement.way, measurement.path, measurement.num_rows
+    origin = _origin(run, measurement)
+    run = run.with_rows({task: measurement.dataset})
+    known = run.ranks.gather(_begin(path, origin) if run.ranks.is_first else None)[0]
+    rows = [RowRewards(**line | {"rewards": tuple(line["rewards"])}) for line in known]
     at_a_time = max(1, _ROLLOUTS_AT_A_TIME // way.samples)
     with progress(f"Sampling {task}", count * way.samples, shown=run.ranks.is_first) as tick:
         tick(len(rows) * way.samples)
@@ -92,22 +118,43 @@ def measure(
     return rows
 
 
-def _origin(run: Run, task: str, dataset: Dataset, way: Evaluation) -> dict[str, Any]:
-    """What the rewards depend on: where it is another, they are measured again."""
-    config = run.config
-    settings = config.model_dump(mode="json", include={"model", "seed", "images"})
-    mix = config.mixture[task].model_dump(mode="json", include={"task", "system", "instruction"})
-    sampling = way.model_dump(include={"samples", "temperature", "top_p", "top_k"})
-    longest = {"max_new_tokens": way.max_new_tokens or config.max_new_tokens(task)}
-    return {"data": dataset.fingerprint, **settings, **mix, **sampling, **longest}
+def _origin(run: Run, measurement: Measurement) -> dict[str, Any]:
+    """What the rewards depend on."""
+    config, task, way = run.config, measurement.task, measurement.way
+    mix, timeout_s = config.mixture[task], config.mixture[task].scoring.timeout_s or config.scoring.timeout_s
+    return {
+        "data": measurement.dataset.fingerprint,
+        "weights": run.weights,
+        "task_file": run.tasks[task].fingerprint,
+        **config.model_dump(mode="json", include={"model", "seed", "images"}),
+        **mix.model_dump(mode="json", include={"task", "system", "instruction"}),
+        **way.model_dump(include={"samples", "temperature", "top_p", "top_k"}),
+        "max_new_tokens": way.max_new_tokens or config.max_new_tokens(task),
+        "dtype": config.policy.dtype,
+        "engine": config.engine.model_dump(mode="json", include={"max_model_len", "vllm"}),
+        "scoring": config.scoring.model_dump(mode="json", include={"memory_mb", "isolation"}) | {"timeout_s": timeout_s},
+    }
 
 
-def _begin(path: Path, of: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines after a first one that says `of`; a file without it begins anew. Leaves the file without a torn last line."""
-    known = list(whole_lines(path))
-    lines = known[1:] if known[:1] == [of] else []
+def _fault(run: Run, measurement: Measurement) -> str:
+    """Why the file must not be gone on with; empty where it may, or is not there."""
+    path, origin = measurement.path, _origin(run, measurement)
+    head, *rows = list(whole_lines(path)) or [origin]
+    remedy = "give another --out, or remove that file to measure again"
+    if head != origin:
+        names = [name for name in {**head, **origin} if head.get(name) != origin.get(name)]
+        changes = ", ".join(f"{name} was {head.get(name)}, is {origin.get(name)} now" for name in names)
+        return f"{path} was measured otherwise: {changes}; {remedy}"
+    if len(rows) > measurement.num_rows:
+        return f"{path} holds {len(rows)} rows, and {measurement.num_rows} are asked for now; {remedy}"
+    return ""
+
+
+def _begin(path: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines after the first, which says what they depend on. Leaves the file without a torn last line."""
+    _, *lines = list(whole_lines(path)) or [origin]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(line) + "\n" for line in [of, *lines]))
+    write_whole(path, (json.dumps(line) + "\n" for line in [origin, *lines]))
     return lines
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from vlrl.config import Evaluation
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
-from vlrl.measure import RowRewards, measure
-from vlrl.rollout.start import start_engine, start_scorer
+from vlrl.measure import Measurement, RowRewards, check_measurements, measure
+from vlrl.rollout.scorer import start_scorer
+from vlrl.rollout.start import start_engine
 from vlrl.run import Run
 from vlrl.types import Row
 
@@ -23,13 +24,20 @@ def filter_rows(run: Run, out: Path, *, samples: int, at_most: float) -> dict[st
     Rows are sampled as the run's first step would: its model, prompts, temperature and lengths. All ranks call it.
     ValueError where nothing of a task would be left.
     """
-    rates: dict[str, list[RowRewards]] = {}
+    temperature = run.config.sampling.temperature
+    measurements = [
+        Measurement(
+            task=task,
+            dataset=dataset,
+            way=Evaluation(rows=len(dataset), samples=samples, temperature=temperature),
+            path=out / task / RATES,
+        )
+        for task, dataset in run.rows.items()
+    ]
+    check_measurements(run, measurements)
     engine = start_engine(run, run.config.model)
     with start_scorer(run.config) as scorer:
-        for task, dataset in run.rows.items():
-            path = out / task / RATES
-            way = Evaluation(rows=len(dataset), samples=samples, temperature=run.config.sampling.temperature)
-            rates[task] = measure(run, task, dataset, engine, scorer, path, way=way)
+        rates = {each.task: measure(run, each, engine, scorer) for each in measurements}
     empty = [task for task in rates if all(verdict(row, at_most) != "kept" for row in rates[task])]
     for task in rates.keys() - set(empty):
         if run.ranks.is_first:

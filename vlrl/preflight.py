@@ -1,47 +1,37 @@
-"""Everything that can be refused before a run starts, each fault as one sentence.
+"""What can be refused before a run starts, once its model's processor is there; vlrl.quick_checks comes before.
 
-The checks go from cheap to dear and end at the first kind that finds a fault, with all faults of that kind. Every rank opens
-the run; the first alone looks at examples, disk and data, and all ranks stop with the same sentences or none does. A bad row
-that no check meets costs its own group, not the run.
+Every rank opens the run; the first alone looks at disk and data, and all ranks stop with the same sentences or none does.
 """
 
-import json
+import logging
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 
-from vlrl.checkpoint import check_same_config
 from vlrl.config import Config
-from vlrl.data.shards import Dataset, check_row
-from vlrl.model.load import check_model, is_mixture, num_experts
+from vlrl.data.shards import Dataset
+from vlrl.inputs import attempt_each, spread, telling_rows
+from vlrl.model.load import check_model
+from vlrl.model_settings import setting_faults
 from vlrl.ranks import Ranks
 from vlrl.rollout.groups import encode_prompt
-from vlrl.rollout.reward import unknown_parts
-from vlrl.run import Run, attempt_each, open_each, open_run
-from vlrl.tasks import check_examples, gold, verdict
-from vlrl.types import Draw, Row, Status
-from vlrl.verifiers.sandbox import ISOLATION
+from vlrl.run import Run, open_run
+from vlrl.tasks import gold
+from vlrl.types import Draw, Row
 
-_HASHED_BYTES = 1 << 30  # of one data set; hashing it all takes about a second
-_MAX_READ = 20_000
-_LONGEST, _SPREAD = 2, 4  # rows of each data set that are encoded and scored
+logger = logging.getLogger(__name__)
+
+_MAX_READ = 2_000  # rows of each data set whose own answers are counted in tokens
 
 
 def preflight(config: Config, ranks: Ranks, *, to_train: bool = True) -> Run:
     """The run, opened and checked; all ranks call it. ValueError, the same on every rank, a line for each fault.
 
-    to_train: False where the model will only be sampled, which needs no mixture, no disk and no checkpoint.
+    to_train: False where the model will only be sampled, which needs no disk.
     """
-    if ranks.size % config.engine.tensor_parallel:
-        raise ValueError(
-            f"engine.tensor_parallel: {ranks.size} ranks do not split into engines of {config.engine.tensor_parallel}; "
-            "start a multiple of it"
-        )
-    os.environ[ISOLATION] = config.scoring.isolation  # for the examples here, and for the scoring workers
     fault = ""
     try:
         run = open_run(config, ranks)
@@ -56,74 +46,26 @@ def preflight(config: Config, ranks: Ranks, *, to_train: bool = True) -> Run:
 
 
 def _check(run: Run, to_train: bool) -> None:
-    """ValueError with a line for each fault of the first kind that has any."""
-    training = (_mixture, _resume, _disk) if to_train else ()
-    for faults_of in (_settings, *training, _examples, _data):
-        if faults := list(faults_of(run)):
-            raise ValueError("\n".join(faults))
+    """ValueError with a line for each fault. Warns of answers that are longer than a response may be."""
+    heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
+    sets = [(run.with_rows(rows), task, kind) for rows, kind in ((run.rows, "train"), (heldout, "eval")) for task in rows]
+    faults = list(_setting_faults(run))
+    faults += _disk_faults(run) if to_train else ()
+    faults += [fault for of_set, task, _ in sets for fault in _encoding_faults(of_set, task)]
+    if faults:
+        raise ValueError("\n".join(dict.fromkeys(faults)))
+    for of_set, task, kind in sets:
+        _warn_of_long_answers(of_set, task, kind)
 
 
-def _settings(run: Run) -> Iterator[str]:
-    """Settings that the model cannot follow."""
-    config = run.config
-    text = check_model(config.model)["text_config"]
-    longest = text["max_position_embeddings"]
-    replay = config.algorithm.routing_replay
-    if replay != "none" and not is_mixture(text):
-        yield f"algorithm.routing_replay: model {config.model!r} has no experts to replay; leave it out"
-    elif replay == "r3" and not torch.cuda.is_available():
-        yield "algorithm.routing_replay: vLLM tells its experts on GPUs only, so r3 can't run here; use r2"
-    if (dealt := config.policy.expert_parallel) > 1:
-        if not is_mixture(text):
-            yield f"policy.expert_parallel: model {config.model!r} has no experts to deal; leave it out"
-        elif run.ranks.size % dealt or num_experts(text) % dealt:
-            yield (
-                f"policy.expert_parallel: {run.ranks.size} ranks and {num_experts(text)} experts do not both split into "
-                f"{dealt}; use a common divisor"
-            )
-    if config.engine.max_model_len > longest:
-        yield f"engine.max_model_len: {config.engine.max_model_len} tokens, and model {config.model!r} was made for {longest}"
+def _setting_faults(run: Run) -> Iterator[str]:
+    """Settings that the model, or this machine with it, cannot follow."""
+    yield from setting_faults(run.config, check_model(run.config.model)["text_config"], run.ranks.size)
+    if run.config.algorithm.routing_replay == "r3" and not torch.cuda.is_available():
+        yield "algorithm.routing_replay: vLLM returns routed experts on GPUs only, and this machine has none; use r2"
 
 
-def _mixture(run: Run) -> Iterator[str]:
-    mixtures = {"": run.mixture}
-    if run.config.coldstart.steps:
-        mixtures["cold start: "] = run.coldstart_mixture
-    for phase, mixture in mixtures.items():
-        try:
-            mixture()
-        except ValueError as error:
-            yield f"{phase}{error}"
-
-
-def _examples(run: Run) -> Iterator[str]:
-    for name, task in run.tasks.items():
-        if faults := check_examples(task):
-            yield from faults
-            continue
-        known = {part for response, row, _ in task.examples for part in verdict(task, response, row).parts}
-        for part in unknown_parts(run.config.mixture[name].reward, known):
-            yield (
-                f"mixture.{name}.reward: no score of {task.path} has a part {part!r}; "
-                f"its examples' have {', '.join(sorted(known)) or 'none'}, and the verifier's own is 'reward'"
-            )
-
-
-def _resume(run: Run) -> Iterator[str]:
-    """Differences from the newest checkpoint's settings; whether that one is whole is for loading to find out."""
-    states = sorted((run.config.folder / "checkpoints").glob("step-*/state.json"))
-    for path in states[-1:]:
-        try:
-            state = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            return
-        try:
-            check_same_config(state, run.identity, step=int(path.parent.name.removeprefix("step-")))
-        except ValueError as error:
-            yield str(error)
-
-
-def _disk(run: Run) -> Iterator[str]:
+def _disk_faults(run: Run) -> Iterator[str]:
     config = run.config
     need = bytes_needed(config, _num_parameters(config.model))
     parts = [config.folder / name for name in ("checkpoints", "coldstart", "model")]
@@ -159,67 +101,34 @@ def _num_parameters(model: str) -> int:
     return sum(parameter.numel() for parameter in qwen.parameters())
 
 
-def _data(run: Run) -> Iterator[str]:
+def _encoding_faults(run: Run, task: str) -> Iterator[str]:
+    """Prompts of a few rows that the processor refuses, or that leave no room for a response."""
+    numbers = telling_rows(_looked_at(run.rows[task]))
+    _, faults = attempt_each({number: partial(_try_encoding, run, task, number) for number in numbers})
+    if faults:
+        yield f"{run.rows[task].folder}: {len(faults)} of {len(numbers)} rows looked at can't be used; the first: {faults[0]}"
+
+
+def _try_encoding(run: Run, task: str, number: int) -> None:
+    prompt = run.prompt(Draw(slot=0, task=task, index=number, minibatch=0), 1)
+    encode_prompt(prompt, run.encoder, run.config.engine.max_model_len)
+
+
+def _warn_of_long_answers(run: Run, task: str, kind: str) -> None:
+    """Says how many of the rows' own answers are longer than max_new_tokens: a response like them would be cut off."""
     config = run.config
-    heldout = open_each({task: partial(Dataset, mix.eval_rows) for task, mix in config.mixture.items() if mix.eval_rows})
-    for rows_by_task, demonstrated in ((run.rows, config.coldstart.steps > 0), (heldout, False)):
-        for task in rows_by_task:
-            yield from _dataset_faults(run.with_rows(rows_by_task), task, demonstrated)
+    limit, setting = config.max_new_tokens(task), f"mixture.{task}.max_new_tokens"
+    if kind == "eval" and config.evaluation.max_new_tokens:
+        limit, setting = config.evaluation.max_new_tokens, "evaluation.max_new_tokens"
+    answers = [gold(row) for row in _looked_at(run.rows[task]).values() if row.response or row.answer]
+    lengths = [len(run.encoder.encode_response(answer)) for answer in answers]
+    if long := [length for length in lengths if length > limit]:
+        logger.warning(
+            "%s: %d of %d own answers are longer than max_new_tokens %d (the longest has %d tokens with its end), and a response "
+            "like them is cut off; set %s to %d or more",
+            *(run.rows[task].folder, len(long), len(lengths), limit, max(long), setting, max(long)),
+        )
 
 
-def _dataset_faults(run: Run, task: str, demonstrated: bool) -> Iterator[str]:
-    """Of the task's data set: its bytes, its rows, and the prompts of a few of them. demonstrated: it needs responses."""
-    dataset = run.rows[task]
-    if not len(dataset):
-        yield f"{dataset.folder} holds no rows; build it again: vlrl data build RECIPE --out FOLDER"
-        return
-    if sum(facts["bytes"] for facts in dataset.manifest.files.values()) <= _HASHED_BYTES:
-        _, faults = attempt_each({"": dataset.verify})
-        if faults:
-            yield from faults
-            return
-    num_read = min(len(dataset), _MAX_READ)
-    numbers = [place * len(dataset) // num_read for place in range(num_read)]
-    rows, unreadable = attempt_each({number: partial(_read_row, dataset, number, demonstrated) for number in numbers})
-    telling = _telling(rows)
-    _, unusable = attempt_each({number: partial(_try_row, run, task, number) for number in telling})
-    for faults, num_tried in ((unreadable, num_read), (unusable, len(telling))):
-        if faults:
-            yield f"{dataset.folder}: {len(faults)} of {num_tried} rows looked at can't be used; the first: {faults[0]}"
-
-
-def _read_row(dataset: Dataset, number: int, demonstrated: bool) -> Row:
-    """ValueError where it is torn, holds what a row has no place for, or lacks what it is needed for."""
-    try:
-        row = dataset[number]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"row {number} cannot be read ({error}); build the data set again") from None
-    check_row(row, row.key)
-    if demonstrated and not row.response:
-        raise ValueError(f"row {row.key} has no response to learn from; set coldstart.steps to 0, or write one in to_row")
-    return row
-
-
-def _telling(rows: dict[int, Row]) -> list[int]:
-    """The rows of the longest questions, and some spread over those with images, or over all where none has any."""
-    longest = sorted(rows, key=lambda number: len(rows[number].question))[-_LONGEST:]
-    among = [number for number in rows if rows[number].images] or list(rows)
-    spread = [among[place * len(among) // _SPREAD] for place in range(_SPREAD) if among]
-    return sorted({*longest, *spread})
-
-
-def _try_row(run: Run, task: str, number: int) -> None:
-    """ValueError where the row can't become a prompt, or its own answer can't be scored."""
-    row = run.rows[task][number]
-    try:
-        prompt = run.prompt(Draw(slot=0, task=task, index=number, minibatch=0), 1)
-        encode_prompt(prompt, run.encoder, run.config.engine.max_model_len)
-    except ValueError:
-        raise
-    except Exception as error:  # the task's prompt is foreign code
-        fault = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{run.tasks[task].path}: no prompt can be made of row {row.key} ({fault})") from error
-    # A verifier looks at the reference once there is an answer to hold against it.
-    score = verdict(run.tasks[task], gold(row), row)
-    if score.status is not Status.OK:
-        raise ValueError(f"task {task}, row {row.key}: its answer can't be scored, verify gives {score.status}: {score.detail}")
+def _looked_at(dataset: Dataset) -> dict[int, Row]:
+    return {number: dataset[number] for number in spread(len(dataset), _MAX_READ)}

@@ -1,38 +1,34 @@
-"""What every phase of a run needs: its tasks, data, mixture and encoder, and a step's draws as prompts."""
+"""What every phase of a run needs: its inputs and the model's encoder, and this process's share of a step."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vlrl import config as cfg
 from vlrl.config import Config
-from vlrl.data.checks import check_apart
-from vlrl.data.mixture import Mixture
 from vlrl.data.shards import Dataset
+from vlrl.fingerprint import folder_fingerprint
+from vlrl.inputs import Inputs, open_each
 from vlrl.model.cost import Cost
 from vlrl.model.encode import EncodedPrompt, Encoder
 from vlrl.model.load import check_model, load_encoder
 from vlrl.ranks import Ranks
-from vlrl.tasks import Task, load_task, prompt_of
-from vlrl.types import Draw, Prompt
-
-K = TypeVar("K")
-T = TypeVar("T")
+from vlrl.tasks import load_task
+from vlrl.types import Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """A checked run: config, this process's place, tasks and training data by name, and the model's encoder.
+class Run(Inputs):
+    """A checked run: its inputs, this process's place, and the model's encoder.
 
-    filler: the image prompt that gives a pass a vision tower; banned: ids that sampling never yields; cost: of computing a group.
+    weights: a fingerprint of config.model; filler: the image prompt that gives a pass a vision tower; banned: ids that sampling
+    never yields; cost: of computing a group.
     """
 
-    config: Config
     ranks: Ranks
-    tasks: dict[str, Task]
-    rows: dict[str, Dataset]
+    weights: str
     encoder: Encoder
     filler: EncodedPrompt
     banned: list[int]
@@ -40,28 +36,14 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the saved one; the tasks' order decides their slots."""
-        settings = self.config.model_dump(mode="json")
-        return {"world_size": self.ranks.size, "tasks": list(self.config.mixture), "data": self._data, **settings}
+        return self.resume_identity(self.ranks.size)
 
     @property
     def origin(self) -> dict[str, Any]:
         """What decides the model that the first step samples from: where these are equal, a cold start need not be repeated."""
         settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
-        return {"data": self._data, "policy": self.coldstart_policy.model_dump(mode="json"), **settings}
-
-    def mixture(self) -> Mixture:
-        """The training steps' mixture."""
-        config = self.config
-        weights = {task: mix.weight for task, mix in config.mixture.items()}
-        return Mixture(
-            weights,
-            self._sizes,
-            prompts_per_step=config.prompts_per_step,
-            minibatches=config.algorithm.minibatches,
-            steps=config.steps,
-            seed=config.seed,
-        )
+        policy = self.coldstart_policy.model_dump(mode="json")
+        return {"weights": self.weights, **self.contents, "policy": policy, **settings}
 
     @property
     def coldstart_policy(self) -> cfg.Policy:
@@ -69,41 +51,6 @@ class Run:
         settings = self.config.coldstart
         rate = {"lr": settings.lr, "warmup_steps": settings.warmup_steps, "final_lr": 1.0}
         return self.config.policy.model_copy(update=rate)
-
-    def coldstart_mixture(self) -> Mixture:
-        """The cold start's mixture: whole batches, in an order of its own."""
-        config, settings = self.config, self.config.coldstart
-        weights = {task: mix.coldstart_weight or mix.weight for task, mix in config.mixture.items()}
-        return Mixture(
-            weights, self._sizes, prompts_per_step=settings.batch_size, minibatches=1, steps=settings.steps, seed=config.seed + 1
-        )
-
-    @property
-    def _data(self) -> dict[str, str]:
-        return {task: rows.fingerprint for task, rows in self.rows.items()}
-
-    @property
-    def _sizes(self) -> dict[str, int]:
-        return {task: len(rows) for task, rows in self.rows.items()}
-
-    def prompts(self, draws: Sequence[Draw]) -> list[Prompt]:
-        """The drawn rows as chat messages with their tasks' group sizes and length limits."""
-        return [self.prompt(draw, self.config.group_size(draw.task)) for draw in draws]
-
-    def prompt(self, draw: Draw, group_size: int, max_new_tokens: int | None = None) -> Prompt:
-        """The drawn row as chat messages; max_new_tokens: instead of the task's own."""
-        task, mix, row = self.tasks[draw.task], self.config.mixture[draw.task], self.rows[draw.task][draw.index]
-        return Prompt(
-            slot=draw.slot,
-            task=draw.task,
-            row=row,
-            messages=tuple(prompt_of(task, row, system=mix.system, instruction=mix.instruction)),
-            file=task.name,
-            minibatch=draw.minibatch,
-            round=draw.round,
-            group_size=group_size,
-            max_new_tokens=max_new_tokens or self.config.max_new_tokens(draw.task),
-        )
 
     def replica(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], set[int]]:
         """The prompts that this rank's engine samples, and the slots that this rank scores and trains.
@@ -116,17 +63,11 @@ class Run:
         sampled = [prompt for prompt in prompts if owner[prompt.slot] // width == here]
         return sampled, {slot for slot, rank in owner.items() if rank == self.ranks.rank}
 
-    def with_rows(self, rows: dict[str, Dataset]) -> "Run":
-        return replace(self, rows=rows)
-
 
 def open_run(config: Config, ranks: Ranks) -> Run:
     """Opens everything that the run file names. ValueError, one sentence each, for what can't be used."""
     tasks = open_each({name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()})
     rows = open_each({name: partial(Dataset, mix.rows) for name, mix in config.mixture.items()})
-    if ranks.is_first:
-        held_out = {name: mix.eval_rows for name, mix in config.mixture.items() if mix.eval_rows}
-        open_each({name: partial(_check_apart, rows[name], folder) for name, folder in held_out.items()})
     model = check_model(config.model)
     encoder = load_encoder(config.model, config.images)
     return Run(
@@ -134,6 +75,7 @@ def open_run(config: Config, ranks: Ranks) -> Run:
         ranks=ranks,
         tasks=tasks,
         rows=rows,
+        weights=_weights_fingerprint(config.model),
         encoder=encoder,
         filler=encoder.filler(),
         banned=encoder.banned_tokens(model["text_config"]["vocab_size"]),
@@ -141,24 +83,10 @@ def open_run(config: Config, ranks: Ranks) -> Run:
     )
 
 
-def _check_apart(train: Dataset, held_out: Path) -> None:
-    check_apart(train, Dataset(held_out))
+def _weights_fingerprint(model: str) -> str:
+    """Of a folder its contents', of a model on the hub the commit that was loaded."""
+    if Path(model).is_dir():
+        return folder_fingerprint(Path(model))
+    from huggingface_hub import try_to_load_from_cache
 
-
-def open_each(openers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-    """What each opener returns, by its name. ValueError with the sentences of all that fail, a line each."""
-    opened, faults = attempt_each(openers)
-    if faults:
-        raise ValueError("\n".join(faults))
-    return opened
-
-
-def attempt_each(actions: Mapping[K, Callable[[], T]]) -> tuple[dict[K, T], list[str]]:
-    """What each action returns, by its key, and the sentences of those that raise ValueError, in order."""
-    results, faults = {}, []
-    for key, action in actions.items():
-        try:
-            results[key] = action()
-        except ValueError as error:
-            faults.append(str(error))
-    return results, faults
+    return f"commit {Path(str(try_to_load_from_cache(model, 'config.json'))).parent.name}"

@@ -56,9 +56,19 @@ def run_study(study: Study, folder: Path, overrides: Sequence[str] = ()) -> list
         settings = [*study.settings, *overrides, *study.arms[arm], f"seed={seed}", f"name={name}", f"runs={folder}"]
         with (folder / f"{name}.log").open("a") as log:
             command = [sys.executable, "-m", "vlrl.cli", "train", str(study.run), *settings]
-            if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
+            if _exit_code(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)):
                 failed.append(name)
     return failed
+
+
+def _exit_code(run: subprocess.Popen[bytes]) -> int:
+    """The run's, once it ends. One that is interrupted passes that on, so that the run saves its state."""
+    try:
+        return run.wait()
+    except KeyboardInterrupt:
+        run.terminate()
+        run.wait()
+        raise
 
 
 def read_arms(study: Study, folder: Path) -> Arms:

@@ -9,18 +9,20 @@ What a prompt asks of every row alike should be a constant INSTRUCTION: a run fi
 Files are loaded by path, in the run and in each scoring worker, so a user's folder needs no installing.
 """
 
-import difflib
+import ast
 import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from vlrl.fingerprint import text_fingerprint
+from vlrl.nearest import nearest
 from vlrl.types import Message, Row, Score, Status
 
 Example = tuple[str, Row, float]
@@ -35,7 +37,10 @@ class BadRow(ValueError):  # noqa: N818
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A loaded task file: what it defines, under the file's stem."""
+    """A loaded task file: what it defines, under the file's stem.
+
+    fingerprint: equal for equal code, of the file and of the files of its folder that it imports.
+    """
 
     name: str
     path: Path
@@ -43,6 +48,7 @@ class Task:
     verify: Callable[[str, Row], Score]
     examples: tuple[Example, ...]
     instruction: str = ""
+    fingerprint: str = ""
 
 
 def load_task(name: str, folders: Sequence[Path | str]) -> Task:
@@ -52,9 +58,8 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
     """
     files = {path.stem: path for folder in reversed(folders) for path in sorted(Path(folder).glob("[!_]*.py"))}
     if name not in files:
-        near = difflib.get_close_matches(name, files, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no task {name!r} in {[str(folder) for folder in folders]}; {hint}found {sorted(files)}")
+        places = [str(folder) for folder in folders]
+        raise ValueError(f"no task {name!r} in {places}; {nearest(name, files)}found {sorted(files)}")
     module = _load_module(files[name].resolve())
     missing = [part for part in _PARTS if part not in vars(module)]
     if missing:
@@ -66,6 +71,7 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
         verify=module.verify,
         examples=tuple(module.EXAMPLES),
         instruction=getattr(module, "INSTRUCTION", ""),
+        fingerprint=_fingerprint(files[name].resolve()),
     )
 
 
@@ -96,7 +102,12 @@ def verdict(task: Task, response: str, row: Row) -> Score:
     except BadRow as error:
         return _failed(Status.BAD_ROW, str(error))
     except BaseException as error:  # foreign code: some libraries' time-outs and exits are not Exceptions
-        return _failed(Status.ERROR, f"{type(error).__name__}: {error}")
+        return _failed(Status.ERROR, f"{described(error)} ({_place(error, task.path)})")
+
+
+def described(error: BaseException) -> str:
+    """ "KeyError: 'hint'" """
+    return f"{type(error).__name__}: {error}"
 
 
 def gold(row: Row) -> str:
@@ -106,11 +117,15 @@ def gold(row: Row) -> str:
 
 def check_examples(task: Task) -> list[str]:
     """One sentence for each of the task's examples that its verifier does not reproduce; none where all is well."""
+    return example_faults(task, [verdict(task, response, row) for response, row, _ in task.examples])
+
+
+def example_faults(task: Task, scores: Sequence[Score]) -> list[str]:
+    """As `check_examples`, of scores that the examples have got already."""
     if not task.examples:
         return [f"{task.path}: EXAMPLES is empty; give at least one (response, row, reward)"]
     faults: dict[str, str] = {}  # by what was wrong: what stops every verdict, such as a missing jail, is told once
-    for number, (response, row, reward) in enumerate(task.examples):
-        score = verdict(task, response, row)
+    for number, ((_, _, reward), score) in enumerate(zip(task.examples, scores, strict=True)):
         worth = f"{task.path}: EXAMPLES[{number}] is worth {reward}, but verify gives"
         if score.status != Status.OK:
             faults.setdefault(score.detail, f"{worth} {score.status}: {score.detail}")
@@ -131,10 +146,39 @@ def _load_module(path: Path) -> ModuleType:
         raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from None
     except ImportError as error:
         raise ValueError(f"{path} cannot be imported: {error}") from error
-    except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno
-        raise ValueError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the file is foreign code
+        raise ValueError(f"{path} cannot be imported: {described(error)} ({_place(error, path)})") from error
     return module
+
+
+def _fingerprint(path: Path) -> str:
+    return text_fingerprint(*(each.read_bytes() for each in sorted({path, *_own_imports(path, set())})))
+
+
+def _own_imports(path: Path, found: set[Path]) -> set[Path]:
+    """The files of the folder that a file imports, and those that they import in turn, added to `found`."""
+    for name in _imported_names(path):
+        for helper in (path.parent / f"{name}.py", path.parent / name / "__init__.py"):
+            if helper.is_file() and helper not in found:
+                found.add(helper)
+                _own_imports(helper, found)
+    return found
+
+
+def _imported_names(path: Path) -> Iterator[str]:
+    """Each word of each import's dotted name: tasks, _shared and clean for `from tasks._shared import clean`."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            dotted = [alias.name for alias in node.names] + ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+            yield from (word for name in dotted for word in name.split("."))
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """tasks/dots.py:12, the innermost line of the task's file that was running, or of any file where none of it was."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename) == path.resolve()]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno}"
 
 
 def _replaced(message: Message, old: str, new: str) -> Message:

@@ -23,16 +23,20 @@ from vlrl.checkpoint import StopSignal
 from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.data.mixture import Mixture
-from vlrl.evaluate import Assessment, evaluate, evaluation_metrics, mean_accuracy
+from vlrl.evaluate import Assessment, before_and_after, evaluate, evaluation_metrics
 from vlrl.fit import Sample, fit_passes
+from vlrl.gradient_watch import GradientWatch
+from vlrl.interrupt import Interrupted
 from vlrl.metrics import Clock, progress, write_whole
 from vlrl.policy import Policy, Reference
 from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
-from vlrl.rollout.groups import check_scored, encode_prompts, summarise, without_routes
-from vlrl.rollout.start import start_engine, start_scorer
+from vlrl.rollout.groups import encode_prompts, summarise, without_routes
+from vlrl.rollout.scorer import start_scorer
+from vlrl.rollout.start import start_engine
 from vlrl.rollout.sync import push_weights
+from vlrl.rollout.unscored import Unscored
 from vlrl.run import Run
 from vlrl.runlog import RunLog
 from vlrl.scoring import Scorer
@@ -60,6 +64,8 @@ class Parts:
     log: RunLog | None
     reference: Reference | None
     watch: Watch = field(default_factory=Watch)
+    gradients: GradientWatch = field(default_factory=GradientWatch)
+    unscored: Unscored = field(default_factory=Unscored)
     protected: set[int] = field(default_factory=set)
     """Checkpoints from before a collapse, which are not pruned."""
     finish_save: Callable[[], None] = lambda: None
@@ -68,8 +74,8 @@ class Parts:
     """Steps whose checkpoint this process wrote or loaded; another folder of a step may be damaged."""
 
 
-def train(run: Run) -> dict[str, Any] | None:
-    """Trains to config.steps and returns the summary; None where a signal stopped it first, its state saved."""
+def train(run: Run) -> dict[str, Any]:
+    """Trains to config.steps and returns the summary. Raises Interrupted where a signal stopped it first, its state saved."""
     config = run.config
     if finished := _finished(config):
         return finished
@@ -86,7 +92,7 @@ def train(run: Run) -> dict[str, Any] | None:
                     batch = _sample(parts, step, clock)
                     if batch is None:
                         _save(parts, step, wait=True)
-                        return None
+                        raise _interrupted(parts)
                     seen = _update(parts, batch, clock)
                     handed = _hand_over(parts, clock)
                 evaluated = _evaluated_between(parts, step + 1)
@@ -96,14 +102,27 @@ def train(run: Run) -> dict[str, Any] | None:
                     parts.finish_save()
                 with outside("time/log"):
                     metrics = _log(parts, step + 1, batch, seen, told)
-                tick(1, f"reward {metrics['reward/mean']:.3f}")
+                tick(1, _note(metrics))
                 stopped = run.ranks.any(parts.stop.requested)
                 if stopped or _is_due(config.checkpoints.every, step + 1):
                     with outside("time/save"):
                         _save(parts, step + 1, wait=stopped)
                 if stopped:
-                    return None
+                    raise _interrupted(parts)
         return _finish(parts, before)
+
+
+def _interrupted(parts: Parts) -> Interrupted:
+    folder = parts.run.config.folder / "checkpoints"
+    return Interrupted(parts.stop.number, f"the same command goes on from the newest checkpoint in {folder}")
+
+
+def _note(metrics: Mapping[str, float]) -> str:
+    """The mean reward, and the task with the largest share of rollouts that it leaves out."""
+    failed = {name: share for name, share in metrics.items() if name.startswith("scoring/failed/") and share}
+    worst = max(failed, key=failed.__getitem__, default="")
+    without = f", {failed[worst]:.0%} of {worst.removeprefix('scoring/failed/')} without a verdict" if worst else ""
+    return f"reward {metrics['reward/mean']:.3f}{without}"
 
 
 def _is_due(every: int, step: int) -> bool:
@@ -203,7 +222,10 @@ def _log(parts: Parts, step: int, batch: Batch, seen: list[Seen], more: dict[str
             )
         if run.ranks.is_first:
             logger.warning("%s", told)
-    check_scored(batch.sampled, run.ranks, most=run.config.scoring.max_failed_share, where=f"step {step}")
+    for sentence in parts.gradients.see(step, metrics):
+        if run.ranks.is_first:
+            logger.warning("%s", sentence)
+    parts.unscored.see(batch.sampled, run.ranks, most=run.config.scoring.max_failed_share, where=f"step {step}")
     return metrics
 
 
@@ -274,6 +296,7 @@ def _resume(parts: Parts) -> int:
         write_whole(config.folder / "config.yaml", [dump_config(config)])
     for line in run.ranks.gather(parts.log.metrics() if parts.log else [])[0]:
         _watch(parts, line["step"], line)
+        parts.gradients.see(line["step"], line)
     return step
 
 
@@ -359,23 +382,7 @@ def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
     run, config = parts.run, parts.run.config
     _save(parts, config.steps, wait=True)
     after = evaluate(run, parts.engine, parts.scorer, "after")
-    summary: dict[str, Any] = {
-        "steps": config.steps,
-        "tasks": {
-            task: {
-                "before": before[task].average.mean,
-                "after": after[task].average.mean,
-                "before_interval": before[task].average.interval,
-                "after_interval": after[task].average.interval,
-                "pass_before": {str(k): one.mean for k, one in before[task].passes.items()},
-                "pass_after": {str(k): one.mean for k, one in after[task].passes.items()},
-                "rows": after[task].average.rows,
-                "failed": before[task].failed + after[task].failed,
-            }
-            for task in after
-        },
-        "mean": {"before": mean_accuracy(before), "after": mean_accuracy(after)},
-    }
+    summary = {"steps": config.steps, **before_and_after(before, after)}
     parts.policy.export(config.folder / "model", config.model, run.encoder.processor)
     if parts.log:
         parts.log.summary(summary)

@@ -46,7 +46,6 @@ def test_rows_come_back_in_order_with_their_images_as_references(tmp_path):
 
 
 @given(st.lists(st.tuples(st.text(), st.text(min_size=1)), max_size=9), st.integers(1, 4))
-@settings(deadline=None)
 def test_any_text_survives(tmp_path_factory, texts, rows_per_shard):
     rows = [NewRow(question=question, answer=answer) for question, answer in texts]
     dataset = write(tmp_path_factory.mktemp("any"), rows, rows_per_shard)

@@ -20,6 +20,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from vlrl.nearest import nearest_folder
 from vlrl.types import Row
 
 INDEX, MANIFEST = "index.jsonl", "manifest.json"
@@ -245,9 +246,9 @@ def row_identity(question: str, images: Iterable[bytes]) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
-        inside = [str(file.parent) for file in sorted(folder.glob(f"*/{MANIFEST}"))][:3]
-        remedy = f"did you mean {' or '.join(inside)}?" if inside else "build it: vlrl data build RECIPE --out FOLDER"
-        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; {remedy}")
+        near = nearest_folder(folder, with_file=MANIFEST)
+        remedy = f"{near}Or build it" if near else "build it"
+        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; {remedy}: vlrl data build RECIPE --out FOLDER")
     try:
         return Manifest(**json.loads(path.read_text()))
     except (TypeError, json.JSONDecodeError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from vlrl.model.encode import EncodedPrompt
-from vlrl.model.load import is_mixture, num_experts
+from vlrl.model_config import is_mixture, num_experts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from vlrl.config import Images
 from vlrl.model.attention import GROUP_ATTENTION
 from vlrl.model.encode import Encoder
+from vlrl.model_config import check_type, is_mixture
+from vlrl.nearest import nearest_folder
 
-MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 _SHARD_BYTES = 4 * 1024**3
 _EXPERTS = "grouped_mm"  # of transformers' backends; on a CPU eager takes 1.06 times as long, batched_mm 20 (bench/experts.py)
 
@@ -30,20 +31,10 @@ def check_model(model: str) -> dict:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"model {model!r}: no checkpoint that transformers can read ({reason})") from None
-    if config.model_type not in MODEL_TYPES:
-        raise ValueError(f"model {model!r} is a {config.model_type!r}; vlrl trains {' and '.join(MODEL_TYPES)}")
+        near = nearest_folder(Path(model), with_file="config.json")
+        raise ValueError(f"model {model!r}: no checkpoint that transformers can read; {near}(It says: {reason})") from None
+    check_type(model, config.model_type)
     return config.to_dict()
-
-
-def is_mixture(text_config: dict) -> bool:
-    """Whether a checkpoint's language model is a mixture of experts."""
-    return bool(text_config.get("num_experts_per_tok"))
-
-
-def num_experts(text_config: dict) -> int:
-    """Of a mixture: transformers writes the one name and reads either."""
-    return text_config.get("num_local_experts") or text_config["num_experts"]
 
 
 def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_checkpointing: bool) -> nn.Module:

@@ -11,25 +11,25 @@ from plotly.subplots import make_subplots
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms, gate_weight
 from vlrl.algorithm.gates import Gate, grpo, gspo_token, sapo
 from vlrl.algorithm.loss import LossTokens
-from vlrl.report.draw import COLOURS, WINDOW, add_band, add_line, add_points, grid, series, smooth, styled
+from vlrl.report.draw import COLOURS, add_band, add_line, add_points, add_raw, grid, series, smooth, styled, window
 from vlrl.report.read import RunData
 
 _FINE = {"width": 1}
 
 
 def reward(runs: Sequence[RunData]) -> go.Figure:
-    """Each task's reward by step: the moving average, and its groups' 95 % interval averaged alike."""
+    """Each task's reward by step as points, their moving average, and its groups' 95 % interval averaged alike."""
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     figure = grid(tasks)
     for number, run in enumerate(runs):
         for place, task in enumerate(tasks):
             found = run.rewards.get(task, {})
             steps = sorted(found)
-            mean = smooth([found[step].mean for step in steps])
-            half = [value and value / math.sqrt(WINDOW) for value in smooth([found[step].interval for step in steps])]
-            add_band(
-                figure, place, steps, mean, half, COLOURS[number % len(COLOURS)], run.name, legend=place == 0 and len(runs) > 1
-            )
+            values, colour = [found[step].mean for step in steps], COLOURS[number % len(COLOURS)]
+            averaged = math.sqrt(window(len(steps)))
+            half = [value and value / averaged for value in smooth([found[step].interval for step in steps])]
+            add_raw(figure, place, steps, values, colour, run.name)
+            add_band(figure, place, steps, smooth(values), half, colour, run.name, legend=place == 0 and len(runs) > 1)
     figure.update_yaxes(range=[-0.02, 1.02])
     return figure
 

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from vlrl.report.read import Line, RunData
 
 COLOURS = ("#2f5d8a", "#c2573a", "#3b8c6e", "#8a5fa8", "#b8952e", "#5b6577", "#4aa3c7", "#a8456b")
-WINDOW = 9  # steps of the moving average
+_MOST, _PART = 9, 4  # steps of the moving average: at most so many, and at most this part of the run
 _CONFIG: Any = {"responsive": True, "displaylogo": False, "displayModeBar": False}
 
 
@@ -32,12 +32,27 @@ def _cell(figure: go.Figure, place: int) -> dict[str, int]:
 
 
 def add_line(figure: go.Figure, place: int, run: RunData, values: list[float | None], number: int, *, legend: bool) -> None:
-    """A run's values by step, smoothed, in the grid's cell `place`; number: of its colour."""
+    """A run's values by step, as points and as their moving average, in the grid's cell `place`; number: of its colour."""
     steps = [line["step"] for line in run.metrics]
-    line = {"color": COLOURS[number % len(COLOURS)]}
+    colour = COLOURS[number % len(COLOURS)]
+    add_raw(figure, place, steps, values, colour, run.name)
     figure.add_scatter(
-        x=steps, y=smooth(values), name=run.name, legendgroup=run.name, showlegend=legend, line=line, **_cell(figure, place)
+        x=steps,
+        y=smooth(values),
+        name=run.name,
+        legendgroup=run.name,
+        showlegend=legend,
+        line={"color": colour},
+        mode="lines",
+        **_cell(figure, place),
     )
+
+
+def add_raw(figure: go.Figure, place: int, steps: Sequence[int], values: Sequence[float | None], colour: str, name: str) -> None:
+    """Each step's own value as a faint point, in the grid's cell `place`; none where the line shows them already."""
+    if window(len(values)) > 1:
+        look = {"mode": "markers", "marker": {"color": colour, "size": 3, "opacity": 0.4}, "hoverinfo": "skip"}
+        figure.add_scatter(x=steps, y=values, legendgroup=name, showlegend=False, **look, **_cell(figure, place))
 
 
 def add_points(figure: go.Figure, place: int, run: RunData, metric: str, number: int, *, legend: bool) -> None:
@@ -77,11 +92,26 @@ def series(lines: Sequence[Line], name: str) -> list[float | None]:
     return [value if isinstance(value := line.get(name), int | float) else None for line in lines]
 
 
+def known(lines: Sequence[Line], name: str) -> list[float]:
+    """A metric's values at the steps that have it."""
+    return [value for value in series(lines, name) if value is not None]
+
+
+def window(num_steps: int) -> int:
+    """Steps of the moving average over a run: an odd number, at most nine, and at most a quarter of the run's.
+
+    >>> [window(steps) for steps in (8, 12, 20, 200)]
+    [1, 3, 5, 9]
+    """
+    return min(_MOST, max(1, (num_steps // _PART - 1) // 2 * 2 + 1))
+
+
 def smooth(values: Sequence[float | None]) -> list[float | None]:
     """The mean of the values within half a window of each, of those that are there."""
     smooth: list[float | None] = []
+    reach = window(len(values)) // 2
     for place in range(len(values)):
-        near = values[max(0, place - WINDOW // 2) : place + WINDOW // 2 + 1]
+        near = values[max(0, place - reach) : place + reach + 1]
         known = [value for value in near if value is not None and math.isfinite(value)]
         smooth.append(sum(known) / len(known) if known else None)
     return smooth

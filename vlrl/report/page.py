@@ -7,10 +7,10 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
@@ -20,7 +20,7 @@ from vlrl.config import dump_config
 from vlrl.data.images import open_image
 from vlrl.metrics import write_whole
 from vlrl.report import charts
-from vlrl.report.draw import drawn, rendered
+from vlrl.report.draw import drawn, known, rendered, window
 from vlrl.report.read import Line, RunData, read_run
 from vlrl.tasks import parts_of
 
@@ -51,7 +51,7 @@ def serve_report(folders: Sequence[Path], port: int) -> None:
         def log_message(self, *_: Any) -> None:
             """Visits are not told."""
 
-    with ThreadingHTTPServer(("127.0.0.1", port), Page) as server, suppress(KeyboardInterrupt):
+    with ThreadingHTTPServer(("127.0.0.1", port), Page) as server:
         server.serve_forever()
 
 
@@ -79,11 +79,12 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     def each(draw: Callable[[RunData], go.Figure]) -> list[tuple[str, Markup]]:
         return [(run.name if len(runs) > 1 else "", drawn(draw(run))) for run in runs if run.metrics]
 
+    average = _average(max(len(run.metrics) for run in runs))
     taus = runs[0].config.algorithm.tau_pos, runs[0].config.algorithm.tau_neg
     return [
         _section(
             "Reward",
-            "Moving average over nine steps; the band is the 95 % interval over groups.",
+            f"{average} The band is the 95 % interval over groups.",
             [("", drawn(charts.reward(runs)))],
         ),
         *(
@@ -91,20 +92,22 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             if any("eval/mean" in line for run in runs for line in run.metrics)
             else []
         ),
-        _section("Response length", "Tokens of a response.", [("", drawn(charts.lengths(runs)))]),
+        _section("Response length", f"Tokens of a response. {average}", [("", drawn(charts.lengths(runs)))]),
         _section("Mixture", "Each task's share of the prompts.", [("", drawn(charts.mixture(runs)))]),
         _section(
             "Gate",
-            "The gate's weight is the share of a token's gradient that it lets through: 1 where the policy has not moved.",
+            f"The gate's weight is the share of a token's gradient that it lets through: 1 if nothing has moved. {average}",
             each(charts.gate),
         ),
         _section("Ratios and variances", "Of the last mini-batch, over the whole run.", each(charts.histograms)),
-        _section("Change of the weights", "By an update, as a share of each part's norm.", each(charts.changes)),
-        _section("Distances", "", [("", drawn(charts.distance(runs)))]),
+        _section("Change of the weights", f"By an update, as a share of each part's norm. {average}", each(charts.changes)),
+        _section("Distances", average, [("", drawn(charts.distance(runs)))]),
         *(
             [
                 _section(
-                    "SAPO's sequence view", "Mean of a response's gates against the gate of its mean ratio.", each(charts.bound)
+                    "SAPO's sequence view",
+                    f"Mean of a response's gates against the gate of its mean ratio. {average}",
+                    each(charts.bound),
                 )
             ]
             if all(run.config.algorithm.gate == "sapo" for run in runs)
@@ -115,9 +118,15 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             "SAPO as this run has it, beside GRPO and GSPO.",
             [("", drawn(charts.gates(*taus)))],
         ),
-        _section("Where a step's time goes", "", each(charts.step_time)),
-        _section("Scoring time", "99 of 100 verdicts take at most so long.", [("", drawn(charts.scoring(runs)))]),
+        _section("Where a step's time goes", average, each(charts.step_time)),
+        _section("Scoring time", f"99 of 100 verdicts take at most so long. {average}", [("", drawn(charts.scoring(runs)))]),
     ]
+
+
+def _average(num_steps: int) -> str:
+    """What a line is."""
+    steps = window(num_steps)
+    return f"Points are single steps, lines their moving average over {steps} steps." if steps > 1 else "Each step as it is."
 
 
 def _section(title: str, about: str, figures: list[tuple[str, Markup]]) -> dict[str, Any]:
@@ -131,11 +140,19 @@ def _tiles(run: RunData) -> list[tuple[str, str]]:
     if run.metrics:
         tiles.append(("reward", f"{run.metrics[0]['reward/mean']:.3f} → {last['reward/mean']:.3f}"))
         tiles.append(("seconds a step", f"{last['time/step']:.1f}"))
-        tiles.append(("without a verdict", f"{last['scoring/failed']:.1%}"))
+        tiles.append(("without a verdict", _without_verdict(run)))
     if run.summary:
         mean = run.summary["mean"]
         tiles.insert(0, ("held-out accuracy", f"{mean['before']:.3f} → {mean['after']:.3f}"))
     return tiles
+
+
+def _without_verdict(run: RunData) -> str:
+    """The share of the run's rollouts, and the task with the largest of its own."""
+    shares = {task: fmean(found) for task in run.tasks if (found := known(run.metrics, f"scoring/failed/{task}"))}
+    total = fmean(known(run.metrics, "scoring/failed") or [0.0])
+    worst = max(shares, key=shares.__getitem__, default="")
+    return f"{total:.1%}" + (f", of {worst} {shares[worst]:.1%}" if worst and shares[worst] else "")
 
 
 def _evaluation(run: RunData) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Prompts to scored groups: encode once, sample, and score each rollout while the others are still being generated."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,7 +9,6 @@ from vlrl.algorithm.advantages import group_advantages
 from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.metrics import Clock
 from vlrl.model.encode import EncodedPrompt, Encoder
-from vlrl.ranks import Ranks
 from vlrl.rollout.engine import Decoding, Engine, Request
 from vlrl.scoring import Scorer
 from vlrl.types import Group, Prompt, Rollout, Status
@@ -111,31 +109,6 @@ def with_advantages(group: Group, settings: cfg.Algorithm, *, weight: float = 1.
 def without_routes(group: Group) -> Group:
     """The group as the log has it; the experts of every token are many numbers to send to the first rank."""
     return replace(group, rollouts=tuple(replace(rollout, routes=None) for rollout in group.rollouts))
-
-
-def check_scored(groups: Sequence[Group], ranks: Ranks, *, most: float, where: str) -> None:
-    """RuntimeError, on every rank, where more than a share `most` of all ranks' rollouts have no verdict. All ranks call it.
-
-    A bad row counts as all of its rollouts.
-    """
-    failed: Counter[str] = Counter()
-    planned: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    for group in groups:
-        faults = [f"{score.status}, {score.detail}" for score in group.scores if score.status is not Status.OK]
-        if not group.rollouts:
-            faults = ["rows from which no prompt can be made, named above"] * group.prompt.group_size
-        failed[group.prompt.task] += len(faults)
-        planned[group.prompt.task] += group.prompt.group_size
-        reasons.update(faults)
-    failed, planned, reasons = (sum(ranks.gather(counts), Counter()) for counts in (failed, planned, reasons))
-    share = failed.total() / max(planned.total(), 1)
-    if share > most:
-        counts = ", ".join(f"{task} {failed[task]} of {planned[task]}" for task in sorted(planned))
-        raise RuntimeError(
-            f"{where}: {share:.0%} of the rollouts could not be scored ({counts}), more than scoring.max_failed_share "
-            f"{most:.0%}; most often: {reasons.most_common(1)[0][0]}"
-        )
 
 
 def summarise(groups: Sequence[Group]) -> Totals:

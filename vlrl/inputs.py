@@ -1,0 +1,121 @@
+"""What a run reads before it has a model: its tasks, data sets and mixture. Nothing here needs torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
+
+from vlrl.config import Config
+from vlrl.data.mixture import Mixture
+from vlrl.data.shards import Dataset
+from vlrl.tasks import Task, prompt_of
+from vlrl.types import Draw, Prompt, Row
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+_LONGEST, _SPREAD = 2, 4  # rows of each data set whose prompts are looked at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """A run file's settings, and by each task's name in the mixture its file and its training data."""
+
+    config: Config
+    tasks: dict[str, Task]
+    rows: dict[str, Dataset]
+
+    def with_rows(self, rows: dict[str, Dataset]) -> Self:
+        return replace(self, rows=rows)
+
+    def resume_identity(self, world_size: int) -> dict[str, Any]:
+        """What a resumed run must share with the saved one; the tasks' order decides their slots."""
+        settings = self.config.model_dump(mode="json")
+        return {"world_size": world_size, "tasks": list(self.config.mixture), **self.contents, **settings}
+
+    @property
+    def contents(self) -> dict[str, Any]:
+        """Fingerprints of what the run file names: each task's rows and its file."""
+        return {
+            "data": {task: rows.fingerprint for task, rows in self.rows.items()},
+            "task_files": {name: f"{task.path.name} {task.fingerprint}" for name, task in self.tasks.items()},
+        }
+
+    def mixture(self) -> Mixture:
+        """The training steps' mixture."""
+        config = self.config
+        weights = {task: mix.weight for task, mix in config.mixture.items()}
+        return Mixture(
+            weights,
+            self._sizes,
+            prompts_per_step=config.prompts_per_step,
+            minibatches=config.algorithm.minibatches,
+            steps=config.steps,
+            seed=config.seed,
+        )
+
+    def coldstart_mixture(self) -> Mixture:
+        """The cold start's mixture: whole batches, in an order of its own."""
+        config, settings = self.config, self.config.coldstart
+        weights = {task: mix.coldstart_weight or mix.weight for task, mix in config.mixture.items()}
+        return Mixture(
+            weights, self._sizes, prompts_per_step=settings.batch_size, minibatches=1, steps=settings.steps, seed=config.seed + 1
+        )
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {task: len(rows) for task, rows in self.rows.items()}
+
+    def prompts(self, draws: Sequence[Draw]) -> list[Prompt]:
+        """The drawn rows as chat messages with their tasks' group sizes and length limits."""
+        return [self.prompt(draw, self.config.group_size(draw.task)) for draw in draws]
+
+    def prompt(self, draw: Draw, group_size: int, max_new_tokens: int | None = None) -> Prompt:
+        """The drawn row as chat messages; max_new_tokens: instead of the task's own."""
+        task, mix, row = self.tasks[draw.task], self.config.mixture[draw.task], self.rows[draw.task][draw.index]
+        return Prompt(
+            slot=draw.slot,
+            task=draw.task,
+            row=row,
+            messages=tuple(prompt_of(task, row, system=mix.system, instruction=mix.instruction)),
+            file=task.name,
+            minibatch=draw.minibatch,
+            round=draw.round,
+            group_size=group_size,
+            max_new_tokens=max_new_tokens or self.config.max_new_tokens(draw.task),
+        )
+
+
+def open_each(openers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """What each opener returns, by its name. ValueError with the sentences of all that fail, a line each."""
+    opened, faults = attempt_each(openers)
+    if faults:
+        raise ValueError("\n".join(faults))
+    return opened
+
+
+def attempt_each(actions: Mapping[K, Callable[[], T]]) -> tuple[dict[K, T], list[str]]:
+    """What each action returns, by its key, and the sentences of those that raise ValueError, in order."""
+    results, faults = {}, []
+    for key, action in actions.items():
+        try:
+            results[key] = action()
+        except ValueError as error:
+            faults.append(str(error))
+    return results, faults
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread and always the same.
+
+    >>> spread(100, 4), spread(3, 8)
+    ([0, 25, 50, 75], [0, 1, 2])
+    """
+    chosen = min(count, most)
+    return [place * count // chosen for place in range(chosen)]
+
+
+def telling_rows(rows: Mapping[int, Row]) -> list[int]:
+    """The rows of the longest questions, and some spread over those with images, or over all where none has any."""
+    longest = sorted(rows, key=lambda number: len(rows[number].question))[-_LONGEST:]
+    among = [number for number in rows if rows[number].images] or list(rows)
+    return sorted({*longest, *(among[place] for place in spread(len(among), _SPREAD))})
