@@ -12,7 +12,7 @@ FLOORS = {
     0: ["types", "config", "pipes", "ahead"],
     1: ["memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals", "watch"],
     2: ["verifiers", "scoring", "model", "mirror"],
-    3: ["policy", "rollout", "checkpoint", "run", "runlog", "author"],
+    3: ["policy", "rollout", "checkpoint", "run", "runlog", "author", "rollback"],
     4: [
         "rollout.canary",
         "rollout.start",

@@ -25,6 +25,7 @@ class Run:
     """A checked run: config, this process's place, tasks and training data by name, and the model's encoder.
 
     filler: the image prompt that gives a pass a vision tower; banned: ids that sampling never yields; cost: of computing a group.
+    rollbacks: how often the run has gone back to a checkpoint; each time it samples with other seeds.
     """
 
     config: Config
@@ -35,6 +36,7 @@ class Run:
     filler: EncodedPrompt
     banned: list[int]
     cost: Cost
+    rollbacks: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:

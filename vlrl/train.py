@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from vlrl import checkpoint as checkpoints
+from vlrl import rollback
 from vlrl.algorithm.diagnostics import add_histograms, combine, means, ratio_quantiles
 from vlrl.checkpoint import StopSignal
 from vlrl.coldstart import coldstart
@@ -27,6 +28,7 @@ from vlrl.evaluate import Assessment, evaluate, evaluation_metrics, mean_accurac
 from vlrl.fit import Sample, fit_passes
 from vlrl.metrics import Clock, progress, write_whole
 from vlrl.policy import Policy, Reference
+from vlrl.rollback import Rollback
 from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
@@ -38,7 +40,7 @@ from vlrl.runlog import RunLog
 from vlrl.scoring import Scorer
 from vlrl.types import Group
 from vlrl.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs, update
-from vlrl.watch import Watch
+from vlrl.watch import Call, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +49,10 @@ _SAMPLES = 64
 
 @dataclass(kw_only=True, slots=True)
 class Parts:
-    """What a run is made of, once everything has started."""
+    """What a run is made of, once everything has started. in_force: the run with the settings that its rollbacks have changed."""
 
     run: Run
+    in_force: Run
     mixture: Mixture
     policy: Policy
     engine: Engine
@@ -59,6 +62,7 @@ class Parts:
     gates: TaskGates
     log: RunLog | None
     reference: Reference | None
+    rollbacks: tuple[Rollback, ...] = ()
     watch: Watch = field(default_factory=Watch)
     protected: set[int] = field(default_factory=set)
     """Checkpoints from before a collapse, which are not pruned."""
@@ -75,12 +79,12 @@ def train(run: Run) -> dict[str, Any] | None:
         return finished
     with ExitStack() as stack:
         parts = _start(run, stack)
-        first = _resume(parts)
-        before = _evaluated_before(parts, first)
+        step = _resume(parts)
+        before = _evaluated_before(parts, step)
         outside = Clock()
         with progress("Training", config.steps, shown=run.ranks.is_first) as tick:
-            tick(first)
-            for step in range(first, config.steps):
+            tick(step)
+            while step < config.steps:
                 clock = Clock(run.ranks.settle)
                 with clock("time/step"):
                     batch = _sample(parts, step, clock)
@@ -89,18 +93,23 @@ def train(run: Run) -> dict[str, Any] | None:
                         return None
                     seen = _update(parts, batch, clock)
                     handed = _hand_over(parts, clock)
-                evaluated = _evaluated_between(parts, step + 1)
+                step += 1
+                evaluated = _evaluated_between(parts, step)
                 told = evaluated | clock.seconds | outside.seconds | batch.metrics | handed
                 outside = Clock()  # what comes after a step is told with the next one's pieces
                 with outside("time/save"):
                     parts.finish_save()
                 with outside("time/log"):
-                    metrics = _log(parts, step + 1, batch, seen, told)
+                    metrics = _log(parts, step, batch, seen, told)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
+                if (kept := _watched(parts, step, metrics)) < step:
+                    tick(kept - step)
+                    step = kept
+                    continue
                 stopped = run.ranks.any(parts.stop.requested)
-                if stopped or _is_due(config.checkpoints.every, step + 1):
+                if stopped or _is_due(config.checkpoints.every, step):
                     with outside("time/save"):
-                        _save(parts, step + 1, wait=stopped)
+                        _save(parts, step, wait=stopped)
                 if stopped:
                     return None
         return _finish(parts, before)
@@ -111,12 +120,12 @@ def _is_due(every: int, step: int) -> bool:
 
 
 def _sample(parts: Parts, step: int, clock: Clock) -> Batch | None:
-    return sample_batch(parts.run, parts.mixture, parts.engine, parts.scorer, step, clock=clock, stop=parts.stop)
+    return sample_batch(parts.in_force, parts.mixture, parts.engine, parts.scorer, step, clock=clock, stop=parts.stop)
 
 
 def _update(parts: Parts, batch: Batch, clock: Clock) -> list[Seen]:
     """The step's optimizer steps, one per mini-batch; π_old is the policy before the first. Returns what each saw."""
-    settings, run = parts.run.config.algorithm, parts.run
+    settings, run = parts.in_force.config.algorithm, parts.run
     parts.engine.sleep()
     with clock("time/pack"):
         minibatches = [
@@ -140,7 +149,7 @@ def _update(parts: Parts, batch: Batch, clock: Clock) -> list[Seen]:
             old_logp,
             gates=parts.gates,
             longest=run.config.sampling.max_new_tokens,
-            reference=parts.reference,
+            reference=parts.reference if settings.kl_coefficient else None,
             traced=_traced(batch.groups, settings.minibatches),
             clock=clock,
         )
@@ -187,6 +196,8 @@ def _log(parts: Parts, step: int, batch: Batch, seen: list[Seen], more: dict[str
     metrics = means(everything) | ratio_quantiles(counts)
     rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
     metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
+    if run.config.on_collapse == "rollback":
+        metrics["rollback/number"] = len(parts.rollbacks)
     metrics |= {"policy/lr": parts.policy.lr, **more}
     gathered = run.ranks.gather([without_routes(group) for group in batch.sampled])
     traced = list(chain.from_iterable(run.ranks.gather(_token_lines(run, batch.groups, seen))))
@@ -195,14 +206,6 @@ def _log(parts: Parts, step: int, batch: Batch, seen: list[Seen], more: dict[str
         parts.log.histograms(step, counts)
         parts.log.tokens(step, traced)
         parts.log.rollouts(step, sorted(chain.from_iterable(gathered), key=attrgetter("prompt.slot", "prompt.round")))
-    if called := _watch(parts, step, metrics):
-        told = f"step {step}: {'; '.join(called)}"
-        if run.config.on_collapse == "stop":
-            raise RuntimeError(
-                f"{told}. Stopped, as on_collapse asks; what was saved before is in {run.config.folder}/checkpoints"
-            )
-        if run.ranks.is_first:
-            logger.warning("%s", told)
     check_scored(batch.sampled, run.ranks, most=run.config.scoring.max_failed_share, where=f"step {step}")
     return metrics
 
@@ -218,10 +221,13 @@ def _start(run: Run, stack: ExitStack) -> Parts:
     shared: dict[str, Any] = {"ranks": ranks, "temperature": config.sampling.temperature, "banned": run.banned}
     updates = config.steps * config.algorithm.minibatches
     policy = Policy(config.policy, model, updates=updates, **shared)
-    reference = Reference(config.policy, model, **shared) if config.algorithm.kl_coefficient else None
+    # One that a rollback may need is there from the start, while it is found which passes fit beside it.
+    has_kl = config.algorithm.kl_coefficient or config.rollback.kl_coefficient
+    reference = Reference(config.policy, model, **shared) if has_kl else None
     engine = start_engine(run, model)
     return Parts(
         run=run,
+        in_force=run,
         mixture=run.mixture(),
         policy=policy,
         engine=engine,
@@ -246,35 +252,63 @@ def _open_log(config: Config) -> RunLog:
 
 
 def _resume(parts: Parts) -> int:
-    """The step to go on from: 0, or that of the newest good checkpoint, loaded into policy and engine. Cuts the logs to it."""
+    """The step to go on from: 0, or that of the newest good checkpoint, loaded."""
     run, config = parts.run, parts.run.config
-    found = checkpoints.newest_good(
-        config.folder / "checkpoints", rank=run.ranks.rank, world_size=run.ranks.size, agree=run.ranks.min
-    )
-    if found:
-        checkpoints.check_same_config(found.state, run.identity, step=found.step)
-        parts.policy.load(found.path)
-        parts.policy.tokens_per_pass = found.state["tokens_per_pass"]  # in other passes its last bits would be others
-        parts.saved.add(found.step)
-        push_weights(
-            parts.engine, parts.policy.weight_buckets(), names=parts.policy.parameter_names, version=parts.policy.version
-        )
-        parts.canary.check()
-    else:
+    step = _load(parts)
+    if step is None:
         parts.engine.sleep()
         groups = config.prompts_per_step // config.algorithm.minibatches
         fit_passes(run, parts.policy, partial(_samples, parts), groups=-(-groups // run.ranks.size))
         parts.engine.wake()
-    step = found.step if found else 0
+        if config.on_collapse == "rollback":
+            _save(parts, 0, wait=True)
     if parts.log:
-        if found:
+        if step is not None:
             print(f"{config.folder} goes on after step {step}", flush=True)
-        parts.log.truncate(step)
         (config.folder / "summary.json").unlink(missing_ok=True)  # it stands for a run that came to its end as config.yaml says
         write_whole(config.folder / "config.yaml", [dump_config(config)])
+    return step or 0
+
+
+def _load(parts: Parts) -> int | None:
+    """Brings policy, engine, settings, logs and watch to the newest good checkpoint of the run's record. Returns its step, None
+    where there is none.
+
+    This completes a rollback that is recorded, for the run that decided it or for one that was killed since.
+    """
+    run, config, root = parts.run, parts.run.config, parts.run.config.folder / "checkpoints"
+    rollbacks = run.ranks.gather(rollback.read_record(config.folder) if parts.log else ())[0]
+    if parts.log and rollbacks:
+        parts.log.set_aside(rollbacks[-1].to_step, config.folder / rollback.LEFT_BEHIND / str(len(rollbacks)))
+        checkpoints.drop(root, lambda step, state: rollback.is_left_behind(step, state["rollbacks"], rollbacks))
+    run.ranks.barrier()
+    found = checkpoints.newest_good(root, rank=run.ranks.rank, world_size=run.ranks.size, agree=run.ranks.min)
+    if not found and parts.log:
+        rollback.begin_anew(config.folder)
+    _put_in_force(parts, rollbacks if found else ())
+    if found:
+        checkpoints.check_same_config(found.state, run.identity, step=found.step)
+        parts.policy.load(found.path, lr_scale=rollback.lr_scale(config, rollbacks))
+        parts.policy.tokens_per_pass = found.state["tokens_per_pass"]  # in other passes its last bits would be others
+        parts.saved = {found.step}
+        push_weights(
+            parts.engine, parts.policy.weight_buckets(), names=parts.policy.parameter_names, version=parts.policy.version
+        )
+        parts.canary.check()
+    if parts.log:
+        parts.log.truncate(found.step if found else 0)
+    parts.watch, parts.protected = Watch(), set()
     for line in run.ranks.gather(parts.log.metrics() if parts.log else [])[0]:
         _watch(parts, line["step"], line)
-    return step
+    return found.step if found else None
+
+
+def _put_in_force(parts: Parts, rollbacks: tuple[Rollback, ...]) -> None:
+    """The settings that these rollbacks have changed."""
+    changed = rollback.changed(parts.run.config, rollbacks)
+    parts.rollbacks = rollbacks
+    parts.in_force = replace(parts.run, config=changed, rollbacks=len(rollbacks))
+    parts.gates = TaskGates(changed.algorithm, changed.mixture)
 
 
 def _samples(parts: Parts) -> list[Sample]:
@@ -288,12 +322,46 @@ def _samples(parts: Parts) -> list[Sample]:
     ]
 
 
-def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[str]:
+def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[Call]:
     """What the collapse watch calls at this step; the newest checkpoint from before is then kept for good."""
-    called = parts.watch.see(metrics)
-    if called and (newest := checkpoints.newest_before(parts.run.config.folder / "checkpoints", step - 1)) is not None:
-        parts.protected.add(newest)
+    called = parts.watch.see(step, metrics)
+    if called and (earlier := [each for each in _regular_checkpoints(parts) if each < step]):
+        parts.protected.add(max(earlier))
     return called
+
+
+def _watched(parts: Parts, step: int, metrics: Mapping[str, float]) -> int:
+    """Says what the collapse watch calls, and does as on_collapse asks. Returns the step to go on from: this one, or the one
+    that the run went back to."""
+    run, config = parts.run, parts.run.config
+    called = _watch(parts, step, metrics)
+    if not called:
+        return step
+    told = f"step {step}: {'; '.join(call.sentence for call in called)}"
+    if config.on_collapse == "stop":
+        raise RuntimeError(f"{told}. Stopped, as on_collapse asks; what was saved before is in {config.folder}/checkpoints")
+    chosen = rollback.decide(config, parts.rollbacks, called, _regular_checkpoints(parts), step)
+    if run.ranks.is_first:
+        logger.warning(
+            "%s", rollback.announcement(config, chosen) if chosen else told + rollback.used_up(config, parts.rollbacks, called)
+        )
+    if not chosen:
+        return step
+    if parts.log:
+        rollback.write_record(config.folder, [*parts.rollbacks, chosen])
+    run.ranks.barrier()
+    kept = _load(parts)
+    assert kept is not None, f"the checkpoints of {config.folder} are gone"
+    if parts.log:
+        parts.log.begin_another_copy()
+    return kept
+
+
+def _regular_checkpoints(parts: Parts) -> list[int]:
+    """The steps of the checkpoints that are due by checkpoints.every, the same on every rank."""
+    ranks, settings = parts.run.ranks, parts.run.config.checkpoints
+    steps = ranks.gather(checkpoints.saved_steps(parts.run.config.folder / "checkpoints") if ranks.is_first else [])[0]
+    return [step for step in steps if step % (settings.every or 1) == 0]
 
 
 def _save(parts: Parts, step: int, *, wait: bool) -> None:
@@ -306,13 +374,22 @@ def _save(parts: Parts, step: int, *, wait: bool) -> None:
     too_late = run.ranks.any(parts.stop.grace_over(settings.signal_grace_s))
     if not too_late and step not in parts.saved:
         parts.finish_save()
+        protected = set(parts.protected)
+        if run.config.on_collapse == "rollback":
+            protected |= rollback.protected(
+                checkpoints.saved_steps(root),
+                step,
+                every=settings.every,
+                keep=settings.keep,
+                well_after=parts.watch.well_after(run.config.rollback.signals),
+            )
         parts.finish_save = checkpoints.begin(
             root,
             step,
             parts.policy.save,
-            run.identity | {"tokens_per_pass": parts.policy.tokens_per_pass},
+            run.identity | {"tokens_per_pass": parts.policy.tokens_per_pass, "rollbacks": len(parts.rollbacks)},
             keep=settings.keep,
-            protected=parts.protected,
+            protected=protected,
             rank=run.ranks.rank,
             agree=run.ranks.min,
         )
@@ -376,6 +453,8 @@ def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
         },
         "mean": {"before": mean_accuracy(before), "after": mean_accuracy(after)},
     }
+    if config.on_collapse == "rollback":
+        summary["rollbacks"] = [asdict(each) for each in parts.rollbacks]
     parts.policy.export(config.folder / "model", config.model, run.encoder.processor)
     if parts.log:
         parts.log.summary(summary)
