@@ -25,7 +25,7 @@ FLOORS = {
         "fit",
         "update",
     ],
-    5: ["coldstart", "evaluate", "passrate", "report", "cli_shared"],
+    5: ["coldstart", "evaluate", "passrate", "report", "cli_shared", "resume"],
     6: ["train", "assess", "cli_data", "study"],
     7: ["cli"],
 }

@@ -317,6 +317,8 @@ def _report(config: Config, summary: dict[str, Any] | None) -> None:
     table.add_section()
     table.add_row("mean", number(mean["before"]), number(mean["after"]), f"{mean['after'] - mean['before']:+.3f}")
     console.print(table)
+    for each in summary.get("rollbacks", ()):
+        console.print(f"The run went back from step {each['called_at']} to {each['to_step']}: {'; '.join(each['sentences'])}")
     console.print(f"The run is in {config.folder}: metrics.jsonl, rollouts.jsonl, summary.json, checkpoints/, model/")
 
 

@@ -358,7 +358,7 @@ def _faults(config: Config) -> Iterator[str]:
                 f"{config.max_new_tokens(task)} of task {task!r}; raise the one or lower the other"
             )
     if config.on_collapse != "rollback" and config.rollback != Rollback():
-        yield f"rollback: has no effect with on_collapse: {config.on_collapse}; set on_collapse: rollback, or leave the section out"
+        yield f"rollback: has no effect with on_collapse: {config.on_collapse}; set on_collapse: rollback, or leave it out"
     if config.on_collapse == "rollback" and config.checkpoints.every * config.checkpoints.keep < _FEWEST_STEPS_KEPT:
         yield (
             f"checkpoints.every: {config.checkpoints.every} with keep: {config.checkpoints.keep} leaves on_collapse: rollback no "

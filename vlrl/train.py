@@ -5,11 +5,8 @@ equals the uninterrupted one: what a step draws and samples is a pure function o
 """
 
 import json
-import logging
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -17,59 +14,23 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vlrl import checkpoint as checkpoints
-from vlrl import rollback
 from vlrl.algorithm.diagnostics import add_histograms, combine, means, ratio_quantiles
 from vlrl.checkpoint import StopSignal
 from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
-from vlrl.data.mixture import Mixture
 from vlrl.evaluate import Assessment, evaluate, evaluation_metrics, mean_accuracy
-from vlrl.fit import Sample, fit_passes
 from vlrl.metrics import Clock, progress, write_whole
 from vlrl.policy import Policy, Reference
-from vlrl.rollback import Rollback
+from vlrl.resume import Parts, act_on_collapse, resume, save
 from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
-from vlrl.rollout.engine import Engine
-from vlrl.rollout.groups import check_scored, encode_prompts, summarise, without_routes
+from vlrl.rollout.groups import check_scored, summarise, without_routes
 from vlrl.rollout.start import start_engine, start_scorer
 from vlrl.rollout.sync import push_weights
 from vlrl.run import Run
 from vlrl.runlog import RunLog
-from vlrl.scoring import Scorer
 from vlrl.types import Group
 from vlrl.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs, update
-from vlrl.watch import Call, Watch
-
-logger = logging.getLogger(__name__)
-
-_SAMPLES = 64
-
-
-@dataclass(kw_only=True, slots=True)
-class Parts:
-    """What a run is made of, once everything has started. in_force: the run with the settings that its rollbacks have changed."""
-
-    run: Run
-    in_force: Run
-    mixture: Mixture
-    policy: Policy
-    engine: Engine
-    canary: Canary
-    scorer: Scorer
-    stop: StopSignal
-    gates: TaskGates
-    log: RunLog | None
-    reference: Reference | None
-    rollbacks: tuple[Rollback, ...] = ()
-    watch: Watch = field(default_factory=Watch)
-    protected: set[int] = field(default_factory=set)
-    """Checkpoints from before a collapse, which are not pruned."""
-    finish_save: Callable[[], None] = lambda: None
-    """Waits for the checkpoint that is being sealed."""
-    saved: set[int] = field(default_factory=set)
-    """Steps whose checkpoint this process wrote or loaded; another folder of a step may be damaged."""
 
 
 def train(run: Run) -> dict[str, Any] | None:
@@ -79,7 +40,7 @@ def train(run: Run) -> dict[str, Any] | None:
         return finished
     with ExitStack() as stack:
         parts = _start(run, stack)
-        step = _resume(parts)
+        step = resume(parts)
         before = _evaluated_before(parts, step)
         outside = Clock()
         with progress("Training", config.steps, shown=run.ranks.is_first) as tick:
@@ -89,7 +50,7 @@ def train(run: Run) -> dict[str, Any] | None:
                 with clock("time/step"):
                     batch = _sample(parts, step, clock)
                     if batch is None:
-                        _save(parts, step, wait=True)
+                        save(parts, step, wait=True)
                         return None
                     seen = _update(parts, batch, clock)
                     handed = _hand_over(parts, clock)
@@ -102,14 +63,14 @@ def train(run: Run) -> dict[str, Any] | None:
                 with outside("time/log"):
                     metrics = _log(parts, step, batch, seen, told)
                 tick(1, f"reward {metrics['reward/mean']:.3f}")
-                if (kept := _watched(parts, step, metrics)) < step:
+                if (kept := act_on_collapse(parts, step, metrics)) < step:
                     tick(kept - step)
                     step = kept
                     continue
                 stopped = run.ranks.any(parts.stop.requested)
                 if stopped or _is_due(config.checkpoints.every, step):
                     with outside("time/save"):
-                        _save(parts, step, wait=stopped)
+                        save(parts, step, wait=stopped)
                 if stopped:
                     return None
         return _finish(parts, before)
@@ -251,153 +212,6 @@ def _open_log(config: Config) -> RunLog:
     return RunLog(config.folder, name=config.name, config=config.model_dump(mode="json"), wandb=config.wandb)
 
 
-def _resume(parts: Parts) -> int:
-    """The step to go on from: 0, or that of the newest good checkpoint, loaded."""
-    run, config = parts.run, parts.run.config
-    step = _load(parts)
-    if step is None:
-        parts.engine.sleep()
-        groups = config.prompts_per_step // config.algorithm.minibatches
-        fit_passes(run, parts.policy, partial(_samples, parts), groups=-(-groups // run.ranks.size))
-        parts.engine.wake()
-        if config.on_collapse == "rollback":
-            _save(parts, 0, wait=True)
-    if parts.log:
-        if step is not None:
-            print(f"{config.folder} goes on after step {step}", flush=True)
-        (config.folder / "summary.json").unlink(missing_ok=True)  # it stands for a run that came to its end as config.yaml says
-        write_whole(config.folder / "config.yaml", [dump_config(config)])
-    return step or 0
-
-
-def _load(parts: Parts) -> int | None:
-    """Brings policy, engine, settings, logs and watch to the newest good checkpoint of the run's record. Returns its step, None
-    where there is none.
-
-    This completes a rollback that is recorded, for the run that decided it or for one that was killed since.
-    """
-    run, config, root = parts.run, parts.run.config, parts.run.config.folder / "checkpoints"
-    rollbacks = run.ranks.gather(rollback.read_record(config.folder) if parts.log else ())[0]
-    if parts.log and rollbacks:
-        parts.log.set_aside(rollbacks[-1].to_step, config.folder / rollback.LEFT_BEHIND / str(len(rollbacks)))
-        checkpoints.drop(root, lambda step, state: rollback.is_left_behind(step, state["rollbacks"], rollbacks))
-    run.ranks.barrier()
-    found = checkpoints.newest_good(root, rank=run.ranks.rank, world_size=run.ranks.size, agree=run.ranks.min)
-    if not found and parts.log:
-        rollback.begin_anew(config.folder)
-    _put_in_force(parts, rollbacks if found else ())
-    if found:
-        checkpoints.check_same_config(found.state, run.identity, step=found.step)
-        parts.policy.load(found.path, lr_scale=rollback.lr_scale(config, rollbacks))
-        parts.policy.tokens_per_pass = found.state["tokens_per_pass"]  # in other passes its last bits would be others
-        parts.saved = {found.step}
-        push_weights(
-            parts.engine, parts.policy.weight_buckets(), names=parts.policy.parameter_names, version=parts.policy.version
-        )
-        parts.canary.check()
-    if parts.log:
-        parts.log.truncate(found.step if found else 0)
-    parts.watch, parts.protected = Watch(), set()
-    for line in run.ranks.gather(parts.log.metrics() if parts.log else [])[0]:
-        _watch(parts, line["step"], line)
-    return found.step if found else None
-
-
-def _put_in_force(parts: Parts, rollbacks: tuple[Rollback, ...]) -> None:
-    """The settings that these rollbacks have changed."""
-    changed = rollback.changed(parts.run.config, rollbacks)
-    parts.rollbacks = rollbacks
-    parts.in_force = replace(parts.run, config=changed, rollbacks=len(rollbacks))
-    parts.gates = TaskGates(changed.algorithm, changed.mixture)
-
-
-def _samples(parts: Parts) -> list[Sample]:
-    """What the first step's passes would be made of, were all responses as long as they may be."""
-    prompts = parts.run.prompts(parts.mixture.draw(0)[:_SAMPLES])
-    encoded = encode_prompts(prompts, parts.run.encoder, parts.run.config.engine.max_model_len)
-    return [
-        Sample(prompt=encoded[prompt.slot], group_size=prompt.group_size, max_new_tokens=prompt.max_new_tokens)
-        for prompt in prompts
-        if prompt.slot in encoded
-    ]
-
-
-def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[Call]:
-    """What the collapse watch calls at this step; the newest checkpoint from before is then kept for good."""
-    called = parts.watch.see(step, metrics)
-    if called and (earlier := [each for each in _regular_checkpoints(parts) if each < step]):
-        parts.protected.add(max(earlier))
-    return called
-
-
-def _watched(parts: Parts, step: int, metrics: Mapping[str, float]) -> int:
-    """Says what the collapse watch calls, and does as on_collapse asks. Returns the step to go on from: this one, or the one
-    that the run went back to."""
-    run, config = parts.run, parts.run.config
-    called = _watch(parts, step, metrics)
-    if not called:
-        return step
-    told = f"step {step}: {'; '.join(call.sentence for call in called)}"
-    if config.on_collapse == "stop":
-        raise RuntimeError(f"{told}. Stopped, as on_collapse asks; what was saved before is in {config.folder}/checkpoints")
-    chosen = rollback.decide(config, parts.rollbacks, called, _regular_checkpoints(parts), step)
-    if run.ranks.is_first:
-        logger.warning(
-            "%s", rollback.announcement(config, chosen) if chosen else told + rollback.used_up(config, parts.rollbacks, called)
-        )
-    if not chosen:
-        return step
-    if parts.log:
-        rollback.write_record(config.folder, [*parts.rollbacks, chosen])
-    run.ranks.barrier()
-    kept = _load(parts)
-    assert kept is not None, f"the checkpoints of {config.folder} are gone"
-    if parts.log:
-        parts.log.begin_another_copy()
-    return kept
-
-
-def _regular_checkpoints(parts: Parts) -> list[int]:
-    """The steps of the checkpoints that are due by checkpoints.every, the same on every rank."""
-    ranks, settings = parts.run.ranks, parts.run.config.checkpoints
-    steps = ranks.gather(checkpoints.saved_steps(parts.run.config.folder / "checkpoints") if ranks.is_first else [])[0]
-    return [step for step in steps if step % (settings.every or 1) == 0]
-
-
-def _save(parts: Parts, step: int, *, wait: bool) -> None:
-    """Saves the state after `step` steps, unless it is there already or the time that a signal left is over.
-
-    wait: until it is sealed; else that goes on beside the next step.
-    """
-    run, settings = parts.run, parts.run.config.checkpoints
-    root = run.config.folder / "checkpoints"
-    too_late = run.ranks.any(parts.stop.grace_over(settings.signal_grace_s))
-    if not too_late and step not in parts.saved:
-        parts.finish_save()
-        protected = set(parts.protected)
-        if run.config.on_collapse == "rollback":
-            protected |= rollback.protected(
-                checkpoints.saved_steps(root),
-                step,
-                every=settings.every,
-                keep=settings.keep,
-                well_after=parts.watch.well_after(run.config.rollback.signals),
-            )
-        parts.finish_save = checkpoints.begin(
-            root,
-            step,
-            parts.policy.save,
-            run.identity | {"tokens_per_pass": parts.policy.tokens_per_pass, "rollbacks": len(parts.rollbacks)},
-            keep=settings.keep,
-            protected=protected,
-            rank=run.ranks.rank,
-            agree=run.ranks.min,
-        )
-        parts.saved.add(step)
-    if wait:
-        parts.finish_save()
-
-
 def _evaluated_before(parts: Parts, first: int) -> dict[str, Assessment]:
     """Each task's evaluation before the first step: measured once, then kept beside the run.
 
@@ -434,7 +248,7 @@ def _finished(config: Config) -> dict[str, Any] | None:
 def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
     """Saves and exports the trained model, evaluates it, and writes the summary."""
     run, config = parts.run, parts.run.config
-    _save(parts, config.steps, wait=True)
+    save(parts, config.steps, wait=True)
     after = evaluate(run, parts.engine, parts.scorer, "after")
     summary: dict[str, Any] = {
         "steps": config.steps,
