@@ -19,7 +19,7 @@ GroupSize = Annotated[int, Field(ge=2)]
 
 _GSPO_CLIPS = {"clip_low": 3e-4, "clip_high": 4e-4}  # arXiv 2507.18071, section 5.1
 _MAX_GSPO_CLIP = 0.05
-_FEWEST_STEPS_KEPT = 3  # the collapse watch needs three steps to see how well a checkpoint's weights do
+FEWEST_STEPS_KEPT = 5  # after so many the collapse watch has seen how well a checkpoint's weights do
 
 
 class Section(BaseModel):
@@ -359,10 +359,10 @@ def _faults(config: Config) -> Iterator[str]:
             )
     if config.on_collapse != "rollback" and config.rollback != Rollback():
         yield f"rollback: has no effect with on_collapse: {config.on_collapse}; set on_collapse: rollback, or leave it out"
-    if config.on_collapse == "rollback" and config.checkpoints.every * config.checkpoints.keep < _FEWEST_STEPS_KEPT:
+    if config.on_collapse == "rollback" and config.checkpoints.every * config.checkpoints.keep < FEWEST_STEPS_KEPT:
         yield (
             f"checkpoints.every: {config.checkpoints.every} with keep: {config.checkpoints.keep} leaves on_collapse: rollback no "
-            f"checkpoint from before a collapse; every times keep must be at least {_FEWEST_STEPS_KEPT}"
+            f"checkpoint from before a collapse; every times keep must be at least {FEWEST_STEPS_KEPT}"
         )
     if images.min_pixels > images.max_pixels:
         yield f"images.min_pixels: {images.min_pixels} is above images.max_pixels {images.max_pixels}; swap them"

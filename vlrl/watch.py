@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-_RECENT, _FEWEST, _MOST = 3, 8, 40  # steps: the last ones, and the history that they are held against
+RECENT, _FEWEST, _MOST = 5, 8, 40  # steps: the last ones, and the history that they are held against
 _NOISE = 4.0  # of the history's median absolute deviation, scaled to a standard deviation
 _SCALE = 1.4826
 _WELL = 0.5  # of the way to a call; a signal that has gone further does not do well
@@ -55,7 +55,7 @@ class Watch:
     """Fed with each step's metrics, in order; says what has gone astray."""
 
     def __init__(self) -> None:
-        self._values: dict[str, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=_MOST + _RECENT))
+        self._values: dict[str, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=_MOST + RECENT))
         self._called: set[str] = set()
         self._well_after: dict[str, dict[str, int]] = {signal.key: {} for signal in SIGNALS}
 
@@ -69,7 +69,7 @@ class Watch:
             values = [value for _, value in steps]
             well_after = self._well_after[signal.key]
             if not _fault(signal, values, share=_WELL):
-                well_after[what] = list(steps)[-_RECENT:][0][0] - 1  # these weights sampled the first of the recent steps
+                well_after[what] = list(steps)[-RECENT:][0][0] - 1  # these weights sampled the first of the recent steps
             fault = _fault(signal, values)
             if fault and key not in self._called:
                 sentence = f"{signal.name} of {what} {fault}"
@@ -105,12 +105,12 @@ def _fault(signal: Signal, values: Sequence[float], *, share: float = 1.0) -> st
 
     share: of the way to a call from which it counts as wrong.
     """
-    history, recent = values[:-_RECENT], values[-_RECENT:]
+    history, recent = values[:-RECENT], values[-RECENT:]
     if len(history) < _FEWEST:
         return ""
     usual, now = median(history), median(recent)
     noise = _SCALE * median(abs(value - usual) for value in history)
-    if abs(now - usual) <= share * _NOISE * noise / math.sqrt(_RECENT):
+    if abs(now - usual) <= share * _NOISE * noise / math.sqrt(RECENT):
         return ""
     if now < usual * (1 + share * (signal.below - 1)):
         return f"fell to {now:.3g}, from a median of {usual:.3g} over {len(history)} steps"
