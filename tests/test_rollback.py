@@ -307,8 +307,8 @@ def check_equal(loop: Loop, straight: Loop) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_go_back_together_also_after_a_kill(fading):
-    loops = [fading.with_(name=name, launcher=TORCHRUN, policy__zero_stage=2) for name in ("ranks", "killed-ranks")]
+def test_two_ranks_go_back_together_also_where_they_are_stopped_meanwhile(fading):
+    loops = [fading.with_(name=name, launcher=TORCHRUN, policy__zero_stage=2) for name in ("ranks", "stopped-ranks")]
     loops[0].run()
     loops[1].interrupted(signal.SIGTERM, (loops[1].folder / "rollbacks.json").exists, exit_code=None)
     loops[1].run()
