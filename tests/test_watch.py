@@ -74,6 +74,34 @@ def test_too_short_a_history_is_not_judged():
     assert run([0.9] * 6 + [0.1] * 4) == []
 
 
+@pytest.mark.parametrize(("reward", "count"), [(0.9, 0), (0.5, 0), (0.4, 1)])
+def test_an_entropy_that_falls_is_called_only_where_the_task_s_reward_falls_too(reward, count):
+    watch, name = Watch(), "policy/entropy/sums/minibatch_1"
+    lines = [{name: 0.5, "reward/sums": 0.5}] * 20 + [{name: 0.05, "reward/sums": reward}] * 5
+    assert len([said for step, line in enumerate(lines) for said in said_at(watch, step, line)]) == count
+
+
+def group_noise(mean: float, numbers: random.Random) -> float:
+    """A step's reward over six groups of eight rollouts; a group's rollouts succeed and fail together more than by chance."""
+    chances = [numbers.betavariate(1.5 * mean, 1.5 * (1 - mean)) for _ in range(6)]
+    return sum(numbers.random() < chance for chance in chances for _ in range(8)) / 48
+
+
+@pytest.mark.parametrize(("mean", "most"), [(0.25, 25), (0.5, 25), (0.85, 3)])
+def test_of_a_hundred_runs_that_learn_a_task_few_are_called(mean, most):
+    numbers = random.Random(0)
+    called = [run([group_noise(mean * (0.7 + 0.3 * step / 170), numbers) for step in range(170)]) for _ in range(100)]
+    assert sum(map(bool, called)) <= most
+
+
+@pytest.mark.parametrize(("mean", "fewest"), [(0.5, 85), (0.85, 98)])
+def test_of_a_hundred_runs_that_lose_most_of_a_reward_nearly_all_are_called_within_six_steps(mean, fewest):
+    numbers = random.Random(0)
+    steps = [mean] * 60 + [0.3 * mean] * 6
+    called = [run([group_noise(each, numbers) for each in steps]) for _ in range(100)]
+    assert sum(any(step > 60 for step, _ in calls) for calls in called) >= fewest
+
+
 def test_numbers_that_the_log_keeps_as_text_are_passed_over():
     line = {"policy/ratio_p01/minibatch_1": "nan", "policy/ratio_p99/minibatch_1": "nan", "reward/sums": "nan"}
     assert [Watch().see(step, line) for step in range(20)] == [[]] * 20

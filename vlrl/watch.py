@@ -61,16 +61,16 @@ class Watch:
 
     def see(self, step: int, metrics: Mapping[str, float]) -> list[Call]:
         """A call for each signal that is newly astray after this step."""
+        readings = list(_read(metrics))
+        for signal, what, value in readings:
+            self._values[f"{signal.name} {what}"].append((step, value))
         calls = []
-        for signal, what, value in _read(metrics):
-            key = f"{signal.name} {what}"
-            steps = self._values[key]
-            steps.append((step, value))
-            values = [value for _, value in steps]
-            well_after = self._well_after[signal.key]
-            if not _fault(signal, values, share=_WELL):
-                well_after[what] = list(steps)[-RECENT:][0][0] - 1  # these weights sampled the first of the recent steps
-            fault = _fault(signal, values)
+        for signal, what, _ in readings:
+            key, well_after = f"{signal.name} {what}", self._well_after[signal.key]
+            if not self._fault(signal, what, share=_WELL):
+                first, _ = list(self._values[key])[-RECENT:][0]
+                well_after[what] = first - 1  # these weights sampled the first of the recent steps
+            fault = self._fault(signal, what)
             if fault and key not in self._called:
                 sentence = f"{signal.name} of {what} {fault}"
                 calls.append(Call(signal=signal.key, of=what, sentence=sentence, well_after=well_after[what]))
@@ -80,6 +80,16 @@ class Watch:
     def well_after(self, signals: Collection[str]) -> int:
         """The last step after which the weights did well by all of these signals, of every task and mini-batch."""
         return min((step for signal in signals for step in self._well_after[signal].values()), default=0)
+
+    def _fault(self, signal: Signal, what: str, *, share: float = 1.0) -> str:
+        """What is wrong with the signal's last values. An entropy that falls while the task's reward does not is learning."""
+        fault = _fault(signal, self._numbers(f"{signal.name} {what}"), share=share)
+        rewards = self._numbers(f"reward {what}")
+        rises = len(rewards) > RECENT and median(rewards[-RECENT:]) >= median(rewards[:-RECENT])
+        return "" if signal.key == "entropy" and fault.startswith("fell") and rises else fault
+
+    def _numbers(self, key: str) -> list[float]:
+        return [value for _, value in self._values.get(key, ())]
 
 
 def _read(metrics: Mapping[str, float]) -> Iterator[tuple[Signal, str, float]]:
