@@ -193,7 +193,7 @@ CASES = [
     ),
     Case(
         input="a rollback by no signal",
-        says="at least 1 item",
+        says="rollback.signals: is empty",
         overrides=("on_collapse=rollback", "rollback.signals=[]"),
     ),
     Case(input="responses as long as the context", says="leave no room for a prompt", overrides=("sampling.max_new_tokens=256",)),

@@ -237,7 +237,7 @@ class Rollback(Section):
     scale_lr: Positive = 0.5
     kl_coefficient: Annotated[float, Field(ge=0)] | None = None
     scale_task_loss: Positive = 1.0
-    signals: Annotated[tuple[Literal["reward", "entropy", "length", "ratio"], ...], Field(min_length=1)] = ("reward",)
+    signals: tuple[Literal["reward", "entropy", "length", "ratio"], ...] = ("reward",)
 
 
 class Wandb(Section):
@@ -359,6 +359,8 @@ def _faults(config: Config) -> Iterator[str]:
             )
     if config.on_collapse != "rollback" and config.rollback != Rollback():
         yield f"rollback: has no effect with on_collapse: {config.on_collapse}; set on_collapse: rollback, or leave it out"
+    if config.on_collapse == "rollback" and not config.rollback.signals:
+        yield "rollback.signals: is empty, so that no collapse makes the run go back; name at least one, such as reward"
     if config.on_collapse == "rollback" and config.checkpoints.every * config.checkpoints.keep < FEWEST_STEPS_KEPT:
         yield (
             f"checkpoints.every: {config.checkpoints.every} with keep: {config.checkpoints.keep} leaves on_collapse: rollback no "
