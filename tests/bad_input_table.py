@@ -145,11 +145,11 @@ def write_huge_model() -> None:
     write_model_config(**config | {"text_config": config["text_config"] | {"intermediate_size": _MORE_THAN_ANY_DISK}})
 
 
-def write_checkpoint() -> None:
-    """One that a run of run.yaml, as it is, would have left after step 2."""
+def write_checkpoint(*overrides: str) -> None:
+    """One that a run of run.yaml would have left after step 2."""
     state = Path("runs/run/checkpoints/step-000002/state.json")
     state.parent.mkdir(parents=True)
-    config = load_config(Path("run.yaml"))
+    config = load_config(Path("run.yaml"), overrides)
     tasks = {name: load_task(name, ["tasks"]) for name in config.mixture}
     rows = {name: Dataset(mix.rows) for name, mix in config.mixture.items()}
     state.write_text(json.dumps(Inputs(config=config, tasks=tasks, rows=rows).resume_identity(1)))
@@ -201,6 +201,26 @@ CASES = [
         input="dealt experts to be replayed",
         says="can't be replayed",
         overrides=("policy.expert_parallel=2", "algorithm.routing_replay=r2"),
+    ),
+    Case(
+        input="settings of a rollback that is not asked for",
+        says="has no effect with on_collapse: warn",
+        overrides=("rollback.times=2",),
+    ),
+    Case(
+        input="a rollback without a checkpoint to go back to",
+        says="every times keep must be at least 5",
+        overrides=("on_collapse=rollback", "checkpoints.every=0"),
+    ),
+    Case(
+        input="a rollback by a signal that is not watched",
+        says="Input should be 'reward', 'entropy', 'length' or 'ratio'",
+        overrides=("on_collapse=rollback", "rollback.signals=[loss]"),
+    ),
+    Case(
+        input="a rollback by no signal",
+        says="rollback.signals: is empty",
+        overrides=("on_collapse=rollback", "rollback.signals=[]"),
     ),
     Case(input="responses as long as the context", says="leave no room for a prompt", overrides=("sampling.max_new_tokens=256",)),
     Case(input="smallest image above the largest", says="is above images.max_pixels", overrides=("images.min_pixels=99999",)),
@@ -376,6 +396,12 @@ CASES = [
         says="policy.lr was 1e-06 in the checkpoint, 1e-05 now",
         overrides=("policy.lr=1e-5",),
         damage=write_checkpoint,
+    ),
+    Case(
+        input="a resume with another rollback",
+        says="rollback.scale_lr was 0.5 in the checkpoint, 0.25 now",
+        overrides=("on_collapse=rollback", "rollback={scale_lr: 0.25, times: 3}"),
+        damage=lambda: write_checkpoint("on_collapse=rollback"),
     ),
     Case(
         input="a resume with other data",

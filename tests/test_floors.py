@@ -15,7 +15,7 @@ FLOORS = {
     1: ["config", "model_config", "memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals"]
     + ["watch", "gradient_watch"],
     2: ["verifiers", "scoring", "model", "mirror", "inputs", "model_settings"],
-    3: ["policy", "rollout", "checkpoint", "run", "runlog", "author"],
+    3: ["policy", "rollout", "checkpoint", "run", "runlog", "author", "rollback"],
     4: [
         "rollout.canary",
         "rollout.start",
@@ -29,7 +29,7 @@ FLOORS = {
         "fit",
         "update",
     ],
-    5: ["check", "coldstart", "evaluate", "passrate", "report", "quick_checks"],
+    5: ["check", "coldstart", "evaluate", "passrate", "report", "quick_checks", "resume"],
     6: ["train", "assess", "study", "cli_shared"],
     7: ["cli_author", "cli_data"],
     8: ["cli"],

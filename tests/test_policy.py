@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.replay import open_policy
+from tests.replay import fixed_minibatches, losses_of, open_policy, weights_of
 from vlrl.policy import block_of, in_buckets
 
 SHARDED = {"zero_stage": 3, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}
@@ -46,3 +46,32 @@ def test_sharded_weights_are_gathered_a_bucket_at_a_time_and_outlive_it(tiny_moe
     expected = dict(whole.named_weights())
     assert [name for name, _ in kept] == list(expected)
     assert all(torch.equal(weight, expected[name]) for name, weight in kept)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_a_policy_that_goes_back_repeats_its_updates_to_the_last_bit(tiny_dense, pictures, ranks, tmp_path, zero_stage):
+    """To a checkpoint in the middle, and to one from before the first update, when the optimizer has no moments yet."""
+    policy = open_policy(tiny_dense, ranks, zero_stage=zero_stage, warmup_steps=3)
+    minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
+    policy.save(tmp_path / "start")
+    first = losses_of(policy, minibatches, 2)
+    policy.save(tmp_path / "middle")
+    rest, weights = losses_of(policy, minibatches, 3), weights_of(policy)
+    for folder, losses in (("middle", rest), ("start", first + rest)):
+        policy.load(tmp_path / folder)
+        assert losses_of(policy, minibatches, len(losses)) == losses
+        assert all(torch.equal(weight, weights[name]) for name, weight in policy.named_weights())
+
+
+def test_a_scale_of_the_rate_holds_from_the_next_update_on_and_is_not_applied_twice(tiny_dense, pictures, ranks, tmp_path):
+    policy = open_policy(tiny_dense, ranks, warmup_steps=3)
+    minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
+    rates = []
+    for scale in (1.0, 0.5, 0.5):
+        if rates:
+            policy.load(tmp_path, lr_scale=scale)
+        rates.append(policy.lr)
+        policy.save(tmp_path)
+    losses_of(policy, minibatches, 1)
+    rates.append(policy.lr)
+    assert rates == pytest.approx([0.25e-3, 0.125e-3, 0.125e-3, 0.25e-3])

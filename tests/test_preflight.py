@@ -55,6 +55,11 @@ def test_a_run_resumes_with_its_own_config_and_a_longer_one(good_run):
         check_inputs(good_run(*overrides))
 
 
+def test_a_run_resumes_with_more_rollbacks(good_run):
+    bad_input_table.write_checkpoint("on_collapse=rollback")
+    preflight(good_run("on_collapse=rollback", "rollback.times=4"), Ranks(0, 1, 0))
+
+
 def test_an_unreadable_checkpoint_is_left_to_the_one_that_loads_it(good_run):
     bad_input_table.write_checkpoint()
     Path("runs/run/checkpoints/step-000002/state.json").write_text('{"steps"')
@@ -148,6 +153,7 @@ def test_only_the_first_rank_reads_the_rows(good_run):
         (["policy.zero_stage=3", "policy.dtype=bfloat16"], 12 + 2),
         (["steps=100", "checkpoints.every=10", "checkpoints.keep=3"], 4 * 16 + 4),
         (["coldstart.steps=1"], 16 + 2 * 4),
+        (["steps=100", "checkpoints.every=10", "checkpoints.keep=3", "on_collapse=rollback"], 5 * 16 + 4),
     ],
 )
 def test_the_disk_must_hold_the_checkpoints_and_the_exported_models(good_run, overrides, bytes_per_parameter):

@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 
 from tests.bad_input_table import png
 from tests.conftest import PATIENCE_S
+from vlrl import rollback
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli import app
 from vlrl.config import Wandb, dump_config, parse_config
 from vlrl.report import charts, page, serve_report, write_report
 from vlrl.report.read import read_run
+from vlrl.rollback import Rollback
 from vlrl.runlog import RunLog
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
 
@@ -157,6 +159,35 @@ def test_several_runs_are_on_one_page_and_a_run_that_goes_on_or_has_no_step_too(
         file.write('{"step": 4, "task": "su')
     write_report(runs, tmp_path / "report.html")
     assert [run["name"] for run in browsed((tmp_path / "report.html").read_text())["runs"]] == ["one", "two", "three"]
+
+
+def go_back(folder: Path, to_step: int) -> None:
+    """What a rollback of the run in `folder` leaves: its record, and its last steps set aside."""
+    log = RunLog(folder, name=folder.name, config={}, wandb=Wandb(mode="disabled"))
+    last = read_run(folder).metrics[-1]["step"]
+    record = Rollback(
+        number=1,
+        called_at=last,
+        to_step=to_step,
+        sentences=(f"reward of sums fell to 0.1 {HOSTILE}",),
+        tasks=("sums",),
+        change="the learning rate times 0.5, new sampling seeds",
+    )
+    rollback.write_record(folder, [record])
+    log.set_aside(to_step, folder / rollback.LEFT_BEHIND / "1")
+    log.truncate(to_step)
+
+
+def test_a_run_that_went_back_shows_why_and_the_steps_that_it_left_behind(tmp_path):
+    run = write_run(tmp_path / "run", steps=6)
+    go_back(run, 4)
+    (left,) = read_run(run).left_behind
+    assert [line["step"] for line in left.metrics] == [5, 6]
+    traces = page.charts.lengths([read_run(run)]).data
+    assert [list(trace.x) for trace in traces if trace.opacity] == [[4, 5, 6]] * 2, "from the step that it went back to"
+    write_report([run], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<td>6</td><td>4</td><td>reward of sums fell to 0.1" in text and HOSTILE[:20] not in text
 
 
 def test_a_picture_that_is_gone_is_left_out(tmp_path):

@@ -27,9 +27,12 @@ logger = logging.getLogger(__name__)
 
 Agree = Callable[[int], int]
 
-MAY_DIFFER = ("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "tokens_per_pass")
+MAY_DIFFER = (
+    *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
+    *("tokens_per_pass", "rollbacks"),
+)
 """What may change at a resume: settings of where a run is kept, how long it goes on and when it is stopped, not of what a step
-computes; and the number that the run found by itself, which the resumed run takes over."""
+computes; and the numbers that the run found by itself, which the resumed run takes over."""
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
 _HEADROOM = 1.2
@@ -226,9 +229,23 @@ def _put_in_place(fresh: Path, final: Path) -> None:
     _sync(final.parent)
 
 
-def newest_before(root: Path, step: int) -> int | None:
-    """The newest checkpoint's step that is not after `step`, None where there is none."""
-    return max((each for each, _ in _folders(root) if each <= step), default=None)
+def saved_steps(root: Path) -> list[int]:
+    """The steps of all checkpoints that there are, whole or damaged, in order."""
+    return sorted({step for step, _ in _folders(root)})
+
+
+def drop(root: Path, is_left_behind: Callable[[int, Mapping[str, Any]], bool]) -> None:
+    """Removes the checkpoints of which `is_left_behind(step, state)` holds; one process alone calls it."""
+    for step, path in _folders(root):
+        try:
+            state = json.loads((path / _STATE).read_text())
+        except (OSError, ValueError):
+            continue  # a damaged one is passed over by whoever loads
+        if is_left_behind(step, state):
+            gone = root / f".tmp-{_name(step)}"  # half removed it would be a damaged checkpoint
+            shutil.rmtree(gone, ignore_errors=True)
+            path.rename(gone)
+            shutil.rmtree(gone)
 
 
 def _prune(root: Path, step: int, keep: int, protected: Collection[int]) -> None:

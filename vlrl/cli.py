@@ -220,6 +220,8 @@ def _report(config: Config, summary: dict[str, Any]) -> None:
     console.print(table)
     if failing:
         console.print("Rollouts without a verdict are in no average: each with its reason in rollouts.jsonl")
+    for each in summary.get("rollbacks", ()):
+        console.print(f"The run went back from step {each['called_at']} to {each['to_step']}: {'; '.join(each['sentences'])}")
     console.print(f"The run is in {config.folder}: metrics.jsonl, rollouts.jsonl, summary.json, checkpoints/, model/")
 
 

@@ -21,6 +21,7 @@ GroupSize = Annotated[int, Field(ge=2)]
 
 _GSPO_CLIPS = {"clip_low": 3e-4, "clip_high": 4e-4}  # arXiv 2507.18071, section 5.1
 _MAX_GSPO_CLIP = 0.05
+FEWEST_STEPS_KEPT = 5  # after so many the collapse watch has seen how well a checkpoint's weights do
 
 
 class Section(BaseModel):
@@ -224,6 +225,23 @@ class Checkpoints(Section):
     signal_grace_s: Positive = 25.0
 
 
+class Rollback(Section):
+    """What a run changes when it goes back to a checkpoint from before a collapse (on_collapse: rollback); it then samples with
+    new seeds in any case.
+
+    times: how often a run may go back; after that, a collapse is only a warning. signals: of the collapse watch, which make a run
+    go back; the others are warnings.
+    scale_lr: multiplies the learning rate from then on, each time again. scale_task_loss: multiplies the loss_weight of the tasks
+    that collapsed, each time again. kl_coefficient: replaces algorithm.kl_coefficient; null keeps that.
+    """
+
+    times: Count = 1
+    scale_lr: Positive = 0.5
+    kl_coefficient: Annotated[float, Field(ge=0)] | None = None
+    scale_task_loss: Positive = 1.0
+    signals: tuple[Literal["reward", "entropy", "length", "ratio"], ...] = ("reward",)
+
+
 class Wandb(Section):
     """tables_every: steps between two tables of rollouts, 0 for none."""
 
@@ -242,7 +260,8 @@ class Config(Section):
     runs: Path = Path("runs")
     task_folders: tuple[Path, ...] = (Path("tasks"),)
     threads: Annotated[int, Field(ge=0)] = 0
-    on_collapse: Literal["warn", "stop"] = "warn"
+    on_collapse: Literal["warn", "stop", "rollback"] = "warn"
+    rollback: Rollback = Rollback()
     sampling: Sampling = Sampling()
     algorithm: Algorithm = Algorithm()
     policy: Policy = Policy()
@@ -343,6 +362,15 @@ def _faults(config: Config) -> Iterator[str]:
                 f"engine.max_model_len: {context} tokens leave no room for a prompt beside max_new_tokens "
                 f"{config.max_new_tokens(task)} of task {task!r}; raise the one or lower the other"
             )
+    if config.on_collapse != "rollback" and config.rollback != Rollback():
+        yield f"rollback: has no effect with on_collapse: {config.on_collapse}; set on_collapse: rollback, or leave it out"
+    if config.on_collapse == "rollback" and not config.rollback.signals:
+        yield "rollback.signals: is empty, so that no collapse makes the run go back; name at least one, such as reward"
+    if config.on_collapse == "rollback" and config.checkpoints.every * config.checkpoints.keep < FEWEST_STEPS_KEPT:
+        yield (
+            f"checkpoints.every: {config.checkpoints.every} with keep: {config.checkpoints.keep} leaves on_collapse: rollback no "
+            f"checkpoint from before a collapse; every times keep must be at least {FEWEST_STEPS_KEPT}"
+        )
     if images.min_pixels > images.max_pixels:
         yield f"images.min_pixels: {images.min_pixels} is above images.max_pixels {images.max_pixels}; swap them"
 

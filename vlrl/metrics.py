@@ -111,6 +111,16 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
+        _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Makes a renaming in the folder last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class Policy:
 
     model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
     banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any;
-    `tokens_per_pass` is 0 where it is to be found.
+    `tokens_per_pass` is 0 where it is to be found; `lr_scale` multiplies the schedule's rate.
     """
 
     def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]):
@@ -39,6 +39,7 @@ class Policy:
         self.ranks = ranks
         self.settings = settings
         self.version = 0
+        self.lr_scale = 1.0
         self.tokens_per_pass = 0 if settings.tokens_per_pass == "auto" else settings.tokens_per_pass
         packed = _packed(settings, model, temperature, banned)
         self.routing = Routing(packed)
@@ -46,10 +47,11 @@ class Policy:
         if settings.expert_parallel > 1:
             dealt = expert_parallel_settings(packed.qwen, settings.expert_parallel)
             config["expert_parallel"] = dealt | config.get("expert_parallel", {})
+        self._rate = _schedule(settings, updates)
         self.engine, *_ = deepspeed.initialize(
             model=packed,
             model_parameters=[parameter for parameter in packed.parameters() if parameter.requires_grad],
-            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(settings, updates)),
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: self.lr_scale * self._rate(n)),
             config=config,
         )
 
@@ -133,12 +135,15 @@ class Policy:
         """Writes weights, optimizer and schedule; every rank calls it with the same folder."""
         self.engine.save_checkpoint(str(folder), tag="policy", client_state={"version": self.version}, save_latest=False)
 
-    def load(self, folder: Path) -> None:
-        """Restores what `save` wrote; every rank calls it with the same folder."""
+    def load(self, folder: Path, *, lr_scale: float = 1.0) -> None:
+        """Restores what `save` wrote; every rank calls it with the same folder. lr_scale: of the rate from now on."""
         path, state = self.engine.load_checkpoint(str(folder), tag="policy")
         if path is None:
             raise ValueError(f"no policy in {folder}")
-        self.version = state["version"]
+        self.version, self.lr_scale = state["version"], lr_scale
+        schedule = self.engine.lr_scheduler
+        for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)  # the next update's, else as it was when saved
 
 
 class Reference:

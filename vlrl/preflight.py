@@ -89,6 +89,7 @@ def bytes_needed(config: Config, num_parameters: int) -> int:
     checkpoint = 12 + (weight if config.policy.zero_stage in (1, 2) else 0)
     every = config.checkpoints.every or config.steps
     num_checkpoints = min(config.checkpoints.keep + 1, math.ceil(config.steps / every))
+    num_checkpoints += config.on_collapse == "rollback"  # the one to go back to
     num_models = 2 if config.coldstart.steps else 1
     return num_parameters * (num_checkpoints * checkpoint + num_models * weight)
 

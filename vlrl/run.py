@@ -24,7 +24,8 @@ class Run(Inputs):
     """A checked run: its inputs, this process's place, and the model's encoder.
 
     weights: a fingerprint of config.model; filler: the image prompt that gives a pass a vision tower; banned: ids that sampling
-    never yields; cost: of computing a group.
+    never yields; cost: of computing a group; rollbacks: how often the run has gone back to a checkpoint, each time with other
+    sampling seeds.
     """
 
     ranks: Ranks
@@ -33,6 +34,7 @@ class Run(Inputs):
     filler: EncodedPrompt
     banned: list[int]
     cost: Cost
+    rollbacks: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:

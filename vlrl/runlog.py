@@ -5,7 +5,9 @@ reads back) and carries its step, so that a resumed run can cut back what came a
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from vlrl.config import Wandb
 from vlrl.metrics import append_lines, strict, whole_lines, write_whole
 from vlrl.mirror import Mirror
 from vlrl.types import Group
+
+_FILES = ("metrics.jsonl", "rollouts.jsonl", "histograms.jsonl", "tokens.jsonl")
 
 
 class RunLog:
@@ -24,7 +28,8 @@ class RunLog:
     def __init__(self, folder: Path, *, name: str, config: Mapping[str, Any], wandb: Wandb) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._mirror = Mirror(wandb, folder, name=name, config=config)
+        self._open_mirror = partial(Mirror, wandb, folder, name=name, config=config)
+        self._mirror = self._open_mirror()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records one step's metrics: `step(12, {"reward/geometry3k": 0.43, "time/generate": 2.1})`."""
@@ -56,10 +61,27 @@ class RunLog:
 
     def truncate(self, step: int) -> None:
         """Cuts the line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
-        for path in (self.folder / f"{name}.jsonl" for name in ("metrics", "rollouts", "histograms", "tokens")):
+        for path in (self.folder / name for name in _FILES):
             if path.exists():
                 with path.open(encoding="utf-8", errors="replace") as lines:
-                    write_whole(path, (line for line in lines if _belongs(line, step)))
+                    write_whole(path, (line for line in lines if _step_of(line) <= step))
+
+    def set_aside(self, step: int, folder: Path) -> None:
+        """Copies the lines of the steps after `step` into a new folder, whole or not at all; nothing where it is there."""
+        if folder.exists():
+            return
+        fresh = folder.with_name(f"{folder.name}.new")
+        fresh.mkdir(parents=True, exist_ok=True)
+        for path in (self.folder / name for name in _FILES):
+            if path.exists():
+                with path.open(encoding="utf-8", errors="replace") as lines:
+                    write_whole(fresh / path.name, (line for line in lines if step < _step_of(line) < math.inf))
+        fresh.rename(folder)
+
+    def begin_another_copy(self) -> None:
+        """Ends the copy in wandb and begins another, for a run that went back: the steps of a copy only go up."""
+        self._mirror.close()
+        self._mirror = self._open_mirror()
 
     def close(self) -> None:
         """Ends the wandb run; the files need no end."""
@@ -91,9 +113,9 @@ def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
         }
 
 
-def _belongs(line: str, step: int) -> bool:
-    """Whether a line is whole and of a step up to `step`."""
+def _step_of(line: str) -> float:
+    """The step that a line belongs to, infinite where it is torn."""
     try:
-        return line.endswith("\n") and json.loads(line)["step"] <= step
-    except ValueError:
-        return False
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, TypeError):
+        return math.inf

@@ -1,24 +1,27 @@
 """The collapse watch: entropy, response length, ratio tails and reward, each against its own history.
 
 A signal's last few steps are held against the median of those before them. It is called where it has left that by a factor
-which training does not, and by more than its own noise; once, until it is back. A run may go on or stop at a call.
+which training does not, and by more than its own noise; once, until it is back. A run may go on, stop or go back at a call: for
+that the watch also knows the last step after which the weights surely did well.
 """
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-_RECENT, _FEWEST, _MOST = 3, 8, 40  # steps: the last ones, and the history that they are held against
+RECENT, _FEWEST, _MOST = 5, 8, 40  # steps: the last ones, and the history that they are held against
 _NOISE = 4.0  # of the history's median absolute deviation, scaled to a standard deviation
 _SCALE = 1.4826
+_WELL = 0.5  # of the way to a call; a signal that has gone further does not do well
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal:
-    """Part of a metric's name, and the factors of its history below and above which it is called."""
+    """Part of a metric's name, and the factors of its history below and above which it is called. key: as a run file names it."""
 
+    key: str
     name: str
     prefix: str
     below: float = 0.0
@@ -28,39 +31,72 @@ class Signal:
 
 
 SIGNALS = (
-    Signal(name="reward", prefix="reward/", below=0.6),
-    Signal(name="entropy", prefix="policy/entropy/", below=0.25, above=2.5, least=0.2),
-    Signal(name="response length", prefix="rollout/tokens/", below=0.4, above=2.0),
-    Signal(name="spread of the ratio (log of 99 % to 1 %)", prefix="spread/", above=4.0, least=0.5),
+    Signal(key="reward", name="reward", prefix="reward/", below=0.6),
+    Signal(key="entropy", name="entropy", prefix="policy/entropy/", below=0.25, above=2.5, least=0.2),
+    Signal(key="length", name="response length", prefix="rollout/tokens/", below=0.4, above=2.0),
+    Signal(key="ratio", name="spread of the ratio (log of 99 % to 1 %)", prefix="spread/", above=4.0, least=0.5),
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """A signal that is newly astray.
+
+    signal: its key; of: the task, or the mini-batch. well_after: the last step after which the weights did well by this signal.
+    """
+
+    signal: str
+    of: str
+    sentence: str
+    well_after: int
 
 
 class Watch:
     """Fed with each step's metrics, in order; says what has gone astray."""
 
     def __init__(self) -> None:
-        self._values: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_MOST + _RECENT))
+        self._values: dict[str, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=_MOST + RECENT))
         self._called: set[str] = set()
+        self._well_after: dict[str, dict[str, int]] = {signal.key: {} for signal in SIGNALS}
 
-    def see(self, metrics: Mapping[str, float]) -> list[str]:
-        """One sentence for each signal that is newly astray after this step."""
-        sentences = []
-        for signal, what, value in _read(metrics):
-            key = f"{signal.name} {what}"
-            values = self._values[key]
-            values.append(value)
-            fault = _fault(signal, list(values))
+    def see(self, step: int, metrics: Mapping[str, float]) -> list[Call]:
+        """A call for each signal that is newly astray after this step."""
+        readings = list(_read(metrics))
+        for signal, what, value in readings:
+            self._values[f"{signal.name} {what}"].append((step, value))
+        calls = []
+        for signal, what, _ in readings:
+            key, well_after = f"{signal.name} {what}", self._well_after[signal.key]
+            if not self._fault(signal, what, share=_WELL):
+                first, _ = list(self._values[key])[-RECENT:][0]
+                well_after[what] = first - 1  # these weights sampled the first of the recent steps
+            fault = self._fault(signal, what)
             if fault and key not in self._called:
-                sentences.append(f"{signal.name} of {what} {fault}")
+                sentence = f"{signal.name} of {what} {fault}"
+                calls.append(Call(signal=signal.key, of=what, sentence=sentence, well_after=well_after[what]))
             (self._called.add if fault else self._called.discard)(key)
-        return sentences
+        return calls
+
+    def well_after(self, signals: Collection[str]) -> int:
+        """The last step after which the weights did well by all of these signals, of every task and mini-batch."""
+        return min((step for signal in signals for step in self._well_after[signal].values()), default=0)
+
+    def _fault(self, signal: Signal, what: str, *, share: float = 1.0) -> str:
+        """What is wrong with the signal's last values. An entropy that falls while the task's reward does not is learning."""
+        fault = _fault(signal, self._numbers(f"{signal.name} {what}"), share=share)
+        rewards = self._numbers(f"reward {what}")
+        rises = len(rewards) > RECENT and median(rewards[-RECENT:]) >= median(rewards[:-RECENT])
+        return "" if signal.key == "entropy" and fault.startswith("fell") and rises else fault
+
+    def _numbers(self, key: str) -> list[float]:
+        return [value for _, value in self._values.get(key, ())]
 
 
 def _read(metrics: Mapping[str, float]) -> Iterator[tuple[Signal, str, float]]:
     """Each watched number: of which task, or of which mini-batch."""
     tails = {
         f"spread/{name.removeprefix('policy/ratio_p99/').replace('minibatch_', 'mini-batch ')}": math.log(
-            value / metrics[name.replace("p99", "p01")]
+            float(value) / float(metrics[name.replace("p99", "p01")])  # a log line has "nan" as text
         )
         for name, value in metrics.items()
         if name.startswith("policy/ratio_p99/")
@@ -74,17 +110,20 @@ def _read(metrics: Mapping[str, float]) -> Iterator[tuple[Signal, str, float]]:
                 yield signal, what, float(value)
 
 
-def _fault(signal: Signal, values: list[float]) -> str:
-    """What is wrong with the last of these values; empty where nothing is, or there are too few to tell."""
-    history, recent = values[:-_RECENT], values[-_RECENT:]
+def _fault(signal: Signal, values: Sequence[float], *, share: float = 1.0) -> str:
+    """What is wrong with the last of these values; empty where nothing is, or there are too few to tell.
+
+    share: of the way to a call from which it counts as wrong.
+    """
+    history, recent = values[:-RECENT], values[-RECENT:]
     if len(history) < _FEWEST:
         return ""
     usual, now = median(history), median(recent)
     noise = _SCALE * median(abs(value - usual) for value in history)
-    if abs(now - usual) <= _NOISE * noise / math.sqrt(_RECENT):
+    if abs(now - usual) <= share * _NOISE * noise / math.sqrt(RECENT):
         return ""
-    if now < signal.below * usual:
+    if now < usual * (1 + share * (signal.below - 1)):
         return f"fell to {now:.3g}, from a median of {usual:.3g} over {len(history)} steps"
-    if now > signal.above * usual and now > signal.least:
+    if now > usual * (1 + share * (signal.above - 1)) and now > share * signal.least:
         return f"rose to {now:.3g}, from a median of {usual:.3g} over {len(history)} steps"
     return ""

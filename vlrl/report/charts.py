@@ -11,7 +11,19 @@ from plotly.subplots import make_subplots
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms, gate_weight
 from vlrl.algorithm.gates import Gate, grpo, gspo_token, sapo
 from vlrl.algorithm.loss import LossTokens
-from vlrl.report.draw import COLOURS, add_band, add_line, add_points, add_raw, grid, series, smooth, styled, window
+from vlrl.report.draw import (
+    COLOURS,
+    add_band,
+    add_left_behind,
+    add_line,
+    add_points,
+    add_raw,
+    grid,
+    series,
+    smooth,
+    styled,
+    window,
+)
 from vlrl.report.read import RunData
 
 _FINE = {"width": 1}
@@ -30,6 +42,7 @@ def reward(runs: Sequence[RunData]) -> go.Figure:
             half = [value and value / averaged for value in smooth([found[step].interval for step in steps])]
             add_raw(figure, place, steps, values, colour, run.name)
             add_band(figure, place, steps, smooth(values), half, colour, run.name, legend=place == 0 and len(runs) > 1)
+            add_left_behind(figure, place, run, f"reward/{task}", number)
     figure.update_yaxes(range=[-0.02, 1.02])
     return figure
 
@@ -99,7 +112,7 @@ def distance(runs: Sequence[RunData]) -> go.Figure:
         last = f"minibatch_{run.config.algorithm.minibatches}"
         names = ["policy/entropy/minibatch_1", f"policy/kl/{last}", "engine/kl/minibatch_1", f"policy/grad_norm/{last}"]
         for place, name in enumerate(names):
-            add_line(figure, place, run, series(run.metrics, name), number, legend=place == 0 and len(runs) > 1)
+            add_line(figure, place, run, name, number, legend=place == 0 and len(runs) > 1)
     return figure
 
 
@@ -218,5 +231,5 @@ def _by_task(runs: Sequence[RunData], name: Callable[[str], str]) -> go.Figure:
     figure = grid(tasks)
     for number, run in enumerate(runs):
         for place, task in enumerate(tasks):
-            add_line(figure, place, run, series(run.metrics, name(task)), number, legend=place == 0 and len(runs) > 1)
+            add_line(figure, place, run, name(task), number, legend=place == 0 and len(runs) > 1)
     return figure

@@ -31,9 +31,9 @@ def _cell(figure: go.Figure, place: int) -> dict[str, int]:
     return {"row": place // columns + 1, "col": place % columns + 1}
 
 
-def add_line(figure: go.Figure, place: int, run: RunData, values: list[float | None], number: int, *, legend: bool) -> None:
-    """A run's values by step, as points and as their moving average, in the grid's cell `place`; number: of its colour."""
-    steps = [line["step"] for line in run.metrics]
+def add_line(figure: go.Figure, place: int, run: RunData, metric: str, number: int, *, legend: bool) -> None:
+    """A run's metric by step, as points and as their moving average, in the grid's cell `place`; number: of its colour."""
+    steps, values = [line["step"] for line in run.metrics], series(run.metrics, metric)
     colour = COLOURS[number % len(COLOURS)]
     add_raw(figure, place, steps, values, colour, run.name)
     figure.add_scatter(
@@ -46,6 +46,28 @@ def add_line(figure: go.Figure, place: int, run: RunData, values: list[float | N
         mode="lines",
         **_cell(figure, place),
     )
+    add_left_behind(figure, place, run, metric, number)
+
+
+def add_left_behind(figure: go.Figure, place: int, run: RunData, metric: str, number: int) -> None:
+    """Of each rollback the metric's course that the run left, faint, and a dotted line at the step that it went back to."""
+    for each in run.left_behind:
+        start = each.rollback.to_step
+        lines = [line for line in run.metrics if line["step"] <= start] + each.metrics
+        course = zip([line["step"] for line in lines], smooth(series(lines, metric)), strict=True)
+        shown = [(step, value) for step, value in course if step >= start]
+        figure.add_scatter(
+            x=[step for step, _ in shown],
+            y=[value for _, value in shown],
+            name=f"{run.name}, left at step {each.rollback.called_at}",
+            legendgroup=run.name,
+            showlegend=False,
+            mode="lines",
+            line={"color": COLOURS[number % len(COLOURS)], "width": 1.5},
+            opacity=0.4,
+            **_cell(figure, place),
+        )
+        figure.add_vline(x=start, line={"color": "grey", "width": 1, "dash": "dot"}, **_cell(figure, place))
 
 
 def add_raw(figure: go.Figure, place: int, steps: Sequence[int], values: Sequence[float | None], colour: str, name: str) -> None:

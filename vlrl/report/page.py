@@ -64,6 +64,7 @@ def report(runs: Sequence[RunData]) -> str:
         title=", ".join(run.name for run in runs),
         tiles=[tile for run in runs for tile in _tiles(run)] if len(runs) == 1 else [],
         sections=_sections(runs),
+        rollbacks=[(run.name, [each.rollback for each in run.left_behind]) for run in runs if run.left_behind],
         evaluations=[(run.name, _evaluation(run)) for run in runs if run.summary],
         settings=[(run.name, dump_config(run.config)) for run in runs],
         browser=_json(browser),

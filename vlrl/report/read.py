@@ -13,6 +13,7 @@ from typing import Any
 from vlrl.config import Config, load_config
 from vlrl.intervals import Estimate, estimate
 from vlrl.metrics import whole_lines
+from vlrl.rollback import LEFT_BEHIND, Rollback, read_record
 
 MOST_ROLLOUTS = 10_000  # in the browser; of a longer run, those of steps spread over it
 
@@ -28,10 +29,18 @@ class Steps:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LeftBehind(Steps):
+    """The steps that a run took before it went back, after the step that it went back to."""
+
+    rollback: Rollback
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunData(Steps):
     """A run's settings and lines.
 
     rewards: by task and step, over the means of its groups; groups: each prompt's rollouts, as many as the browser takes.
+    left_behind: of each rollback.
     """
 
     name: str
@@ -42,6 +51,7 @@ class RunData(Steps):
     traces: dict[tuple[int, int, int], Line]
     summary: Line
     num_rollouts: int
+    left_behind: list[LeftBehind]
 
     @property
     def tasks(self) -> list[str]:
@@ -50,7 +60,7 @@ class RunData(Steps):
 
 def read_steps(folder: Path) -> Steps:
     """Of a run that has not begun there are none."""
-    return Steps(metrics=list(whole_lines(folder / "metrics.jsonl")), histograms=list(whole_lines(folder / "histograms.jsonl")))
+    return Steps(**_lines(folder))
 
 
 def read_run(folder: Path) -> RunData:
@@ -83,7 +93,14 @@ def read_run(folder: Path) -> RunData:
         traces=traces,
         summary=json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {},
         num_rollouts=num_rollouts,
+        left_behind=[
+            LeftBehind(rollback=each, **_lines(folder / LEFT_BEHIND / str(each.number))) for each in read_record(folder)
+        ],
     )
+
+
+def _lines(folder: Path) -> dict[str, list[Line]]:
+    return {name: list(whole_lines(folder / f"{name}.jsonl")) for name in ("metrics", "histograms")}
 
 
 def _groups(folder: Path) -> Iterator[list[Line]]:

@@ -110,7 +110,8 @@ def _sample_round(
     with clock("time/encode"):
         encoded = encode_prompts(sampled, run.encoder, config.engine.max_model_len)
     batch.encoded |= encoded
-    later_round = [draws[0].round] if draws[0].round else []
+    turn, count = draws[0].round, run.rollbacks
+    more = [turn, count] if count else [turn] if turn else []  # a run that never went back keeps its seeds
     try:
         groups = sample_groups(
             sampled,
@@ -118,7 +119,7 @@ def _sample_round(
             engine=engine,
             scorer=scorer,
             decoding=Decoding(temperature=config.sampling.temperature),
-            seed=lambda slot, sample: sampling_seed(config.seed, step, slot, sample, *later_round),
+            seed=lambda slot, sample: sampling_seed(config.seed, step, slot, sample, *more),
             owned=owned,
             tick=partial(_stop_early, stop, config.engine.tensor_parallel),
             clock=clock,
