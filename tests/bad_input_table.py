@@ -290,7 +290,7 @@ CASES = [
     ),
     Case(
         input="a build's folder in place of its train",
-        says="did you mean data/pair/eval or data/pair/train?",
+        says="did you mean data/pair/train?",
         overrides=("mixture.sums.rows=data/pair",),
         damage=lambda: write_pair(0),
     ),

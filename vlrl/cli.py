@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(version("vlrl"))
+        print(f"vlrl {version('vlrl')}")
         raise typer.Exit
 
 
