@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,14 @@ class Loop:
     def interrupted(self, number: signal.Signals, moment: str, which: int, **end: int | None) -> str:
         """Runs, is sent the signal at the moment (see tests/stopping.py), and waits for the end: exit_code, else 128 + number."""
         return finished(self.start("tests.stopping", str(int(number)), moment, str(which)), end.get("exit_code", 128 + number))
+
+    def interrupted_when(self, number: signal.Signals, ready: Callable[[], bool], *, exit_code: int | None) -> str:
+        """Runs, is sent the signal once the files in its folder are as `ready` says, and waits for the end."""
+        process = self.start()
+        while process.poll() is None and not ready():
+            time.sleep(0.002)
+        process.send_signal(number)
+        return finished(process, exit_code)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

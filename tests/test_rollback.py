@@ -286,7 +286,7 @@ def test_a_run_killed_while_or_after_it_goes_back_ends_as_if_it_were_not(fading,
         "new_step": lambda: (loop.folder / "rollbacks.json").exists() and loop.metrics[-1].get("rollback/number") == 1,
         "new_checkpoint": lambda: (loop.folder / "rolled_back/1").exists() and loop.checkpoints()[-1] == TARGET + EVERY,
     }
-    loop.interrupted(signal.SIGKILL, ready[moment], exit_code=-signal.SIGKILL)
+    loop.interrupted_when(signal.SIGKILL, ready[moment], exit_code=-signal.SIGKILL)
     assert f"goes on after step {TARGET}" in loop.run() or moment == "new_checkpoint"
     check_equal(loop, straight)
 
@@ -294,7 +294,7 @@ def test_a_run_killed_while_or_after_it_goes_back_ends_as_if_it_were_not(fading,
 @pytest.mark.slow
 def test_a_run_stopped_by_sigterm_between_two_saves_goes_back_as_if_it_were_not(fading, went_back):
     loop, straight = fading.with_(name="stopped"), went_back[0]
-    loop.interrupted(signal.SIGTERM, lambda: len(loop.metrics) == TARGET + 1)
+    loop.interrupted(signal.SIGTERM, "step logged", TARGET + 1)
     loop.run()
     check_equal(loop, straight)
 
@@ -312,6 +312,6 @@ def check_equal(loop: Loop, straight: Loop) -> None:
 def test_two_ranks_go_back_together_also_where_they_are_stopped_meanwhile(fading):
     loops = [fading.with_(name=name, launcher=TORCHRUN, policy__zero_stage=2) for name in ("ranks", "stopped-ranks")]
     loops[0].run()
-    loops[1].interrupted(signal.SIGTERM, (loops[1].folder / "rollbacks.json").exists, exit_code=None)
+    loops[1].interrupted_when(signal.SIGTERM, (loops[1].folder / "rollbacks.json").exists, exit_code=None)
     loops[1].run()
     check_equal(loops[1], loops[0])
