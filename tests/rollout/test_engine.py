@@ -27,6 +27,7 @@ TOLERANCE = 1e-5  # between two programs in fp32, a token
 NORM = "model.language_model.layers.2.post_attention_layernorm.weight"
 PACKED = "model.language_model.layers.2.self_attn.o_proj.weight"  # in a layout of the engine's own, on CPU
 EXPERTS = "model.language_model.layers.1.mlp.experts.down_proj"
+NEURONS = "model.language_model.layers.1.mlp.down_proj.weight"  # a dense model's
 
 
 _kept: list["Parts"] = []  # a collected engine would end the whole process group, DeepSpeed's part in it too
@@ -170,10 +171,9 @@ def test_a_tensor_streamed_wrongly_is_caught(parts, name, told):
         parts.canary.check()
 
 
-def test_experts_streamed_wrongly_are_caught(parts):
-    if EXPERTS not in parts.policy.parameter_names:  # a dense model has none
-        return
-    parts.push([(name, weight.roll(1, 0) if name == EXPERTS else weight) for name, weight in parts.policy.named_weights()])
+def test_experts_in_another_order_or_neurons_of_a_dense_layer_are_caught(parts):
+    (name,) = (name for name in parts.policy.parameter_names if name in (EXPERTS, NEURONS))
+    parts.push([(other, weight.roll(1, 0) if other == name else weight) for other, weight in parts.policy.named_weights()])
     with pytest.raises(SyncError, match="after weight sync"):
         parts.canary.check()
 
