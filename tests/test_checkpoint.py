@@ -220,7 +220,7 @@ def test_every_file_is_on_the_disk_before_the_manifest_vouches_for_it(tmp_path, 
     def sync(path: Path) -> None:
         synced.append((path.name, (tmp_path / ".tmp-step-000050" / "manifest.json").exists()))
 
-    monkeypatch.setattr(checkpoint, "_sync", sync)
+    monkeypatch.setattr(checkpoint, "sync", sync)
     save_steps(tmp_path, 50)
     before = [name for name, has_manifest in synced if not has_manifest]
     assert {"optimizer.pt", "policy", "weights.pt", "state.json", ".tmp-step-000050"} <= set(before)

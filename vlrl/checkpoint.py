@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import time
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from vlrl.metrics import sync
 
 logger = logging.getLogger(__name__)
 
@@ -208,15 +209,15 @@ def _seal(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     (folder / _STATE).write_text(json.dumps(state))
     paths = sorted(folder.rglob("*"))
     for path in (*paths, folder):
-        _sync(path)
+        sync(path)
     files = [path for path in paths if path.is_file()]
     table = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(files, _digests(files), strict=True)
     }
     (folder / _MANIFEST).write_text(json.dumps({"step": step, "files": table}, indent=2) + "\n")
-    _sync(folder / _MANIFEST)
-    _sync(folder)
+    sync(folder / _MANIFEST)
+    sync(folder)
 
 
 def _put_in_place(fresh: Path, final: Path) -> None:
@@ -226,7 +227,7 @@ def _put_in_place(fresh: Path, final: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         final.rename(aside)
     fresh.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def saved_steps(root: Path) -> list[int]:
@@ -300,14 +301,6 @@ def _name(step: int) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
