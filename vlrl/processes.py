@@ -90,6 +90,14 @@ class Child:
         return 0.0
 
     @property
+    def is_asleep(self) -> bool:
+        """Whether the child and its children wait of themselves: for a timer or for input, not for a processor."""
+        with suppress(psutil.NoSuchProcess):
+            child = psutil.Process(self._process.pid)
+            return all(each.status() == psutil.STATUS_SLEEPING for each in (child, *child.children(recursive=True)))
+        return True
+
+    @property
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 

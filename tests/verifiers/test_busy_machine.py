@@ -19,3 +19,9 @@ def test_a_busy_machine_does_not_make_a_right_answer_wrong():
         resume.start()
         assert solution.call(1).value == 2
         resume.join()
+
+
+def test_a_solution_that_sleeps_gets_no_more_time():
+    with Solution("import time\ndef f(x): time.sleep(60)", entry_point="f", timeout_s=0.5, memory_mb=256) as solution:
+        assert solution.call(1).error == "timeout"
+        assert solution._deadline < solution._last_deadline, "its time was not extended"

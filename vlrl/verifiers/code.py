@@ -52,9 +52,9 @@ def extract_code(response: str) -> str | None:
 class Solution:
     """A model's function in a jail; a context manager.
 
-    timeout_s: of computing, for all calls together, from when the process is ready; three times as long if it waits. So a busy
-    machine does not turn right answers into wrong ones. RuntimeError if the process itself could not be started, which is never
-    the solution's fault.
+    timeout_s: of computing, for all calls together, from when the process is ready; up to three times as long by the clock if it
+    waits for a processor, but not if it sleeps. So a busy machine does not turn right answers into wrong ones. RuntimeError if
+    the process itself could not be started, which is never the solution's fault.
     """
 
     def __init__(self, source: str, *, timeout_s: float, memory_mb: int, entry_point: str = "", stdin: str | None = None):
@@ -99,7 +99,7 @@ class Solution:
                 return self._child.receive(self._deadline)
             except TimeoutError:
                 left_s = self._timeout_s - (self._child.cpu_s - self._computed_before_s)
-                if left_s < _TICK_S or self._deadline >= self._last_deadline:
+                if left_s < _TICK_S or self._deadline >= self._last_deadline or self._child.is_asleep:
                     raise
                 self._deadline = min(time.monotonic() + left_s, self._last_deadline)
 
