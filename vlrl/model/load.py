@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from vlrl.config import Images
 from vlrl.model.attention import GROUP_ATTENTION
@@ -49,11 +50,20 @@ def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_
         qwen.set_experts_implementation(_EXPERTS)
     if qwen.config.text_config.attention_dropout:
         raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
+    _embed_patches_linearly(qwen.model.visual.patch_embed.proj)
     if freeze_vision:
         qwen.model.visual.requires_grad_(False)
     if gradient_checkpointing:
         qwen.gradient_checkpointing_enable({"use_reentrant": False})
     return qwen.train()
+
+
+def _embed_patches_linearly(conv: nn.Conv3d) -> None:
+    """Computes the convolution as the linear map that it is, since patches do not overlap; its name and weights stay.
+
+    On a CPU forward and backward take a seventh of the time; on GPUs some versions of cuDNN have no bfloat16 kernel for it.
+    """
+    conv.forward = lambda pixels: linear(pixels.flatten(1), conv.weight.flatten(1), conv.bias)  # type: ignore[assignment]
 
 
 def load_encoder(model: str, images: Images) -> Encoder:
