@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import distributions
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -71,7 +72,12 @@ _DENSE_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
 
 
 def versions() -> dict[str, str]:
-    return {each.name: each.version for each in distributions() if each.name in _TOLD}
+    """Of the packages that matter, as they are imported: of two on the path the first."""
+    found = {}
+    for name in _TOLD:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def machine() -> str:

@@ -1,7 +1,7 @@
 """TRL's update on given rollouts: padded rows, an image for every sample, its fused head, loss_type sapo.
 
-TRL's own code computes log-probs and loss; its trainer is replaced by the attributes that they read, since its constructor
-wants a data set and generates by itself.
+The optimizer is torch's fused AdamW, as by default there. TRL's own code computes log-probs and loss; its trainer is replaced by
+the attributes that they read, since its constructor wants a data set and generates by itself.
 """
 
 from collections import defaultdict
@@ -89,7 +89,7 @@ class TrlPath:
     def update(self, batches: Sequence[dict[str, Any]], *, lr: float) -> float:
         """One optimizer step."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.0)
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.0, fused=True)
         loss = self.backward(batches)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

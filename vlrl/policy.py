@@ -210,7 +210,7 @@ def deepspeed_config(settings: cfg.Policy) -> dict[str, Any]:
         "gradient_clipping": settings.gradient_clipping,
         "zero_optimization": {"stage": settings.zero_stage},
         "bf16": {"enabled": settings.dtype == "bfloat16"},
-        "optimizer": {"type": "AdamW", "params": adam | {"torch_adam": True}},
+        "optimizer": {"type": "AdamW", "params": adam | {"torch_adam": True, "fused": True}},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
