@@ -23,33 +23,37 @@ REAL := gsm8k competition_math dapo_math aqua mbpp code_contests geometry3k char
 .PHONY: env data data-real train test test-slow smoke check clean
 .DELETE_ON_ERROR:
 
-env: $(VENV)/ready
-data: $(DATA)
+env: $(READY)
+
+# The sets are made side by side, one on each core.
+data: $(READY)
+	@$(MAKE) -s -j$(shell nproc) $(DATA)
+
 data-real: $(REAL:%=data/%/eval/manifest.json) data/knights_knaves/eval/manifest.json data/zebra/eval/manifest.json
 
-train: $(VENV)/ready $(DATA) models/tiny/config.json
+train: $(READY) data models/tiny/config.json
 	$(BIN)/vlrl train $(RUN)
 
-test: $(VENV)/ready
+test: $(READY)
 	$(PYTEST)
 
-test-slow: $(VENV)/ready
+test-slow: $(READY)
 	$(PYTEST) -m slow
 
 # A short run of the whole, with limits alone where this machine can't jail code (a container without namespaces, say).
-smoke: $(VENV)/ready $(DATA) models/tiny/config.json
+smoke: $(READY) data models/tiny/config.json
 	rm -rf runs/smoke
 	$(BIN)/vlrl doctor | tee /dev/stderr | grep -q "jail for code: works" && isolation=jail || isolation=limits; \
 	$(BIN)/vlrl train $(RUN) name=smoke steps=20 coldstart.steps=60 evaluation.rows=40 scoring.isolation=$$isolation
 	test -s runs/smoke/summary.json
 
-check: $(VENV)/ready
+check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # torch first and alone: as pip is set up here, or else from PyTorch's own index of CPU builds.
-$(VENV)/ready: requirements/cpu.txt pyproject.toml
+$(READY): requirements/cpu.txt pyproject.toml
 	@echo "Making the environment in $(VENV): 200 packages, 3 GB, some minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-deps torch==2.13.0+cpu 2>/dev/null \
@@ -67,7 +71,7 @@ data/knights_knaves/eval/manifest.json: | $(READY)
 data/zebra/eval/manifest.json: | $(READY)
 	$(BIN)/vlrl data build data_recipes/reasoning_gym.py --from zebra_puzzles --task short_answer --out data/zebra
 
-models/tiny/config.json: vlrl/model/tiny.py | $(DATA)
+models/tiny/config.json: vlrl/model/tiny.py | data
 	$(BIN)/vlrl tiny models/tiny
 
 clean:

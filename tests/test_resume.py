@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from vlrl.checkpoint import StopSignal, check_same_config
+from vlrl.checkpoint import check_same_config
+from vlrl.interrupt import StopSignal
 
 CONFIG = {"steps": 100, "world_size": 2, "policy": {"lr": 0.001, "betas": [0.9, 0.95]}, "wandb": {"mode": "offline"}}
 

@@ -12,14 +12,11 @@ import json
 import logging
 import math
 import shutil
-import signal
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from vlrl.metrics import sync
@@ -150,35 +147,6 @@ def check_same_config(
         lines.append(f"steps is {current['steps']} now, and the checkpoint is already at step {step}")
     if lines:
         raise ValueError("cannot resume; put these back, or start a run of another name:\n  " + "\n  ".join(lines))
-
-
-class StopSignal:
-    """Notes SIGTERM and SIGINT for the loop to act on between two pieces of work; `close` gives the signals back.
-
-    A rank may be told before its peers are: they must agree before they stop.
-    """
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self.number = int(signal.SIGTERM)
-        """Of the first signal; SIGTERM where it was another rank's."""
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    @property
-    def requested(self) -> bool:
-        return self._since is not None
-
-    def grace_over(self, grace_s: float) -> bool:
-        """Whether the first signal came more than grace_s seconds ago."""
-        return self._since is not None and time.monotonic() - self._since > grace_s
-
-    def close(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._since is None:
-            self._since, self.number = time.monotonic(), number
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from vlrl.data.shards import Dataset
+from vlrl.interrupt import StopSignal
 from vlrl.intervals import Estimate, estimate, pass_at
 from vlrl.measure import RowRewards, sample_rows
 from vlrl.metrics import progress
@@ -53,10 +54,10 @@ def heldout_rows(run: Run) -> dict[str, Dataset]:
     return {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
 
 
-def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str) -> dict[str, Assessment]:
+def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSignal | None = None) -> dict[str, Assessment]:
     """Each task's held-out rows under the weights that the engine holds. All ranks call it and get the result.
 
-    RuntimeError where more of a task's rollouts have no verdict than the run file allows.
+    RuntimeError where more of a task's rollouts have no verdict than the run file allows; Stopped where `stop` is requested.
     """
     way, heldout = run.config.evaluation, heldout_rows(run)
     run = run.with_rows(heldout)
@@ -65,7 +66,7 @@ def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str) -> dict[str, 
     prompts = [run.prompt(draw, way.samples, way.max_new_tokens) for draw in draws]
     with progress(f"Evaluating {label}", len(prompts) * way.samples, shown=run.ranks.is_first) as tick:
         where = f"evaluation {label}"
-        found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick)
+        found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick, stop=stop)
     return {task: assessed([found[draw.slot] for draw in draws if draw.task == task], way.samples) for task in heldout}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -9,6 +10,7 @@ from typing import Any
 
 from vlrl.config import Evaluation
 from vlrl.data.shards import Dataset
+from vlrl.interrupt import Stopped, StopSignal
 from vlrl.metrics import append_lines, progress, whole_lines, write_whole
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups
@@ -45,23 +47,35 @@ def sample_rows(
     seed_round: int,
     where: str,
     tick: Callable[[int], None],
+    stop: StopSignal | None = None,
 ) -> dict[int, RowRewards]:
     """The rewards of each prompt's row by slot. All ranks call it, each samples a share, and all get all.
 
     seed_round: sets the sampling seeds apart from those of other rounds. tick: told how many rollouts have come in.
-    RuntimeError, naming `where`, where more of a task's rollouts have no verdict than the run file allows.
+    RuntimeError, naming `where`, where more of a task's rollouts have no verdict than the run file allows. Stopped, on all ranks,
+    where `stop` was requested meanwhile.
     """
     sampled, owned = run.replica(prompts)
-    groups = sample_groups(
-        sampled,
-        encode_prompts(sampled, run.encoder, run.config.engine.max_model_len),
-        engine=engine,
-        scorer=scorer,
-        decoding=Decoding(temperature=way.temperature, top_p=way.top_p, top_k=way.top_k),
-        seed=lambda slot, sample: sampling_seed(run.config.seed, seed_round, slot, sample),
-        owned=owned,
-        tick=lambda: tick(run.ranks.size),
-    )
+
+    def came_in() -> None:
+        tick(run.ranks.size)
+        if stop:
+            stop.end_sampling(run.config.engine.tensor_parallel)
+
+    groups: list[Group] = []
+    with suppress(Stopped):
+        groups = sample_groups(
+            sampled,
+            encode_prompts(sampled, run.encoder, run.config.engine.max_model_len),
+            engine=engine,
+            scorer=scorer,
+            decoding=Decoding(temperature=way.temperature, top_p=way.top_p, top_k=way.top_k),
+            seed=lambda slot, sample: sampling_seed(run.config.seed, seed_round, slot, sample),
+            owned=owned,
+            tick=came_in,
+        )
+    if stop and run.ranks.any(stop.requested):
+        raise Stopped
     Unscored().see(groups, run.ranks, most=run.config.scoring.max_failed_share, where=where)
     return {slot: row for part in run.ranks.gather(dict(map(_rewards, groups))) for slot, row in part.items()}
 

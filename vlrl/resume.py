@@ -11,11 +11,11 @@ from functools import partial
 
 from vlrl import checkpoint as checkpoints
 from vlrl import rollback
-from vlrl.checkpoint import StopSignal
 from vlrl.config import dump_config
 from vlrl.data.mixture import Mixture
 from vlrl.fit import Sample, fit_passes
 from vlrl.gradient_watch import GradientWatch
+from vlrl.interrupt import StopSignal
 from vlrl.metrics import write_whole
 from vlrl.policy import Policy, Reference
 from vlrl.rollback import Rollback

@@ -17,11 +17,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from vlrl.algorithm.diagnostics import add_histograms, combine, means, ratio_quantiles
-from vlrl.checkpoint import StopSignal
 from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.evaluate import Assessment, before_and_after, evaluate, evaluation_metrics
-from vlrl.interrupt import Interrupted
+from vlrl.interrupt import Interrupted, Stopped, StopSignal
 from vlrl.metrics import Clock, progress, write_whole
 from vlrl.policy import Policy, Reference
 from vlrl.resume import Parts, act_on_collapse, resume, save
@@ -246,7 +245,10 @@ def _evaluated_before(parts: Parts, first: int) -> dict[str, Assessment]:
         raise ValueError(f"{path} is missing: what the run began with can't be measured again; put it back, or start a new run")
     if kept and (first or kept["of"] == of):
         return TypeAdapter(dict[str, Assessment]).validate_python(kept["tasks"])
-    before = evaluate(run, parts.engine, parts.scorer, "before")
+    try:
+        before = evaluate(run, parts.engine, parts.scorer, "before", parts.stop)
+    except Stopped:
+        raise Interrupted(parts.stop.number, "the same command begins again with the evaluation before the first step") from None
     if parts.log:
         write_whole(path, [json.dumps({"of": of, "tasks": {task: asdict(each) for task, each in before.items()}})])
     return before
@@ -271,7 +273,10 @@ def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
     """Saves and exports the trained model, evaluates it, and writes the summary."""
     run, config = parts.run, parts.run.config
     save(parts, config.steps, wait=True)
-    after = evaluate(run, parts.engine, parts.scorer, "after")
+    try:
+        after = evaluate(run, parts.engine, parts.scorer, "after", parts.stop)
+    except Stopped:
+        raise _interrupted(parts) from None
     summary = {"steps": config.steps, **before_and_after(before, after)}
     if config.on_collapse == "rollback":
         summary["rollbacks"] = [asdict(each) for each in parts.rollbacks]

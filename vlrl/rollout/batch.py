@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vlrl.algorithm.diagnostics import Totals, combine
-from vlrl.checkpoint import StopSignal
 from vlrl.data.mixture import Mixture
+from vlrl.interrupt import Stopped, StopSignal
 from vlrl.metrics import Clock, percentile
 from vlrl.model.encode import EncodedPrompt
 from vlrl.rollout.balance import balanced
@@ -19,10 +19,6 @@ from vlrl.rollout.reward import shaped
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.types import Draw, Group, Status
-
-
-class Stopped(Exception):  # noqa: N818 (a request, not an error)
-    """The run was asked to stop while it was sampling; the step's rollouts are dropped."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -121,19 +117,13 @@ def _sample_round(
             decoding=Decoding(temperature=config.sampling.temperature),
             seed=lambda slot, sample: sampling_seed(config.seed, step, slot, sample, *more),
             owned=owned,
-            tick=partial(_stop_early, stop, config.engine.tensor_parallel),
+            tick=partial(stop.end_sampling, config.engine.tensor_parallel),
             clock=clock,
         )
     except Stopped:
         return []
     rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
     return [with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded]
-
-
-def _stop_early(stop: StopSignal, tensor_parallel: int) -> None:
-    """Ends the sampling at a signal, where no tensor-parallel neighbour would be left waiting."""
-    if stop.requested and tensor_parallel == 1:
-        raise Stopped
 
 
 def _latencies(scorer: Scorer) -> dict[str, float]:
