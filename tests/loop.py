@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,8 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import PATIENCE_S
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
+
+Process = subprocess.Popen[str] | WarmProcess
+_WARM = ("vlrl.cli", "tests.stopping")
+"""Modules whose processes begin with their imports done; see tests/warm.py."""
 
 # Two ranks, by either launcher; alone, a run is its own only rank.
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
@@ -59,7 +65,7 @@ class Loop:
         named = {key.replace("__", "."): value for key, value in overrides.items()}
         return replace(self, overrides=self.overrides | named, launcher=launcher)
 
-    def start(self, *module: str) -> subprocess.Popen[str]:
+    def start(self, *module: str) -> Process:
         """The run's process; of the command itself, or of another module with arguments before the command's."""
         settings = [f"{key}={json.dumps(value, default=str)}" for key, value in self.overrides.items()]
         return python("-m", *self.launcher, *(module or ("vlrl.cli",)), "train", "configs/cpu.yaml", *settings)
@@ -109,15 +115,36 @@ class Loop:
         return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def python(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Python at the project's root, with what it prints in one pipe."""
+def python(*arguments: str | Path) -> Process:
+    """Python at the project's root, with what it prints as one text."""
     env = {"GOMP_SPINCOUNT": "20000"} | os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    if arguments[0] == "-m" and arguments[1] in _WARM:
+        return WarmProcess(str(arguments[1]), [str(each) for each in arguments[2:]], env=env, cwd=ROOT)
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finished(process: subprocess.Popen[str], exit_code: int | None = 0) -> str:
+def on_two_ranks(module: str, *arguments: str | Path) -> list[str]:
+    """What `python -m module arguments...` printed on each of two ranks, which both end well; where one fails, both end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    envs = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)} for rank in "01"]
+    ranks = [WarmProcess(module, [str(each) for each in arguments], env=env, cwd=ROOT) for env in envs]
+    until = time.monotonic() + PATIENCE_S
+    while any(each.poll() is None for each in ranks) and not any(each.poll() for each in ranks) and time.monotonic() < until:
+        time.sleep(0.02)
+    try:
+        failed = [each for each in ranks if each.poll()]
+        return [finished(each) for each in failed or ranks]
+    finally:
+        for each in ranks:
+            each.kill()
+
+
+def finished(process: Process, exit_code: int | None = 0) -> str:
     """What the process printed, once it ended as it should; it is killed where it does not end."""
     try:
         printed, _ = process.communicate(timeout=PATIENCE_S)

@@ -2,14 +2,13 @@
 
 import math
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.conftest import SMALL_IMAGES
+from tests.loop import on_two_ranks
 from tests.replay import (
     GATES,
     MIX,
@@ -46,10 +45,7 @@ MOE = {1: list(REFERENCE.values()), 2: [*jobs_of("adamw", (1, 3)), *jobs_of("sgd
 
 def replays(model, pictures, folder, ranks, jobs):
     """(number of ranks, job) -> its result: one rank is this process, two are processes of their own."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [sys.executable, *launcher, "-m", "tests.replay", model, str(folder), ",".join(pictures), *jobs[2]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks("tests.replay", model, folder, ",".join(pictures), *jobs[2])
     results = {(2, job): torch.load(folder / f"{job}.pt") for job in jobs[2]}
     return results | {(1, job): run(job, model, pictures, ranks) for job in jobs[1]}
 

@@ -1,15 +1,11 @@
 """Groups dealt over ranks by their cost: none lost, none doubled, loads even; by one process as far as one can tell."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import PATIENCE_S
-from tests.loop import ROOT
+from tests.loop import on_two_ranks
 from vlrl.rollout.balance import Place, assign, spread, uneven
 
 COSTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=40)
@@ -56,41 +52,6 @@ def test_long_answers_that_were_drawn_into_one_mini_batch_are_spread_over_both()
     assert uneven(batch, spread(batch, 2), 2) == 0.0
 
 
-TWO_RANKS = """
-import sys
-from dataclasses import replace
-
-import torch
-
-from tests.conftest import SMALL_IMAGES
-from tests.replay import fixed_groups
-from vlrl.model.cost import Cost
-from vlrl.model.load import check_model, load_encoder
-from vlrl.ranks import join_ranks
-from vlrl.rollout.balance import balanced
-
-ranks = join_ranks()
-encoder = load_encoder(sys.argv[1], SMALL_IMAGES)
-groups, encoded = fixed_groups(encoder, sys.argv[2].split(","))
-mine = [group for group in groups if group.prompt.slot % 2 == ranks.rank]
-cost = Cost.of(check_model(sys.argv[1]))
-own = {group.prompt.slot: encoded[group.prompt.slot] for group in mine}
-kept, prompts, told = balanced(mine, own, cost, ranks, minibatches=2)
-everywhere = [group for part in ranks.gather(kept) for group in part]
-assert sorted(group.prompt.slot for group in everywhere) == list(range(len(groups)))
-for group in kept:
-    assert replace(group, prompt=groups[group.prompt.slot].prompt) == groups[group.prompt.slot]
-    assert torch.equal(prompts[group.prompt.slot].pixels, encoded[group.prompt.slot].pixels)
-assert ranks.any(any(group.prompt.slot % 2 != ranks.rank for group in kept)), "nothing moved"
-assert told["balance/idle_after"] < told["balance/idle_before"], told
-print("exchanged", sorted(group.prompt.slot for group in kept), told)
-"""
-
-
-def test_two_ranks_exchange_groups_with_their_prompts(tiny_dense, pictures, tmp_path):
-    (tmp_path / "two_ranks.py").write_text(TWO_RANKS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, tmp_path / "two_ranks.py", tiny_dense, ",".join(pictures)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.returncode == 0 and done.stdout.count("exchanged") == 2, done.stderr
+def test_two_ranks_exchange_groups_with_their_prompts(tiny_dense, pictures):
+    printed = on_two_ranks("tests.rollout.balance_on_ranks", tiny_dense, ",".join(pictures))
+    assert all("exchanged" in each for each in printed)

@@ -70,7 +70,7 @@ class Engine:
         ranks: Ranks,
         tells_routes: bool = False,
     ):
-        _set_environment(settings, tells_routes=tells_routes)
+        set_environment(settings, tells_routes=tells_routes)
         from vllm import LLM
 
         _register_models()
@@ -182,7 +182,7 @@ class Engine:
             raise RuntimeError(f"the tensor-parallel ranks from {first} on submit different prompts; they must be the same")
 
 
-def _set_environment(settings: cfg.Engine, *, tells_routes: bool) -> None:
+def set_environment(settings: cfg.Engine, *, tells_routes: bool) -> None:
     """What vLLM reads from the environment when it is first imported."""
     defaults = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over by reference

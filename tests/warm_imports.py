@@ -1,0 +1,16 @@
+"""What the processes of tests/warm.py begin with: a run's heavy imports, under the environment that a run gives them."""
+
+import os
+from importlib import import_module
+
+from vlrl.cli_shared import quieten
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+quieten()
+engine = import_module("vlrl.rollout.engine")
+engine.set_environment(import_module("vlrl.config").Engine(), tells_routes=False)
+
+for name in ("qwen3_vl.modeling_qwen3_vl", "qwen3_vl_moe.modeling_qwen3_vl_moe"):
+    import_module(f"transformers.models.{name}")
+for name in ("deepspeed", "vllm.entrypoints.llm", "vllm.v1.engine.core", "vlrl.assess", "vlrl.passrate", "vlrl.train"):
+    import_module(name)
