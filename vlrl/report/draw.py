@@ -180,10 +180,11 @@ def _range(low: float, high: float) -> tuple[float, float] | None:
     """None if plotly's own is wide enough.
 
     >>> _range(100.0, 100.0), _range(100.0, 110.0)
-    ((97.5, 102.5), None)
+    ((97.25, 102.75), None)
     """
-    missing = _NARROWEST * max(abs(low), abs(high)) - (high - low)
-    return (low - missing / 2, high + missing / 2) if missing > 0 else None
+    least, centre = _NARROWEST * max(abs(low), abs(high)), (low + high) / 2
+    half = 0.55 * least  # the points at either end are inside
+    return (centre - half, centre + half) if high - low < least else None
 
 
 def _widen_log(axis: Any, powers: Sequence[float]) -> None:

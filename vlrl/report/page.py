@@ -81,7 +81,8 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     def each(draw: Callable[[RunData], go.Figure]) -> list[tuple[str, Markup]]:
         return [(run.name if len(runs) > 1 else "", drawn(draw(run))) for run in runs if run.metrics]
 
-    average = _average(max(len(run.metrics) for run in runs))
+    longest = max(len(run.metrics) for run in runs)
+    average, lines = _average(longest), _average(longest, points=False)
     taus = runs[0].config.algorithm.tau_pos, runs[0].config.algorithm.tau_neg
     return [
         _section(
@@ -98,17 +99,17 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         _section("Mixture", "Each task's share of the prompts.", [("", drawn(charts.mixture(runs)))]),
         _section(
             "Gate",
-            f"The gate's weight is the share of a token's gradient that it lets through: 1 if nothing has moved. {average}",
+            f"The gate's weight is the share of a token's gradient that it lets through: 1 if nothing has moved. {lines}",
             each(charts.gate),
         ),
         _section("Ratios and variances", "Of the last mini-batch, over the whole run.", each(charts.histograms)),
-        _section("Change of the weights", f"By an update, as a share of each part's norm. {average}", each(charts.changes)),
+        _section("Change of the weights", f"By an update, as a share of each part's norm. {lines}", each(charts.changes)),
         _section("Distances", average, [("", drawn(charts.distance(runs)))]),
         *(
             [
                 _section(
                     "SAPO's sequence view",
-                    f"The mean of a response's gates, compared with the gate of its mean ratio. {average}",
+                    f"The mean of a response's gates, compared with the gate of its mean ratio. {lines}",
                     each(charts.bound),
                 )
             ]
@@ -122,7 +123,7 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         ),
         _section(
             "Where a step's time goes",
-            f"“others” is the sum of the small parts; metrics.jsonl has each. {average}",
+            f"“others” is the sum of the small parts; metrics.jsonl has each. {lines}",
             each(charts.step_time),
         ),
         _section(
@@ -131,10 +132,13 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     ]
 
 
-def _average(num_steps: int) -> str:
-    """What a line is."""
+def _average(num_steps: int, *, points: bool = True) -> str:
+    """What a line is, and a point where there are any."""
     steps = window(num_steps)
-    return f"Points are single steps, lines their moving average over {steps} steps." if steps > 1 else "Each step as it is."
+    if steps == 1:
+        return "Each step as it is."
+    shown = "Points are single steps, lines their moving average" if points else "Lines are moving averages"
+    return f"{shown} over {steps} steps."
 
 
 def _section(title: str, about: str, figures: list[tuple[str, Markup]]) -> dict[str, Any]:
