@@ -67,7 +67,7 @@ def test_examples_that_do_not_hold_are_told_first(sky, tmp_path):
     (sky / "sky.py").write_text((sky / "sky.py").read_text().replace('answer="blue"), 0.0)', 'answer="blue"), 1.0)'))
     code, printed = command("verify", "sky", "--tasks", sky, "--cases", cases(tmp_path, RIGHT))
     assert code == 2
-    assert "EXAMPLES[1] is worth 1.0, but verify gives 0.0" in printed.replace("\n", "")
+    assert "EXAMPLES[2] is worth 1.0, but verify gives 0.0" in printed.replace("\n", "")
 
 
 def test_a_verifier_that_fails_is_a_disagreement_of_its_own_kind(sky, tmp_path):

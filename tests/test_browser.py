@@ -18,13 +18,17 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: on Debian, apt install chromium"),
 ]
-WIDTH = "document.title = `${document.documentElement.scrollWidth} of ${innerWidth}`"
+MENU = "[...document.querySelectorAll('nav')].reduce((sum, each) => sum + each.scrollWidth - each.clientWidth, 0)"
+WIDTH = f"document.title = `${{document.documentElement.scrollWidth + {MENU}}} of ${{innerWidth}}`"
 MEASURE = f"<script>setTimeout(() => {{ {WIDTH}; }}, 5000)</script>"
 WIDTHS = {"desk": "1280,900", "phone": "390,844"}
 
 
 def opened(page: Path, folder: Path, *, at: str = "", size: str = WIDTHS["desk"]) -> str:
-    """The page's elements once its scripts have run, its title its width and its window's. Its console has to stay empty."""
+    """The page's elements once its scripts have run. Its console has to stay empty.
+
+    The title is then the page's width, with what its menu hides, and the window's.
+    """
     measured = folder / "measured.html"
     measured.write_text(page.read_text() + MEASURE)
     command = [

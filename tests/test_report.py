@@ -5,6 +5,7 @@ import json
 import math
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from vlrl import rollback
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli import app
 from vlrl.config import Wandb, dump_config, parse_config
-from vlrl.report import charts, page, serve_report, write_report
-from vlrl.report.read import read_run
+from vlrl.report import charts, draw, page, serve_report, write_report
+from vlrl.report.read import RunData, read_run
 from vlrl.rollback import Rollback
 from vlrl.runlog import RunLog
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
@@ -26,9 +27,9 @@ HOSTILE = "</script><script>document.title='beaten'</script><!-- \u2028 <b>bold<
 MIXTURE = {"sums": {"weight": 3, "rows": "data/sums"}, "shapes": {"weight": 1, "rows": "data/shapes"}}
 
 
-def write_run(folder: Path, steps: int = 3, *, ended: bool = True) -> Path:
+def write_run(folder: Path, steps: int = 3, *, ended: bool = True, mixture: dict = MIXTURE) -> Path:
     """A run's folder, through the log that training writes with."""
-    raw = {"name": folder.name, "model": "tiny", "steps": 10, "prompts_per_step": 4, "mixture": MIXTURE}
+    raw = {"name": folder.name, "model": "tiny", "steps": 10, "prompts_per_step": 4, "mixture": mixture}
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_config(parse_config(raw, "here")))
     (folder / "shape.png").write_bytes(png(64, 48))
@@ -134,10 +135,86 @@ def test_failed_verdicts_are_told_of_the_whole_run_and_of_the_worst_task(tmp_pat
     assert "<td>25 and 0</td>" in text
 
 
+@pytest.mark.parametrize(
+    ("steps", "caption", "value"),
+    [
+        (60, "reward, means of the first and the last 6 steps", "0.350 → 5.750"),
+        (10, "reward, means of the first and the last 5 steps", "0.300 → 0.800"),
+        (1, "reward, first and last step", "0.100 → 0.100"),
+    ],
+)
+def test_the_reward_on_top_compares_several_steps_and_says_how_many(tmp_path, steps, caption, value):
+    text = page.report([read_run(write_run(tmp_path / "run", steps=steps))])
+    assert f"<dt>{caption}</dt><dd>{value}</dd>" in text
+
+
+def test_a_reward_composed_of_parts_is_said_not_to_be_accuracy(tmp_path):
+    assert "is not their accuracy" not in page.report([read_run(write_run(tmp_path / "run"))])
+    rewards = {
+        "sums": {"weights": {"reward": 0.9, "boxed": 0.1}, "gate": "boxed"},
+        "shapes": {"length_penalty": 0.5},
+    }
+    mixture = {task: values | {"reward": rewards[task]} for task, values in MIXTURE.items()}
+    text = page.report([read_run(write_run(tmp_path / "composed", mixture=mixture))])
+    assert "sums: 0.9 reward + 0.1 boxed, or 0 where boxed is below 1; shapes: reward, less up to 0.5 for the length." in text
+
+
+def test_a_reward_below_0_is_in_the_figure(tmp_path):
+    data = read_run(write_run(tmp_path / "run"))
+    assert charts.reward([data]).layout.yaxis.range == (-0.02, 1.02)
+    data.rewards["sums"][2] = replace(data.rewards["sums"][2], mean=-0.5)
+    assert charts.reward([data]).layout.yaxis.range == (-0.52, 1.02)
+
+
+def run_with(folder: Path, **metrics: list[float]) -> RunData:
+    """A run of the given metrics, a value a step."""
+    data = read_run(write_run(folder, steps=len(next(iter(metrics.values())))))
+    for name, values in metrics.items():
+        for line, value in zip(data.metrics, values, strict=True):
+            line[name.replace("__", "/")] = value
+    return data
+
+
+def test_an_axis_is_wide_enough_that_noise_is_no_trend(tmp_path):
+    data = run_with(tmp_path / "run", rollout__tokens__sums=[6.0, 6.005, 6.0], rollout__tokens__shapes=[6.0, 9.0, 8.0])
+    figure = charts.lengths([data])
+    draw.widen(figure)
+    low, high = figure.layout.yaxis.range
+    assert high - low == pytest.approx(0.055 * 6.005) and (low + high) / 2 == pytest.approx(6.0025)
+    assert figure.layout.yaxis2.range is None, "plotly's own shows what varies"
+
+
+def test_a_logarithmic_axis_has_a_power_of_ten_among_its_ticks(tmp_path):
+    figure = charts.changes(read_run(write_run(tmp_path / "run")))
+    draw.widen(figure)
+    assert figure.layout.yaxis.range == pytest.approx((-4.5, -3.5))
+
+
+def test_every_part_of_a_step_s_time_has_a_colour_of_its_own(tmp_path):
+    data = run_with(tmp_path / "run", **{f"time__part_{number}": [number + 1.0] * 3 for number in range(12)})
+    traces = charts.step_time(data).data
+    assert len({trace.line.color for trace in traces}) == len(traces) == 8
+    total = sum(trace.y[0] for trace in traces)
+    assert total == pytest.approx(sum(range(1, 13)) + 1.5), "the others are not lost"
+
+
+def test_nine_runs_have_nine_colours(tmp_path):
+    figure = charts.lengths([run_with(tmp_path / f"run{number}", rollout__tokens__sums=[1.0]) for number in range(9)])
+    assert len({trace.line.color for trace in figure.data if trace.mode == "lines"}) == 9
+
+
+def test_small_numbers_on_an_axis_differ_and_have_no_prefix(tmp_path):
+    data = read_run(write_run(tmp_path / "run"))
+    figures = [charts.histograms(data), charts.mixture([data]), charts.lengths([data])]
+    assert {figure.layout.yaxis.exponentformat for figure in figures} == {"power"}
+    assert [figure.layout.yaxis.tickformat for figure in figures] == [".3~p", ".3~p", None]
+
+
 @pytest.mark.parametrize(("steps", "says"), [(8, "Each step as it is."), (20, "lines their moving average over 5 steps.")])
 def test_a_page_says_how_its_lines_are_averaged_and_shows_each_step(tmp_path, steps, says):
     data = [read_run(write_run(tmp_path / "run", steps=steps))]
-    assert says in page.report(data)
+    text = page.report(data)
+    assert says in text and ("Lines are moving averages over 5 steps." in text) == (steps == 20)
     values = [trace.y for trace in charts.reward(data).data if trace.mode in ("markers", "lines") and trace.y is not None]
     own = [found.mean for _, found in sorted(data[0].rewards["sums"].items())]
     assert list(own) in [list(each) for each in values]

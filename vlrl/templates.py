@@ -21,6 +21,7 @@ def verify(response: str, row: Row) -> Score:
 
 EXAMPLES = [  # (response, row, reward): checked before every training run
     ("It is \\boxed{blue}.", Row(question="What colour is the circle?", answer="blue"), 1.0),
+    ("\\boxed{\\text{Blue}}", Row(question="What colour is the circle?", answer="blue"), 1.0),
     ("\\boxed{blue or red}", Row(question="What colour is the circle?", answer="blue"), 0.0),
     ("It is blue.", Row(question="What colour is the circle?", answer="blue"), 0.0),
 ]

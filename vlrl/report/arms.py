@@ -11,7 +11,7 @@ from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_hist
 from vlrl.intervals import estimate
 from vlrl.metrics import write_whole
 from vlrl.report.charts import gates
-from vlrl.report.draw import COLOURS, add_band, drawn, grid, rendered, series, smooth, styled
+from vlrl.report.draw import COLOURS, PERCENT, add_band, drawn, grid, rendered, series, smooth, styled
 from vlrl.report.read import Steps
 
 Arms = Mapping[str, Sequence[Steps]]
@@ -75,7 +75,7 @@ def histograms(arms: Arms) -> go.Figure:
             )
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log", row=1, col=1)  # nearly all tokens are in the bins next to 1
-    figure.update_yaxes(tickformat=".1~%")
+    figure.update_yaxes(tickformat=PERCENT)
     return styled(figure, 360)
 
 

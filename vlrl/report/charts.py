@@ -13,12 +13,14 @@ from vlrl.algorithm.gates import Gate, grpo, gspo_token, sapo
 from vlrl.algorithm.loss import LossTokens
 from vlrl.report.draw import (
     COLOURS,
+    PERCENT,
     add_band,
     add_left_behind,
     add_line,
     add_points,
     add_raw,
     grid,
+    known,
     series,
     smooth,
     styled,
@@ -27,6 +29,7 @@ from vlrl.report.draw import (
 from vlrl.report.read import RunData
 
 _FINE = {"width": 1}
+_MOST_PARTS = 7  # of a step's time; the others, which could hardly be seen, are one
 
 
 def reward(runs: Sequence[RunData]) -> go.Figure:
@@ -43,7 +46,8 @@ def reward(runs: Sequence[RunData]) -> go.Figure:
             add_raw(figure, place, steps, values, colour, run.name)
             add_band(figure, place, steps, smooth(values), half, colour, run.name, legend=place == 0 and len(runs) > 1)
             add_left_behind(figure, place, run, f"reward/{task}", number)
-    figure.update_yaxes(range=[-0.02, 1.02])
+    means = [found.mean for run in runs for steps in run.rewards.values() for found in steps.values()]
+    figure.update_yaxes(range=[min([0.0, *means]) - 0.02, max([1.0, *means]) + 0.02])  # a composed reward may leave 0 to 1
     return figure
 
 
@@ -66,14 +70,14 @@ def mixture(runs: Sequence[RunData]) -> go.Figure:
     """Of each task the share of the prompts that the run file asks for, and the share that was drawn."""
     figure = go.Figure()
     for place, run in enumerate(runs):
-        colours = (COLOURS[place], "lightgrey") if len(runs) > 1 else (COLOURS[5], COLOURS[0])
+        colours = (COLOURS[place % len(COLOURS)], "lightgrey") if len(runs) > 1 else (COLOURS[5], COLOURS[0])
         asked = [mix.weight for mix in run.config.mixture.values()]
         drawn = [float(sum(each.rows for each in run.rewards.get(task, {}).values())) for task in run.tasks]
         for kind, counts, colour in zip(("asked", "drawn and scored"), (asked, drawn), colours, strict=True):
             shares = [count / (sum(counts) or 1) for count in counts]
             name = f"{run.name}, {kind}" if len(runs) > 1 else kind
             figure.add_bar(x=run.tasks, y=shares, name=name, marker_color=colour)
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_yaxes(tickformat=PERCENT, rangemode="tozero")
     return styled(figure, 300)
 
 
@@ -169,7 +173,7 @@ def histograms(run: RunData) -> go.Figure:
     figure.update_xaxes(type="log", row=1, col=2)
     figure.update_xaxes(range=[0.7, 1.3], row=1, col=1)
     figure.update_yaxes(type="log", row=1, col=1)  # nearly all tokens are in the bins next to 1
-    figure.update_yaxes(tickformat=".1~%")
+    figure.update_yaxes(tickformat=PERCENT)
     return styled(figure, 320)
 
 
@@ -207,16 +211,24 @@ def gates(tau_pos: float = 1.0, tau_neg: float = 1.05) -> go.Figure:
 
 
 def step_time(run: RunData) -> go.Figure:
-    """Seconds of a step by what they went to, one over the other."""
-    names = [name for name in run.metrics[-1] if name.startswith("time/") and name != "time/step"] if run.metrics else []
+    """Seconds of a step by what they went to, one over the other: the largest parts, and the sum of the others."""
     figure = go.Figure()
     steps = [line["step"] for line in run.metrics]
-    for number, name in enumerate(names):
-        values = smooth(series(run.metrics, name))
-        colour = COLOURS[number % len(COLOURS)]
-        figure.add_scatter(x=steps, y=values, name=name.removeprefix("time/"), stackgroup="time", line=_FINE | {"color": colour})
+    for number, (name, values) in enumerate(_time_parts(run).items()):
+        line = _FINE | {"color": COLOURS[number]}
+        figure.add_scatter(x=steps, y=smooth(values), name=name, stackgroup="time", line=line)
     figure.update_yaxes(ticksuffix=" s", rangemode="tozero")
     return styled(figure, 320)
+
+
+def _time_parts(run: RunData) -> dict[str, list[float | None]]:
+    """Seconds by step of the largest parts, in the order of the step, then of all the others together."""
+    names = [name for name in run.metrics[-1] if name.startswith("time/") and name != "time/step"]
+    largest = sorted(names, key=lambda name: sum(known(run.metrics, name)), reverse=True)[:_MOST_PARTS]
+    parts = {name.removeprefix("time/"): series(run.metrics, name) for name in names if name in largest}
+    if others := [name for name in names if name not in largest]:
+        parts["others"] = [sum(value for name in others for value in known([line], name)) for line in run.metrics]
+    return parts
 
 
 def scoring(runs: Sequence[RunData]) -> go.Figure:

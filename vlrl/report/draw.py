@@ -13,7 +13,12 @@ from plotly.subplots import make_subplots
 
 from vlrl.report.read import Line, RunData
 
-COLOURS = ("#2f5d8a", "#c2573a", "#3b8c6e", "#8a5fa8", "#b8952e", "#5b6577", "#4aa3c7", "#a8456b")
+COLOURS = (
+    *("#2f5d8a", "#c2573a", "#3b8c6e", "#8a5fa8", "#b8952e", "#5b6577", "#4aa3c7", "#a8456b"),
+    *("#1f3350", "#e89b7e", "#8fc9ae", "#c6a9dc", "#6b5410", "#b4bcc9", "#0f6b86", "#e295b4"),
+)
+PERCENT = ".3~p"  # three digits, however small: 0.001 % is not 0 %
+_NARROWEST = 0.05  # the least span of an axis, as a share of its largest value: below that, noise would look like a trend
 _MOST, _PART = 9, 4  # steps of the moving average: at most so many, and at most this part of the run
 _CONFIG: Any = {"responsive": True, "displaylogo": False, "displayModeBar": False}
 
@@ -149,12 +154,50 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 13},
         hovermode="x unified",
     )
+    plain = {"exponentformat": "power", "minexponent": 4}  # 0.0006 and 1.5×10⁻¹³, not 600μ and 150f
+    figure.update_xaxes(**plain)
+    figure.update_yaxes(**plain)
     figure.update_annotations(font_size=13)
     return figure
 
 
+def widen(figure: go.Figure) -> None:
+    """Gives each y axis that would fit its values closely a range of at least some percent of them."""
+    values: dict[str, list[float]] = {}
+    for trace in figure.data:
+        found = values.setdefault(trace.yaxis or "y", [])
+        found += [float(y) for y in trace.y if y is not None and math.isfinite(y)]
+    for name, found in values.items():
+        axis = figure.layout[name.replace("y", "yaxis", 1)]
+        if axis.range is None and axis.rangemode is None and found:
+            if axis.type == "log":
+                _widen_log(axis, [math.log10(value) for value in found if value > 0])
+            else:
+                axis.range = _range(min(found), max(found))
+
+
+def _range(low: float, high: float) -> tuple[float, float] | None:
+    """None if plotly's own is wide enough.
+
+    >>> _range(100.0, 100.0), _range(100.0, 110.0)
+    ((97.25, 102.75), None)
+    """
+    least, centre = _NARROWEST * max(abs(low), abs(high)), (low + high) / 2
+    half = 0.55 * least  # the points at either end are inside
+    return (centre - half, centre + half) if high - low < least else None
+
+
+def _widen_log(axis: Any, powers: Sequence[float]) -> None:
+    """At least a power of ten, so that one is among the ticks; of a few, the ticks are 1, 2 and 5."""
+    if powers and max(powers) - min(powers) < 2:
+        low, high = min(powers), max(powers)
+        missing = max(0.1, 1 - (high - low))
+        axis.update(range=(low - missing / 2, high + missing / 2), dtick="D2")
+
+
 def drawn(figure: go.Figure) -> Markup:
     """The figure as an element of a page that has plotly."""
+    widen(figure)
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
 
 

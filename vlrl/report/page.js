@@ -106,7 +106,7 @@ function render() {
   for (const button of document.querySelectorAll("[data-move]")) button.disabled = button.dataset.move < 0 ? page === 0 : page === last;
 }
 
-// The filters stand in the address, so that a view can be kept as a bookmark or sent to somebody who has the file.
+// The filters are part of the address, so that a view can be kept as a bookmark or sent to somebody who has the file.
 function keep(wanted) {
   const set = new URLSearchParams(Object.entries(wanted).filter(([name, value]) => value && !(name === "run" && value === "0")));
   history.replaceState(null, "", set.size ? `#rollouts?${set}` : location.hash.split("?")[0] || "#");

@@ -6,6 +6,7 @@ Plotly draws the figures; what the rollout browser shows is in the page as JSON,
 import base64
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -16,7 +17,7 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from vlrl.config import dump_config
+from vlrl.config import Reward, dump_config
 from vlrl.data.images import open_image
 from vlrl.metrics import write_whole
 from vlrl.report import charts
@@ -80,12 +81,13 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     def each(draw: Callable[[RunData], go.Figure]) -> list[tuple[str, Markup]]:
         return [(run.name if len(runs) > 1 else "", drawn(draw(run))) for run in runs if run.metrics]
 
-    average = _average(max(len(run.metrics) for run in runs))
+    longest = max(len(run.metrics) for run in runs)
+    average, lines = _average(longest), _average(longest, points=False)
     taus = runs[0].config.algorithm.tau_pos, runs[0].config.algorithm.tau_neg
     return [
         _section(
             "Reward",
-            f"{average} The band is the 95 % interval over groups.",
+            f"{average} The band is the 95 % interval over groups.{_composed(runs)}",
             [("", drawn(charts.reward(runs)))],
         ),
         *(
@@ -97,17 +99,17 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         _section("Mixture", "Each task's share of the prompts.", [("", drawn(charts.mixture(runs)))]),
         _section(
             "Gate",
-            f"The gate's weight is the share of a token's gradient that it lets through: 1 if nothing has moved. {average}",
+            f"The gate's weight is the share of a token's gradient that it lets through: 1 if nothing has moved. {lines}",
             each(charts.gate),
         ),
         _section("Ratios and variances", "Of the last mini-batch, over the whole run.", each(charts.histograms)),
-        _section("Change of the weights", f"By an update, as a share of each part's norm. {average}", each(charts.changes)),
+        _section("Change of the weights", f"By an update, as a share of each part's norm. {lines}", each(charts.changes)),
         _section("Distances", average, [("", drawn(charts.distance(runs)))]),
         *(
             [
                 _section(
                     "SAPO's sequence view",
-                    f"Mean of a response's gates against the gate of its mean ratio. {average}",
+                    f"The mean of a response's gates, compared with the gate of its mean ratio. {lines}",
                     each(charts.bound),
                 )
             ]
@@ -119,15 +121,24 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             "SAPO as this run has it, beside GRPO and GSPO.",
             [("", drawn(charts.gates(*taus)))],
         ),
-        _section("Where a step's time goes", average, each(charts.step_time)),
-        _section("Scoring time", f"99 of 100 verdicts take at most so long. {average}", [("", drawn(charts.scoring(runs)))]),
+        _section(
+            "Where a step's time goes",
+            f"“others” is the sum of the small parts; metrics.jsonl has each. {lines}",
+            each(charts.step_time),
+        ),
+        _section(
+            "Scoring time", f"The 99th percentile of a verdict's time, by task. {average}", [("", drawn(charts.scoring(runs)))]
+        ),
     ]
 
 
-def _average(num_steps: int) -> str:
-    """What a line is."""
+def _average(num_steps: int, *, points: bool = True) -> str:
+    """What a line is, and a point where there are any."""
     steps = window(num_steps)
-    return f"Points are single steps, lines their moving average over {steps} steps." if steps > 1 else "Each step as it is."
+    if steps == 1:
+        return "Each step as it is."
+    shown = "Points are single steps, lines their moving average" if points else "Lines are moving averages"
+    return f"{shown} over {steps} steps."
 
 
 def _section(title: str, about: str, figures: list[tuple[str, Markup]]) -> dict[str, Any]:
@@ -139,13 +150,38 @@ def _tiles(run: RunData) -> list[tuple[str, str]]:
     last = run.metrics[-1] if run.metrics else {}
     tiles = [("step", f"{last.get('step', 0)} of {run.config.steps}"), ("rollouts", f"{run.num_rollouts:,}")]
     if run.metrics:
-        tiles.append(("reward", f"{run.metrics[0]['reward/mean']:.3f} → {last['reward/mean']:.3f}"))
-        tiles.append(("seconds a step", f"{last['time/step']:.1f}"))
+        steps = min(max(5, len(run.metrics) // 10), max(1, len(run.metrics) // 2))  # one step alone is noise
+        means = [fmean(known(lines, "reward/mean") or [math.nan]) for lines in (run.metrics[:steps], run.metrics[-steps:])]
+        which = f"means of the first and the last {steps} steps" if steps > 1 else "first and last step"
+        tiles.append((f"reward, {which}", f"{means[0]:.3f} → {means[1]:.3f}"))
+        tiles.append(("seconds a step", f"{fmean(known(run.metrics, 'time/step')):.1f}"))
         tiles.append(("without a verdict", _without_verdict(run)))
     if run.summary:
         mean = run.summary["mean"]
         tiles.insert(0, ("held-out accuracy", f"{mean['before']:.3f} → {mean['after']:.3f}"))
     return tiles
+
+
+def _composed(runs: Sequence[RunData]) -> str:
+    """A sentence about the tasks whose reward in training is composed of parts, and is therefore not their accuracy."""
+    texts = [
+        f"{f'{run.name}, ' if len(runs) > 1 else ''}{task}: {formula}"
+        for run in runs
+        for task, mix in run.config.mixture.items()
+        if (formula := _formula(mix.reward))
+    ]
+    return f" The reward of these tasks is not their accuracy: {'; '.join(texts)}." if texts else ""
+
+
+def _formula(reward: Reward) -> str:
+    """The reward in words; empty if it is the verifier's own."""
+    terms = [f"{weight:g} {name}" for name, weight in reward.weights.items()]
+    text = " + ".join(terms).replace("+ -", "- ")
+    if reward.gate:
+        text = f"{text or 'reward'}, or 0 where {reward.gate} is below 1"
+    penalties = {"length": reward.length_penalty, "language": reward.language_penalty}
+    taken = [f"up to {penalty:g} for the {name}" for name, penalty in penalties.items() if penalty]
+    return f"{text or 'reward'}, less {' and '.join(taken)}" if taken else text
 
 
 def _without_verdict(run: RunData) -> str:

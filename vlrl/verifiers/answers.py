@@ -13,6 +13,7 @@ MAX_ANSWER = 4096
 
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace belongs to the answer, so it is stepped over
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:bf|it|rm))\s*\{([^{}]*)\}")  # words in some font
 _PLAIN = r"(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _SCALAR = re.compile(rf"([+-]?)\s*(?:\\?\$\s*)?({_PLAIN}(?:[eE][+-]?\d{{1,3}})?)")
 _QUOTIENT = re.compile(rf"([+-]?)\s*({_PLAIN})\s*/\s*(-?{_PLAIN})")
@@ -89,16 +90,16 @@ def same_number(answer: str, gold: str) -> bool:
 
 
 def same_text(answer: str, gold: str) -> bool:
-    """Whether both are the same words, but for case, white space and one full stop at the end.
+    """Whether both are the same words, but for case, white space, the font of a \\text{...} and one full stop at the end.
 
-    >>> same_text(" Yes.", "yes"), same_text("Yes and no", "yes")
-    (True, False)
+    >>> same_text(" Yes.", "yes"), same_text(r"\\text{Yes}", "yes"), same_text("Yes and no", "yes")
+    (True, True, False)
     """
     return _words(answer) == _words(gold)
 
 
 def _words(text: str) -> str:
-    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+    return " ".join(_TEXT.sub(r"\1", text).casefold().split()).removesuffix(".").rstrip()
 
 
 def _fraction(digits: str) -> Fraction:
