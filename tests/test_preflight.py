@@ -12,6 +12,7 @@ from tests import bad_input_table
 from tests.bad_input_table import CASES
 from vlrl.config import load_config
 from vlrl.data.shards import NewRow
+from vlrl.folder_lock import LOCK, held
 from vlrl.preflight import bytes_needed, preflight
 from vlrl.quick_checks import check_inputs
 from vlrl.ranks import Ranks
@@ -91,9 +92,24 @@ print(result.exit_code, loaded, result.output)
     ["mixture.sums.rows=data/sum", "model=models", "engine.max_model_len=8192", "mixture.sums.task=sum", "prompts_per_step=20"],
 )
 def test_what_can_be_refused_early_is_refused_before_torch_is_imported(good_run, override):
+    assert refused(override).startswith("2 [] vlrl: ")
+    assert not Path("runs/run").exists()
+
+
+def test_a_run_that_another_command_trains_is_refused_before_anything_is_read_or_written(good_run):
+    Path("data/sums/shard-000000.tar").unlink()
+    with held(Path("runs/run"), doing="trained", remedy="choose another name"):
+        said = refused("steps=4")
+        assert [path.name for path in Path("runs/run").iterdir()] == [LOCK]
+    assert said.startswith(f"2 [] vlrl: runs/run is being trained by process {os.getpid()} on "), said
+
+
+def refused(override):
+    """The exit code, what heavy libraries were loaded, and what `vlrl train` printed."""
     env = os.environ | {"PYTHONPATH": str(DOC.parents[1])}
     done = subprocess.run([sys.executable, "-c", REFUSED, override], capture_output=True, text=True, timeout=120, env=env)
-    assert done.stdout.startswith("2 [] vlrl: "), done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_few_answers_that_are_not_accepted_are_a_warning(good_run, caplog):

@@ -18,6 +18,7 @@ from vlrl.cli_author import new, try_task, verify
 from vlrl.cli_data import data
 from vlrl.cli_shared import SETTINGS, Overrides, RunFile, load, open_run, open_to_sample, sentences
 from vlrl.config import Config, dump_config
+from vlrl.folder_lock import held
 
 HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)
@@ -46,14 +47,15 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
     """
     with sentences():
         config = load(run_file, overrides)
-        run = open_run(config)
-        if config.threads:
-            import torch
+        with held(config.folder, doing="trained", remedy="choose another name"):
+            run = open_run(config)
+            if config.threads:
+                import torch
 
-            torch.set_num_threads(config.threads)
-        from vlrl.train import train as run_training
+                torch.set_num_threads(config.threads)
+            from vlrl.train import train as run_training
 
-        summary = run_training(run)
+            summary = run_training(run)
         if run.ranks.is_first:
             _report(config, summary)
 
@@ -84,7 +86,7 @@ def evaluate(
 
     An OUT belongs to one model, one verifier of each task and one way to sample; another evaluation needs another OUT.
     """
-    with sentences():
+    with sentences(), held(out, doing="written", remedy="give another --out"):
         run = open_to_sample(run_file, overrides)
         from vlrl.assess import assess
 
@@ -138,7 +140,8 @@ def study(
         from vlrl.study import load_study, run_study, write_results
 
         plan, folder = load_study(file), out or Path("runs/studies") / file.stem
-        failed = run_study(plan, folder, overrides or ())
+        with held(folder, doing="run", remedy="give another --out"):
+            failed = run_study(plan, folder, overrides or ())
         print(write_results(plan, folder))
         print(f"also in {folder}/study.md, the curves in {folder}/study.html")
     if failed:
