@@ -307,6 +307,16 @@ CASES = [
         damage=lambda: write_rows("held_out", *(NewRow(question=f"What is {n} + 2?", answer=str(n + 2)) for n in range(7, 12))),
     ),
     Case(
+        input="an evaluation set that is the training set",
+        says="data/sums as eval_rows holds the very rows of data/sums",
+        overrides=("mixture.sums.eval_rows=data/sums",),
+    ),
+    Case(
+        input="responses too short for any answer",
+        says="data/sums: all 8 own answers are longer than max_new_tokens 2 ",
+        overrides=("mixture.sums.max_new_tokens=2",),
+    ),
+    Case(
         input="a row without an answer",
         says="no answer and no meta",
         damage=lambda: forge(b'"answer": "2", "meta": {"level": 1}', b'"answer": "", "meta": {           }'),

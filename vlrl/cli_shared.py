@@ -38,9 +38,18 @@ def quieten() -> None:
     transformers_logging.set_verbosity_error()
 
 
+class _WithLevel(logging.Formatter):
+    """ "warning: data/sums: 2 of 8 own answers ..."."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Faults and signals as one sentence each; see the head of vlrl.cli for exit codes."""
+    """Faults and signals as one sentence each, warnings with that word first; see the head of vlrl.cli for exit codes."""
+    if logging.lastResort:
+        logging.lastResort.setFormatter(_WithLevel())
     try:
         with interruptible():
             yield
