@@ -114,6 +114,15 @@ def png(width: int, height: int, *, pixels: bool = True) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
 
 
+def write_colours() -> None:
+    write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="4", response="blue") for n in range(8)))
+
+
+def write_colours_for_a_verifier_that_fails() -> None:
+    write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="blue") for n in range(8)))
+    spoil_task("answer = last_boxed(response)", "answer = float(row.answer) and last_boxed(response)")
+
+
 def forge(old: bytes, new: bytes) -> None:
     """Changes the sums as a program of someone else's might have written them: a shard that agrees with its manifest."""
     shard, manifest = Path("data/sums/shard-000000.tar"), Path("data/sums/manifest.json")
@@ -252,6 +261,12 @@ CASES = [
         damage=lambda: spoil_task("answer = last_boxed(response)", "answer = response[0] and last_boxed(response)"),
     ),
     Case(
+        input="another task's rows under a verifier that fails on them",
+        says="or are these rows of another task? data/colours was made by the recipe 'colours'",
+        overrides=("mixture.sums.rows=data/colours",),
+        damage=write_colours_for_a_verifier_that_fails,
+    ),
+    Case(
         input="a prompt function that fails",
         says="no prompt can be made of row 00000000 (KeyError: 'hint')",
         damage=lambda: spoil_task("row.question}", 'row.meta["hint"]}'),
@@ -272,7 +287,7 @@ CASES = [
         input="another task's rows",
         says="8 of 8 own answers looked at are not accepted by sums",
         overrides=("mixture.sums.rows=data/colours",),
-        damage=lambda: write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="4", response="blue") for n in range(8))),
+        damage=write_colours,
     ),
     Case(input="a missing shard", says="is missing, its manifest says", damage=lambda: shard("sums").unlink()),
     Case(input="a torn shard", says="has 700 bytes", damage=lambda: shard("sums").write_bytes(shard("sums").read_bytes()[:700])),
