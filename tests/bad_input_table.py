@@ -182,6 +182,11 @@ CASES = [
     Case(input="an unknown key", says="did you mean 'tau_neg'?", overrides=("algorithm.tau_negative=1.05",)),
     Case(input="a wrong type", says="group_size: Input should be a valid integer", overrides=("sampling.group_size=many",)),
     Case(input="a setting left out", says="mixture.sums.rows: is missing", overrides=("mixture.sums={weight: 1}",)),
+    Case(
+        input="a setting of a mistyped task",
+        says="mixture.sum.rows: is missing; it has no default; did you mean mixture.sums?",
+        overrides=("mixture.sum.weight=2",),
+    ),
     Case(input="an override without a value", says="as policy.lr=value", overrides=("policy.lr",)),
     Case(input="an override with blanks around its =", says="as steps=4", overrides=("steps", "=", "4")),
     Case(input="an override written as an option", says="without dashes: steps=4", overrides=("--steps", "4")),
