@@ -164,6 +164,11 @@ def write_checkpoint(*overrides: str) -> None:
     state.write_text(json.dumps(Inputs(config=config, tasks=tasks, rows=rows).resume_identity(1)))
 
 
+def write_unfinished_run() -> None:
+    Path("runs/first").mkdir(parents=True)
+    Path("runs/first/config.yaml").touch()
+
+
 def write_checkpoint_of_other_data() -> None:
     write_checkpoint()
     write_rows("sums", *(NewRow(question=f"What is {n} + 3?", answer=str(n + 3)) for n in range(8)))
@@ -380,6 +385,12 @@ CASES = [
     ),
     Case(input="the folder above a model", says="did you mean models/tiny?", overrides=("model=models",)),
     Case(input="a mistyped model", says="there is no such folder; did you mean models/tiny?", overrides=("model=models/tyni",)),
+    Case(
+        input="the model of a run that has not ended",
+        says="the run runs/first has no model yet, since a run writes it at its end",
+        overrides=("model=runs/first/model",),
+        damage=write_unfinished_run,
+    ),
     Case(
         input="a context longer than the model's",
         says="set engine.max_model_len to 4096 or less",
