@@ -95,7 +95,7 @@ print(result.exit_code, loaded, result.output)
     ["mixture.sums.rows=data/sum", "model=models", "engine.max_model_len=8192", "mixture.sums.task=sum", "prompts_per_step=20"],
 )
 def test_what_can_be_refused_early_is_refused_before_torch_is_imported(good_run, override):
-    assert refused(override).startswith("2 [] vlrl: ")
+    assert refused(override).startswith("2 [] Checking the data and the verifiers\nvlrl: ")
     assert not Path("runs/run").exists()
 
 

@@ -119,7 +119,10 @@ def check_refills(rollouts: list[dict]) -> None:
 
 def test_three_steps_of_the_command_leave_what_is_promised(small):
     loop = small.with_(name="smoke", steps=3, coldstart__steps=2)
-    loop.run()
+    printed = loop.run()
+    phases = ("Checking the data", "Loading PyTorch", "Loading the model for the cold start", "Loading the model\n")
+    places = [printed.index(phase) for phase in (*phases, "Starting vLLM", "Starting the verifiers", "Writing the model")]
+    assert places == sorted(places)
     check_files(loop, 3)
 
 

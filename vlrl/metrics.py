@@ -41,6 +41,12 @@ class Tick(Protocol):
     def __call__(self, done: int = 1, note: str = "") -> None: ...
 
 
+def announce(phase: str, *, shown: bool = True) -> None:
+    """Prints what begins now, for phases that take a while and have nothing to count."""
+    if shown:
+        print(phase, flush=True)
+
+
 @contextmanager
 def progress(phase: str, total: int | None, *, shown: bool = True) -> Iterator[Tick]:
     """A phase's bar with the time remaining; where stdout is no terminal, a line at each tenth of the way.
