@@ -49,8 +49,7 @@ def train(run: Run) -> dict[str, Any]:
         step = resume(parts)
         before = _evaluated_before(parts, step)
         outside = Clock()
-        with progress("Training", config.steps, shown=run.ranks.is_first) as tick:
-            tick(step)
+        with progress("Training", config.steps, done=step, shown=run.ranks.is_first) as tick:
             while step < config.steps:
                 clock = Clock(run.ranks.settle)
                 with clock("time/step"):
