@@ -5,7 +5,7 @@ Exit codes: 0; 1 if a comparison or a check fails; 2 for a fault, printed as one
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -205,6 +205,25 @@ app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)
 app.command(name="try", epilog="Example: vlrl try dots --rows data/dots/eval")(try_task)
 
 
+def _rise(values: Mapping[str, float]) -> tuple[float, float]:
+    """A task's rise and its 95 % interval, of its entry in the summary."""
+    return values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
+
+
+def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A sentence for each task that did not rise by more than its interval, with what to do."""
+    for task, values in tasks.items():
+        rise, interval = _rise(values)
+        if rise <= interval:
+            mix = config.mixture[task]
+            now = f"{mix.coldstart_weight or mix.weight:g} now" if config.coldstart.steps else "with coldstart.steps above 0"
+            yield (
+                f"{task} did not rise by more than its interval. Look at its first accuracy, {values['before']:.3f}: if that is "
+                f"chance, give the task more of the cold start (mixture.{task}.coldstart_weight, {now}), or leave it out "
+                "(docs/learning.md)"
+            )
+
+
 def _report(config: Config, summary: dict[str, Any]) -> None:
     console = Console()
     table = Table("task", "before", "after", "rise", title=f"{config.name}: held-out accuracy ± 95 % interval")
@@ -214,13 +233,15 @@ def _report(config: Config, summary: dict[str, Any]) -> None:
         table.add_column("no verdict, before and after")
     for task, values in summary["tasks"].items():
         cells = [f"{number(values[at])} ± {number(values[f'{at}_interval'])}" for at in ("before", "after")]
-        rise, interval = values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
+        rise, interval = _rise(values)
         failed = [f"{values['failed_before']} and {values['failed_after']}"] if failing else []
         table.add_row(task, *cells, f"{rise:+.3f} ± {number(interval)}", *failed)
     mean = summary["mean"]
     table.add_section()
     table.add_row("mean", number(mean["before"]), number(mean["after"]), f"{mean['after'] - mean['before']:+.3f}")
     console.print(table)
+    for sentence in _without_a_rise(config, summary["tasks"]):
+        console.print(sentence, markup=False)
     if failing:
         console.print("Rollouts without a verdict are in no average: each with its reason in rollouts.jsonl")
     for each in summary.get("rollbacks", ()):
