@@ -114,6 +114,15 @@ def png(width: int, height: int, *, pixels: bool = True) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
 
 
+def write_colours() -> None:
+    write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="4", response="blue") for n in range(8)))
+
+
+def write_colours_for_a_verifier_that_fails() -> None:
+    write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="blue") for n in range(8)))
+    spoil_task("answer = last_boxed(response)", "answer = float(row.answer) and last_boxed(response)")
+
+
 def forge(old: bytes, new: bytes) -> None:
     """Changes the sums as a program of someone else's might have written them: a shard that agrees with its manifest."""
     shard, manifest = Path("data/sums/shard-000000.tar"), Path("data/sums/manifest.json")
@@ -155,6 +164,11 @@ def write_checkpoint(*overrides: str) -> None:
     state.write_text(json.dumps(Inputs(config=config, tasks=tasks, rows=rows).resume_identity(1)))
 
 
+def write_unfinished_run() -> None:
+    Path("runs/first").mkdir(parents=True)
+    Path("runs/first/config.yaml").touch()
+
+
 def write_checkpoint_of_other_data() -> None:
     write_checkpoint()
     write_rows("sums", *(NewRow(question=f"What is {n} + 3?", answer=str(n + 3)) for n in range(8)))
@@ -173,6 +187,11 @@ CASES = [
     Case(input="an unknown key", says="did you mean 'tau_neg'?", overrides=("algorithm.tau_negative=1.05",)),
     Case(input="a wrong type", says="group_size: Input should be a valid integer", overrides=("sampling.group_size=many",)),
     Case(input="a setting left out", says="mixture.sums.rows: is missing", overrides=("mixture.sums={weight: 1}",)),
+    Case(
+        input="a setting of a mistyped task",
+        says="mixture.sum.rows: is missing; it has no default; did you mean mixture.sums?",
+        overrides=("mixture.sum.weight=2",),
+    ),
     Case(input="an override without a value", says="as policy.lr=value", overrides=("policy.lr",)),
     Case(input="an override with blanks around its =", says="as steps=4", overrides=("steps", "=", "4")),
     Case(input="an override written as an option", says="without dashes: steps=4", overrides=("--steps", "4")),
@@ -252,6 +271,12 @@ CASES = [
         damage=lambda: spoil_task("answer = last_boxed(response)", "answer = response[0] and last_boxed(response)"),
     ),
     Case(
+        input="another task's rows under a verifier that fails on them",
+        says="or are these rows of another task? data/colours was made by the recipe 'colours'",
+        overrides=("mixture.sums.rows=data/colours",),
+        damage=write_colours_for_a_verifier_that_fails,
+    ),
+    Case(
         input="a prompt function that fails",
         says="no prompt can be made of row 00000000 (KeyError: 'hint')",
         damage=lambda: spoil_task("row.question}", 'row.meta["hint"]}'),
@@ -272,7 +297,7 @@ CASES = [
         input="another task's rows",
         says="8 of 8 own answers looked at are not accepted by sums",
         overrides=("mixture.sums.rows=data/colours",),
-        damage=lambda: write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="4", response="blue") for n in range(8))),
+        damage=write_colours,
     ),
     Case(input="a missing shard", says="is missing, its manifest says", damage=lambda: shard("sums").unlink()),
     Case(input="a torn shard", says="has 700 bytes", damage=lambda: shard("sums").write_bytes(shard("sums").read_bytes()[:700])),
@@ -305,6 +330,16 @@ CASES = [
         says="1 of 5 rows of data/held_out are in data/sums too",
         overrides=("mixture.sums.eval_rows=data/held_out",),
         damage=lambda: write_rows("held_out", *(NewRow(question=f"What is {n} + 2?", answer=str(n + 2)) for n in range(7, 12))),
+    ),
+    Case(
+        input="an evaluation set that is the training set",
+        says="data/sums as eval_rows holds the very rows of data/sums",
+        overrides=("mixture.sums.eval_rows=data/sums",),
+    ),
+    Case(
+        input="responses too short for any answer",
+        says="data/sums: all 8 own answers are longer than max_new_tokens 2 ",
+        overrides=("mixture.sums.max_new_tokens=2",),
     ),
     Case(
         input="a row without an answer",
@@ -350,6 +385,12 @@ CASES = [
     ),
     Case(input="the folder above a model", says="did you mean models/tiny?", overrides=("model=models",)),
     Case(input="a mistyped model", says="there is no such folder; did you mean models/tiny?", overrides=("model=models/tyni",)),
+    Case(
+        input="the model of a run that has not ended",
+        says="the run runs/first has no model yet, since a run writes it at its end",
+        overrides=("model=runs/first/model",),
+        damage=write_unfinished_run,
+    ),
     Case(
         input="a context longer than the model's",
         says="set engine.max_model_len to 4096 or less",

@@ -11,7 +11,7 @@ from tests.conftest import SMALL_IMAGES
 from tests.model.helpers import message
 from tests.replay import fixed_minibatches, losses_of, open_policy, weights_of
 from vlrl import fit
-from vlrl.fit import Sample, pack_of, tokens_that_fit
+from vlrl.fit import Sample, fit_passes, pack_of, tokens_that_fit
 from vlrl.model.load import load_encoder
 
 
@@ -80,3 +80,14 @@ def test_with_memory_in_plenty_whole_mini_batches_fit_and_the_policy_stays_what_
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(policy).items())
     minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
     assert losses_of(policy, minibatches, 4) == losses_of(other, minibatches, 4)
+
+
+def test_the_passes_found_are_told_with_what_they_are_for(monkeypatch, capsys):
+    monkeypatch.setattr("vlrl.fit.tokens_that_fit", lambda *_, **__: 8576)
+    run = SimpleNamespace(
+        config=SimpleNamespace(policy=SimpleNamespace(tokens_per_pass="auto")), ranks=SimpleNamespace(is_first=True)
+    )
+    policy = SimpleNamespace(tokens_per_pass=0)
+    fit_passes(run, policy, list, groups=2, phase="cold start")
+    assert policy.tokens_per_pass == 8576
+    assert "Largest pass for the cold start that fits in memory: 8576 tokens\n" in capsys.readouterr().out

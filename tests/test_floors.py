@@ -11,7 +11,7 @@ from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    0: ["types", "templates", "pipes", "ahead", "nearest", "fingerprint", "interrupt"],
+    0: ["types", "templates", "pipes", "ahead", "nearest", "fingerprint", "interrupt", "folder_lock"],
     1: ["config", "model_config", "memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals"]
     + ["watch", "gradient_watch"],
     2: ["verifiers", "scoring", "model", "mirror", "inputs", "model_settings"],

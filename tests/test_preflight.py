@@ -1,5 +1,6 @@
 """What is refused before a run starts: every case of the table, the table itself, and how ranks agree on a refusal."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 
 from tests import bad_input_table
 from tests.bad_input_table import CASES
+from vlrl.cli_shared import sentences
 from vlrl.config import load_config
 from vlrl.data.shards import NewRow
+from vlrl.folder_lock import LOCK, held
 from vlrl.preflight import bytes_needed, preflight
 from vlrl.quick_checks import check_inputs
 from vlrl.ranks import Ranks
@@ -43,7 +46,8 @@ def test_the_document_is_the_table(sentence):
 
 
 def test_a_good_run_is_opened(good_run):
-    config = good_run("mixture.sums.eval_rows=data/sums")
+    bad_input_table.write_rows("held_out", NewRow(question="What is 9 + 2?", answer="11"))
+    config = good_run("mixture.sums.eval_rows=data/held_out")
     check_inputs(config)
     run = preflight(config, Ranks(0, 1, 0))
     assert list(run.tasks) == list(run.rows) == ["sums", "shapes"]
@@ -91,9 +95,24 @@ print(result.exit_code, loaded, result.output)
     ["mixture.sums.rows=data/sum", "model=models", "engine.max_model_len=8192", "mixture.sums.task=sum", "prompts_per_step=20"],
 )
 def test_what_can_be_refused_early_is_refused_before_torch_is_imported(good_run, override):
+    assert refused(override).startswith("2 [] Checking the data and the verifiers\nvlrl: ")
+    assert not Path("runs/run").exists()
+
+
+def test_a_run_that_another_command_trains_is_refused_before_anything_is_read_or_written(good_run):
+    Path("data/sums/shard-000000.tar").unlink()
+    with held(Path("runs/run"), doing="trained", remedy="choose another name"):
+        said = refused("steps=4")
+        assert [path.name for path in Path("runs/run").iterdir()] == [LOCK]
+    assert said.startswith(f"2 [] vlrl: runs/run is being trained by process {os.getpid()} on "), said
+
+
+def refused(override):
+    """The exit code, what heavy libraries were loaded, and what `vlrl train` printed."""
     env = os.environ | {"PYTHONPATH": str(DOC.parents[1])}
     done = subprocess.run([sys.executable, "-c", REFUSED, override], capture_output=True, text=True, timeout=120, env=env)
-    assert done.stdout.startswith("2 [] vlrl: "), done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_few_answers_that_are_not_accepted_are_a_warning(good_run, caplog):
@@ -114,9 +133,26 @@ def test_answers_longer_than_a_response_may_be_are_a_warning_with_their_length(g
     rows = [NewRow(question="How far?", answer="4", response="so " * n + "\\boxed{4}") for n in (0, 0, 0, 9, 20, 30, 0, 0)]
     bad_input_table.write_rows("sums", *rows)
     run = preflight(good_run(), Ranks(0, 1, 0))
+    assert caplog.text.count("own answers") == 1
     longest = max(len(run.encoder.encode_response(row.response)) for row in rows)
     assert f"data/sums: 3 of 8 own answers are longer than max_new_tokens 16 (the longest has {longest} tokens" in caplog.text
     assert f"set mixture.sums.max_new_tokens to {longest} or more" in caplog.text
+
+
+def test_answers_that_are_all_too_long_stop_a_run_and_not_an_evaluation(good_run, caplog):
+    bad_input_table.write_rows("held_out", NewRow(question="What is 9 + 2?", answer="11"))
+    config = good_run("evaluation.max_new_tokens=2", "mixture.sums.eval_rows=data/held_out")
+    with pytest.raises(ValueError, match="^data/held_out: all 1 own answers are longer .* set evaluation.max_new_tokens to"):
+        preflight(config, Ranks(0, 1, 0))
+    assert preflight(config, Ranks(0, 1, 0), to_train=False)
+    assert "data/held_out: all 1 own answers are longer" in caplog.text
+
+
+def test_a_warning_begins_with_that_word():
+    with sentences():
+        pass
+    record = logging.makeLogRecord({"levelname": "WARNING", "msg": "%d answers are too long", "args": (3,)})
+    assert logging.lastResort.format(record) == "warning: 3 answers are too long"
 
 
 class Second(Ranks):

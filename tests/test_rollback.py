@@ -213,9 +213,12 @@ def fading(tmp_path_factory, tiny_dense) -> Loop:
     low = {draw.index for step in range(FALL - 1, STEPS) for draw in mixture.draw(step) if draw.task == "fading"}
     for task, size in sizes.items():
         answers = ["0.1" if task == "fading" and number in low else "1" for number in range(size)]
-        rows = [NewRow(question=f"Row {number}?", answer=answer, response="its own") for number, answer in enumerate(answers)]
-        write_dataset(root / task, rows, source="made up", licence="none", recipe="test", recipe_version=1)
-    parts = {task: {"weight": 1, "task": "fading", "rows": root / task, "eval_rows": root / task} for task in sizes}
+        for kind, question in (("train", "Row"), ("eval", "Held-out row")):
+            rows = [NewRow(question=f"{question} {n}?", answer=answer, response="its own") for n, answer in enumerate(answers)]
+            write_dataset(root / task / kind, rows, source="made up", licence="none", recipe="test", recipe_version=1)
+    parts = {
+        task: {"weight": 1, "task": "fading", "rows": root / task / "train", "eval_rows": root / task / "eval"} for task in sizes
+    }
     options = {"runs": root / "runs", "model": tiny_dense, "task_folders": [root], "mixture": parts, "coldstart.steps": 0}
     options |= {"steps": STEPS, "prompts_per_step": 4, "sampling.group_size": 4, "sampling.max_new_tokens": 8}
     options |= {"policy.tokens_per_pass": 512, "policy.warmup_steps": 2, "evaluation.rows": 2, "evaluation.samples": 1}

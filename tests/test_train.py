@@ -119,7 +119,10 @@ def check_refills(rollouts: list[dict]) -> None:
 
 def test_three_steps_of_the_command_leave_what_is_promised(small):
     loop = small.with_(name="smoke", steps=3, coldstart__steps=2)
-    loop.run()
+    printed = loop.run()
+    phases = ("Checking the data", "Loading PyTorch", "Loading the model for the cold start", "Loading the model\n")
+    places = [printed.index(phase) for phase in (*phases, "Starting vLLM", "Starting the verifiers", "Writing the model")]
+    assert places == sorted(places)
     check_files(loop, 3)
 
 
@@ -291,6 +294,14 @@ EXAMPLES = [("ab", Row(), 1.0), ("abc", Row(), 0.0)]
 '''
 
 
+def rows_and_held_out(folder, rows):
+    """The places of these rows and of a few others, written as a task's data sets."""
+    held_out = [NewRow(question=f"Held-out row {n}?", answer="1", response="ab") for n in range(4)]
+    for name, of_set in (("rows", rows), ("held_out", held_out)):
+        write_dataset(folder / name, of_set, source="made up", licence="none", recipe="test", recipe_version=1)
+    return {"rows": folder / "rows", "eval_rows": folder / "held_out"}
+
+
 @needs_a_jail
 @pytest.mark.slow
 def test_a_jail_that_dies_stops_the_run_with_its_reason(small, tmp_path, monkeypatch):
@@ -299,8 +310,7 @@ def test_a_jail_that_dies_stops_the_run_with_its_reason(small, tmp_path, monkeyp
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     rows = [NewRow(question=f"Row {n}?", answer="1", response="ab") for n in range(24)]
-    write_dataset(tmp_path / "rows", rows, source="made up", licence="none", recipe="test", recipe_version=1)
-    task = {"jailed": {"weight": 1, "rows": tmp_path / "rows", "eval_rows": tmp_path / "rows"}}
+    task = {"jailed": {"weight": 1, **rows_and_held_out(tmp_path, rows)}}
     loop = small.with_(name="dead", sampling__refills=0, mixture=task, task_folders=[tmp_path], coldstart__steps=0, steps=200)
     process = loop.start()
     while not loop.metrics and process.poll() is None:
@@ -319,8 +329,7 @@ def test_broken_verifications_are_counted_and_masked_and_too_many_stop_the_run(s
     few = {mixture.draw(0)[0].index}
     many = {draw.index for draw in mixture.draw(1)[: prompts // 2]}
     rows = [NewRow(question=f"Row {n}?", answer="raise" if n in few | many else "fine", response="ab") for n in range(num_rows)]
-    write_dataset(tmp_path / "rows", rows, source="made up", licence="none", recipe="test", recipe_version=1)
-    task = {"even_length": {"weight": 1, "rows": tmp_path / "rows", "eval_rows": tmp_path / "rows"}}
+    task = {"even_length": {"weight": 1, **rows_and_held_out(tmp_path, rows)}}
     loop = small.with_(name="failing", sampling__refills=0, mixture=task, coldstart__steps=0, steps=3)
 
     printed = finished(loop.start(), exit_code=2)

@@ -9,7 +9,7 @@ from typing import Any
 from vlrl.evaluate import Assessment, assessed, heldout_rows
 from vlrl.intervals import Difference, difference
 from vlrl.measure import Measurement, RowRewards, check_measurements, measure
-from vlrl.metrics import whole_lines, write_whole
+from vlrl.metrics import announce, whole_lines, write_whole
 from vlrl.nearest import nearest_folder
 from vlrl.rollout.scorer import start_scorer
 from vlrl.rollout.start import start_engine
@@ -30,6 +30,7 @@ def assess(run: Run, out: Path) -> dict[str, dict[str, Assessment]]:
     if not measurements[""]:
         raise ValueError("no task of the mixture names eval_rows, so there is nothing to evaluate on; add them to the run file")
     check_measurements(run, [each for of_way in measurements.values() for each in of_way])
+    announce("Starting vLLM", shown=run.ranks.is_first)
     engine = start_engine(run, config.model)
     found: dict[str, dict[str, Assessment]] = {}
     with start_scorer(config) as scorer:

@@ -141,8 +141,8 @@ def _faults(recipe: Recipe, rows: Sequence[NewRow], scorer: Scorer, accepted: Pa
     before = set(accepted.read_text().splitlines()) if accepted.exists() else set()
     faults = dict.fromkeys(range(len(rows)), "")
     todo = [number for number, name in enumerate(names) if name not in before]
-    with accepted.open("a") as file, progress(f"Checking answers of {recipe.name}", len(rows)) as tick:
-        tick(len(rows) - len(todo))
+    done = len(rows) - len(todo)
+    with accepted.open("a") as file, progress(f"Checking answers of {recipe.name}", len(rows), done=done) as tick:
         for start in range(0, len(todo), _CHUNK):
             chunk = todo[start : start + _CHUNK]
             found = gold_faults(recipe.task, [_as_row(rows[number]) for number in chunk], scorer, tick)

@@ -5,7 +5,7 @@ Exit codes: 0; 1 if a comparison or a check fails; 2 for a fault, printed as one
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from vlrl.cli_author import new, try_task, verify
 from vlrl.cli_data import data
 from vlrl.cli_shared import SETTINGS, Overrides, RunFile, load, open_run, open_to_sample, sentences
 from vlrl.config import Config, dump_config
+from vlrl.folder_lock import held
 
 HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)
@@ -46,14 +47,15 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
     """
     with sentences():
         config = load(run_file, overrides)
-        run = open_run(config)
-        if config.threads:
-            import torch
+        with held(config.folder, doing="trained", remedy="choose another name"):
+            run = open_run(config)
+            if config.threads:
+                import torch
 
-            torch.set_num_threads(config.threads)
-        from vlrl.train import train as run_training
+                torch.set_num_threads(config.threads)
+            from vlrl.train import train as run_training
 
-        summary = run_training(run)
+            summary = run_training(run)
         if run.ranks.is_first:
             _report(config, summary)
 
@@ -84,7 +86,7 @@ def evaluate(
 
     An OUT belongs to one model, one verifier of each task and one way to sample; another evaluation needs another OUT.
     """
-    with sentences():
+    with sentences(), held(out, doing="written", remedy="give another --out"):
         run = open_to_sample(run_file, overrides)
         from vlrl.assess import assess
 
@@ -138,7 +140,8 @@ def study(
         from vlrl.study import load_study, run_study, write_results
 
         plan, folder = load_study(file), out or Path("runs/studies") / file.stem
-        failed = run_study(plan, folder, overrides or ())
+        with held(folder, doing="run", remedy="give another --out"):
+            failed = run_study(plan, folder, overrides or ())
         print(write_results(plan, folder))
         print(f"also in {folder}/study.md, the curves in {folder}/study.html")
     if failed:
@@ -202,6 +205,25 @@ app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)
 app.command(name="try", epilog="Example: vlrl try dots --rows data/dots/eval")(try_task)
 
 
+def _rise(values: Mapping[str, float]) -> tuple[float, float]:
+    """A task's rise and its 95 % interval, of its entry in the summary."""
+    return values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
+
+
+def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A sentence for each task that did not rise by more than its interval, with what to do."""
+    for task, values in tasks.items():
+        rise, interval = _rise(values)
+        if rise <= interval:
+            mix = config.mixture[task]
+            now = f"{mix.coldstart_weight or mix.weight:g} now" if config.coldstart.steps else "with coldstart.steps above 0"
+            yield (
+                f"{task} did not rise by more than its interval. Look at its first accuracy, {values['before']:.3f}: if that is "
+                f"chance, give the task more of the cold start (mixture.{task}.coldstart_weight, {now}), or leave it out "
+                "(docs/learning.md)"
+            )
+
+
 def _report(config: Config, summary: dict[str, Any]) -> None:
     console = Console()
     table = Table("task", "before", "after", "rise", title=f"{config.name}: held-out accuracy ± 95 % interval")
@@ -211,13 +233,15 @@ def _report(config: Config, summary: dict[str, Any]) -> None:
         table.add_column("no verdict, before and after")
     for task, values in summary["tasks"].items():
         cells = [f"{number(values[at])} ± {number(values[f'{at}_interval'])}" for at in ("before", "after")]
-        rise, interval = values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
+        rise, interval = _rise(values)
         failed = [f"{values['failed_before']} and {values['failed_after']}"] if failing else []
         table.add_row(task, *cells, f"{rise:+.3f} ± {number(interval)}", *failed)
     mean = summary["mean"]
     table.add_section()
     table.add_row("mean", number(mean["before"]), number(mean["after"]), f"{mean['after'] - mean['before']:+.3f}")
     console.print(table)
+    for sentence in _without_a_rise(config, summary["tasks"]):
+        console.print(sentence, markup=False)
     if failing:
         console.print("Rollouts without a verdict are in no average: each with its reason in rollouts.jsonl")
     for each in summary.get("rollbacks", ()):

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlrl.cli_shared import SETTINGS, TASKS, Folders, Overrides, RunFile, open_to_sample, sentences
+from vlrl.folder_lock import held
 
 data = typer.Typer(no_args_is_help=True, help="Builds data sets from recipes, and looks at them.")
 
@@ -37,7 +38,7 @@ def build(
 
     A record with a missing or broken picture, or with an answer that the verifier does not accept, is left out and counted.
     """
-    with sentences():
+    with sentences(), held(out, doing="written", remedy="give another --out"):
         from dataclasses import replace
 
         from vlrl.build import build as build_sets
@@ -112,7 +113,7 @@ def filter_rows(
     at_most: Annotated[float, typer.Option(help="Mean reward above which a row is dropped.")] = 0.9,
 ) -> None:
     """Samples each training row with the run's model. Keeps the rows that it solves sometimes, and not nearly always."""
-    with sentences():
+    with sentences(), held(out, doing="written", remedy="give another --out"):
         run = open_to_sample(run_file, overrides)
         from vlrl.passrate import filter_rows as filtered
         from vlrl.passrate import verdict

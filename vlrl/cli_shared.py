@@ -13,6 +13,7 @@ import typer
 
 from vlrl.config import ColdStart, Config, load_config
 from vlrl.interrupt import Interrupted, interruptible
+from vlrl.metrics import announce
 
 RunFile = Annotated[Path, typer.Argument(help="The run file, as those in configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's: a.b=c ...")]
@@ -38,9 +39,18 @@ def quieten() -> None:
     transformers_logging.set_verbosity_error()
 
 
+class _WithLevel(logging.Formatter):
+    """ "warning: data/sums: 2 of 8 own answers ..."."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Faults and signals as one sentence each; see the head of vlrl.cli for exit codes."""
+    """Faults and signals as one sentence each, warnings with that word first; see the head of vlrl.cli for exit codes."""
+    if logging.lastResort:
+        logging.lastResort.setFormatter(_WithLevel())
     try:
         with interruptible():
             yield
@@ -60,7 +70,9 @@ def open_run(config: Config, *, to_train: bool = True) -> Any:
     if os.environ.get("RANK", "0") == "0":
         from vlrl.quick_checks import check_inputs
 
+        announce("Checking the data and the verifiers")
         check_inputs(config, world_size=int(os.environ.get("WORLD_SIZE", "1")), to_train=to_train)
+        announce("Loading PyTorch, and checking prompts and answers with the model's processor")
     quieten()
     from vlrl.preflight import preflight
     from vlrl.ranks import join_ranks

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlrl.fit import Sample, fit_passes
 from vlrl.interrupt import Interrupted
-from vlrl.metrics import progress, write_whole
+from vlrl.metrics import announce, progress, write_whole
 from vlrl.model.pack import PackedGroup, pack_groups, split_to_budget
 from vlrl.policy import Policy
 from vlrl.run import Run
@@ -35,9 +35,11 @@ def coldstart(run: Run, folder: Path) -> None:
 def _train(run: Run, folder: Path) -> None:
     config = run.config
     steps = config.coldstart.steps
+    announce("Loading the model for the cold start", shown=run.ranks.is_first)
     policy = Policy(run.coldstart_policy, config.model, ranks=run.ranks, updates=steps, temperature=1.0, banned=run.banned)
     mixture = run.coldstart_mixture()
-    fit_passes(run, policy, partial(_samples, run, mixture.draw(0)), groups=-(-config.coldstart.batch_size // run.ranks.size))
+    groups = -(-config.coldstart.batch_size // run.ranks.size)
+    fit_passes(run, policy, partial(_samples, run, mixture.draw(0)), groups=groups, phase="cold start")
     with progress("Cold start", steps, shown=run.ranks.is_first) as tick:
         for step in range(steps):
             loss = _supervised_step(run, policy, mixture.draw(step))

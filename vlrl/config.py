@@ -314,7 +314,8 @@ def parse_config(raw: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ValueError("\n".join(_sentence(fault, where) for fault in error.errors())) from None
+        tasks = [str(name) for name in raw["mixture"]] if isinstance(raw.get("mixture"), dict) else []
+        raise ValueError("\n".join(_sentence(fault, where, tasks) for fault in error.errors())) from None
 
 
 def dump_config(config: Config) -> str:
@@ -401,13 +402,17 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ValueError(f"override {override!r}: {value!r} is not YAML; quote what holds brackets, braces or colons") from None
 
 
-def _sentence(fault: Any, where: str) -> str:
+def _sentence(fault: Any, where: str, tasks: list[str]) -> str:
+    """tasks: the names in the mixture, one of which may be mistyped in an override and so have no settings but that one."""
     place = [str(part) for part in fault["loc"]]
     message = fault["msg"].removeprefix("Value error, ")
     if not place:
         return "\n".join(f"{where}: {line}" for line in message.splitlines())
     if fault["type"] == "missing":
-        return f"{where}: {'.'.join(place)}: is missing; it has no default"
+        is_of_task = place[0] == "mixture" and len(place) == 3
+        near = difflib.get_close_matches(place[1], [name for name in tasks if name != place[1]], n=1) if is_of_task else []
+        meant = f"; did you mean mixture.{near[0]}?" if near else ""
+        return f"{where}: {'.'.join(place)}: is missing; it has no default{meant}"
     if fault["type"] != "extra_forbidden":
         return f"{where}: {'.'.join(place)}: {message} (got {fault['input']!r})"
     known = _known_keys(place[:-1])

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from vlrl.memory import free_bytes, raised_bytes
+from vlrl.metrics import announce
 from vlrl.model.encode import EncodedPrompt
 from vlrl.model.pack import Pack, PackedGroup, pack_groups
 from vlrl.policy import Policy
@@ -93,12 +94,12 @@ def pack_of(sample: Sample, size: int, filler: EncodedPrompt) -> Pack:
     return pack_groups(items, filler)
 
 
-def fit_passes(run: Run, policy: Policy, samples: Callable[[], Sequence[Sample]], *, groups: int) -> None:
-    """Finds policy.tokens_per_pass where the run file leaves that to be found; see `tokens_that_fit`."""
+def fit_passes(run: Run, policy: Policy, samples: Callable[[], Sequence[Sample]], *, groups: int, phase: str) -> None:
+    """Finds policy.tokens_per_pass where the run file leaves that to be found; see `tokens_that_fit`. phase: what it is for."""
     if run.config.policy.tokens_per_pass == "auto":
+        announce(f"Finding the largest pass for the {phase} that fits in memory", shown=run.ranks.is_first)
         policy.tokens_per_pass = tokens_that_fit(run, policy, samples(), groups=groups)
-        if run.ranks.is_first:
-            print(f"policy.tokens_per_pass: {policy.tokens_per_pass} tokens fit", flush=True)
+        announce(f"Largest pass for the {phase} that fits in memory: {policy.tokens_per_pass} tokens", shown=run.ranks.is_first)
 
 
 def _pass(policy: Policy, pack: Pack) -> None:

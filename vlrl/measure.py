@@ -118,8 +118,8 @@ def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) 
     known = run.ranks.gather(_begin(path, origin) if run.ranks.is_first else None)[0]
     rows = [RowRewards(**line | {"rewards": tuple(line["rewards"])}) for line in known]
     at_a_time = max(1, _ROLLOUTS_AT_A_TIME // way.samples)
-    with progress(f"Sampling {task}", count * way.samples, shown=run.ranks.is_first) as tick:
-        tick(len(rows) * way.samples)
+    done = len(rows) * way.samples
+    with progress(f"Sampling {task}", count * way.samples, done=done, shown=run.ranks.is_first) as tick:
         for start in range(len(rows), count, at_a_time):
             places = range(start, min(start + at_a_time, count))
             draws = [Draw(slot=index, task=task, index=index, minibatch=0) for index in places]

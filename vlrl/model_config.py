@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vlrl.folder_lock import LOCK
 from vlrl.nearest import nearest_folder
 
 MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 _CONFIG = "config.json"
+_OF_A_RUN = ("config.yaml", LOCK)  # files of a run's folder before its end
 
 
 def is_mixture(text_config: dict) -> bool:
@@ -32,6 +34,11 @@ def read_local_config(model: str) -> dict[str, Any] | None:
     if not folder.is_dir() and may_be_on_the_hub:
         return None
     if not (folder / _CONFIG).is_file():
+        if folder.name == "model" and any((folder.parent / name).exists() for name in _OF_A_RUN):
+            raise ValueError(
+                f"model {model!r}: the run {folder.parent} has no model yet, since a run writes it at its end; wait for that, or "
+                "resume the run"
+            )
         what = f"the folder has no {_CONFIG}" if folder.is_dir() else "there is no such folder"
         remedy = nearest_folder(folder, with_file=_CONFIG).strip() or "give a Hugging Face folder"
         raise ValueError(f"model {model!r}: {what}; {remedy}")

@@ -10,6 +10,7 @@ from vlrl.config import Evaluation
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.measure import Measurement, RowRewards, check_measurements, measure
+from vlrl.metrics import announce
 from vlrl.rollout.scorer import start_scorer
 from vlrl.rollout.start import start_engine
 from vlrl.run import Run
@@ -35,6 +36,7 @@ def filter_rows(run: Run, out: Path, *, samples: int, at_most: float) -> dict[st
         for task, dataset in run.rows.items()
     ]
     check_measurements(run, measurements)
+    announce("Starting vLLM", shown=run.ranks.is_first)
     engine = start_engine(run, run.config.model)
     with start_scorer(run.config) as scorer:
         rates = {each.task: measure(run, each, engine, scorer) for each in measurements}

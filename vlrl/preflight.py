@@ -46,7 +46,7 @@ def preflight(config: Config, ranks: Ranks, *, to_train: bool = True) -> Run:
 
 
 def _check(run: Run, to_train: bool) -> None:
-    """ValueError with a line for each fault. Warns of answers that are longer than a response may be."""
+    """ValueError with a line for each fault. Warns of answers that are longer than a response may be, where not all are."""
     heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
     sets = [(run.with_rows(rows), task, kind) for rows, kind in ((run.rows, "train"), (heldout, "eval")) for task in rows]
     faults = list(_setting_faults(run))
@@ -55,7 +55,13 @@ def _check(run: Run, to_train: bool) -> None:
     if faults:
         raise ValueError("\n".join(dict.fromkeys(faults)))
     for of_set, task, kind in sets:
-        _warn_of_long_answers(of_set, task, kind)
+        said, has_room = _long_answers(of_set, task, kind)
+        if said and not has_room and to_train:
+            faults.append(said)
+        elif said:
+            logger.warning("%s", said)
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def _setting_faults(run: Run) -> Iterator[str]:
@@ -115,20 +121,27 @@ def _try_encoding(run: Run, task: str, number: int) -> None:
     encode_prompt(prompt, run.encoder, run.config.engine.max_model_len)
 
 
-def _warn_of_long_answers(run: Run, task: str, kind: str) -> None:
-    """Says how many of the rows' own answers are longer than max_new_tokens: a response like them would be cut off."""
+def _long_answers(run: Run, task: str, kind: str) -> tuple[str, bool]:
+    """How many of the rows' own answers are longer than max_new_tokens, as a sentence, and whether a response has room for any.
+
+    The sentence is empty where all fit.
+    """
     config = run.config
     limit, setting = config.max_new_tokens(task), f"mixture.{task}.max_new_tokens"
     if kind == "eval" and config.evaluation.max_new_tokens:
         limit, setting = config.evaluation.max_new_tokens, "evaluation.max_new_tokens"
     answers = [gold(row) for row in _looked_at(run.rows[task]).values() if row.response or row.answer]
     lengths = [len(run.encoder.encode_response(answer)) for answer in answers]
-    if long := [length for length in lengths if length > limit]:
-        logger.warning(
-            "%s: %d of %d own answers are longer than max_new_tokens %d (the longest has %d tokens with its end), and a response "
-            "like them is cut off; set %s to %d or more",
-            *(run.rows[task].folder, len(long), len(lengths), limit, max(long), setting, max(long)),
-        )
+    long = [length for length in lengths if length > limit]
+    if not long:
+        return "", True
+    has_room = len(long) < len(lengths)
+    number = f"{len(long)} of {len(lengths)}" if has_room else f"all {len(lengths)}"
+    what = "is cut off" if has_room else "would be cut off before its reward"
+    return (
+        f"{run.rows[task].folder}: {number} own answers are longer than max_new_tokens {limit} (the longest has {max(long)} "
+        f"tokens with its end), and a response like them {what}; set {setting} to {max(long)} or more"
+    ), has_room
 
 
 def _looked_at(dataset: Dataset) -> dict[int, Row]:

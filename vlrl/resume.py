@@ -69,7 +69,7 @@ def resume(parts: Parts) -> int:
     if step is None:
         parts.engine.sleep()
         groups = config.prompts_per_step // config.algorithm.minibatches
-        fit_passes(run, parts.policy, partial(_samples, parts), groups=-(-groups // run.ranks.size))
+        fit_passes(run, parts.policy, partial(_samples, parts), groups=-(-groups // run.ranks.size), phase="training")
         parts.engine.wake()
         if config.on_collapse == "rollback":
             save(parts, 0, wait=True)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -21,7 +22,7 @@ from vlrl.coldstart import coldstart
 from vlrl.config import Config, dump_config
 from vlrl.evaluate import Assessment, before_and_after, evaluate, evaluation_metrics
 from vlrl.interrupt import Interrupted, Stopped, StopSignal
-from vlrl.metrics import Clock, progress, write_whole
+from vlrl.metrics import Clock, announce, progress, write_whole
 from vlrl.policy import Policy, Reference
 from vlrl.resume import Parts, act_on_collapse, resume, save
 from vlrl.rollout.batch import Batch, refilled, sample_batch
@@ -48,8 +49,7 @@ def train(run: Run) -> dict[str, Any]:
         step = resume(parts)
         before = _evaluated_before(parts, step)
         outside = Clock()
-        with progress("Training", config.steps, shown=run.ranks.is_first) as tick:
-            tick(step)
+        with progress("Training", config.steps, done=step, shown=run.ranks.is_first) as tick:
             while step < config.steps:
                 clock = Clock(run.ranks.settle)
                 with clock("time/step"):
@@ -200,13 +200,17 @@ def _start(run: Run, stack: ExitStack) -> Parts:
     if config.coldstart.steps:
         model = str(config.folder / "coldstart")
         coldstart(run, Path(model))
+    say = partial(announce, shown=ranks.is_first)
+    say("Loading the model")
     shared: dict[str, Any] = {"ranks": ranks, "temperature": config.sampling.temperature, "banned": run.banned}
     updates = config.steps * config.algorithm.minibatches
     policy = Policy(config.policy, model, updates=updates, **shared)
     # One that a rollback may need is there from the start, while it is found which passes fit beside it.
     has_kl = config.algorithm.kl_coefficient or config.rollback.kl_coefficient
     reference = Reference(config.policy, model, **shared) if has_kl else None
+    say("Starting vLLM")
     engine = start_engine(run, model)
+    say("Starting the verifiers")
     return Parts(
         run=run,
         in_force=run,
@@ -280,6 +284,7 @@ def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
     summary = {"steps": config.steps, **before_and_after(before, after)}
     if config.on_collapse == "rollback":
         summary["rollbacks"] = [asdict(each) for each in parts.rollbacks]
+    announce("Writing the model", shown=run.ranks.is_first)
     parts.policy.export(config.folder / "model", config.model, run.encoder.processor)
     if parts.log:
         parts.log.summary(summary)

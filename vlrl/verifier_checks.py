@@ -51,7 +51,7 @@ def verifier_faults(config: Config, tasks: Mapping[str, Task], datasets: Mapping
             continue
         yield from _reward_faults(config, name, task, examples)
         if faults := [fault for check, score in odd if (fault := _odd_fault(task, check, score))]:
-            yield faults[0]
+            yield faults[0] + _are_they_anothers(datasets[name][0], mine)
             continue
         for dataset in datasets.get(name, ()):
             own = [(check, score) for check, score in mine if check.dataset is dataset and not check.is_odd]
@@ -108,12 +108,24 @@ def _odd_fault(task: Task, check: Check, score: Score) -> str:
     )
 
 
+def _are_they_anothers(dataset: Dataset, scored: Sequence[tuple[Check, Score]]) -> str:
+    """The question to end a fault with where the verifier fails on all rows of the data set that were looked at.
+
+    Of rows without an own answer the odd responses are all that it was tried with.
+    """
+    of_set = [(check, score) for check, score in scored if check.dataset is dataset]
+    own = [score for check, score in of_set if not check.is_odd] or [score for _, score in of_set]
+    if any(score.status is Status.OK for score in own):
+        return ""
+    return f"; or are these rows of another task? {dataset.folder} was made by the recipe {dataset.manifest.recipe!r}"
+
+
 def _own_answer_faults(task: Task, dataset: Dataset, own: Sequence[tuple[Check, Score]]) -> Iterator[str]:
     if unscored := [(check, score) for check, score in own if score.status is not Status.OK]:
         check, score = unscored[0]
         yield (
             f"{dataset.folder}: {len(unscored)} of {len(own)} own answers can't be scored by {task.name}; the first: "
-            f"row {check.row.key}, verify gives {score.status}: {score.detail}"
+            f"row {check.row.key}, verify gives {score.status}: {score.detail}{_are_they_anothers(dataset, own)}"
         )
         return
     rejected = [(check, score) for check, score in own if score.reward < _ENOUGH]

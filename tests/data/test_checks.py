@@ -1,5 +1,6 @@
 """Train and eval that belong together: replaced together or not at all, and refused where one holds rows of the other."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,12 @@ def test_rows_are_shared_only_with_the_same_question_and_the_same_picture(tmp_pa
     check_apart(train, held_out)
 
 
-def test_a_set_may_be_meant_as_both(tmp_path):
+def test_a_set_is_not_apart_from_itself_under_any_name(tmp_path):
     alone = write_dataset(tmp_path / "set", rows(1, 2), **ABOUT)
-    check_apart(alone, Dataset(tmp_path / "set"))
+    (tmp_path / "link").symlink_to("set")
+    shutil.copytree(tmp_path / "set", tmp_path / "copy")
+    for name in ("set", "link", "copy"):
+        with pytest.raises(
+            ValueError, match=f"on training data: .*/{name} as eval_rows holds the very rows of .*/set; build rows"
+        ):
+            check_apart(alone, Dataset(tmp_path / name))

@@ -36,12 +36,12 @@ def shared_rows(train: Dataset, held_out: Dataset) -> dict[int, int]:
 
 
 def check_apart(train: Dataset, held_out: Dataset) -> None:
-    """ValueError if the one holds rows of the other. Sets of one build have none in common, so they are not read.
-
-    A set that is meant as both, in one folder, may be.
-    """
-    if train.folder.resolve() == held_out.folder.resolve():
-        return
+    """ValueError if the one holds rows of the other. Train and eval of one build have none in common, so they are not read."""
+    if train.fingerprint == held_out.fingerprint:
+        raise ValueError(
+            f"the evaluation would be on training data: {held_out.folder} as eval_rows holds the very rows of {train.folder}; "
+            "build rows to evaluate on: vlrl data build RECIPE --out FOLDER makes FOLDER/train and FOLDER/eval"
+        )
     builds = train.manifest.build, held_out.manifest.build
     if builds[0] and builds[0] == builds[1]:
         return
