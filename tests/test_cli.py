@@ -26,3 +26,9 @@ def test_a_task_that_did_not_rise_is_named_with_what_to_do(capsys):
 def test_without_a_cold_start_the_advice_is_to_have_one(capsys):
     said = reported(capsys, "coldstart.steps=0", counting=0.1)
     assert "(mixture.counting.coldstart_weight, with coldstart.steps above 0)" in said
+
+
+def test_a_run_that_evaluates_nothing_says_so(capsys):
+    cli._report(load_config(RUN), {"tasks": {}, "mean": None})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Nothing was evaluated: no task of the mixture names eval_rows." in said and "The run is in runs/cpu" in said

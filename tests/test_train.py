@@ -179,6 +179,14 @@ def test_vllm_gives_the_exported_model_the_trainer_s_logprobs_on_text_and_an_ima
 
 
 @pytest.mark.slow
+def test_a_run_without_held_out_rows_ends_with_its_model(small):
+    mixture = {task: {**mix, "eval_rows": None} for task, mix in small.overrides["mixture"].items()}
+    loop = small.with_(name="unevaluated", mixture=mixture, steps=1, coldstart__steps=0)
+    assert "Nothing was evaluated" in loop.run()
+    assert loop.weights() and loop.summary["tasks"] == {}
+
+
+@pytest.mark.slow
 def test_a_run_stopped_twice_by_sigterm_equals_the_uninterrupted_one(small, dense):
     loop = small.with_(name="stopped", checkpoints__every=0)
     # The log opens after the handler is in place and before the first evaluation, which is then not waited for.

@@ -226,6 +226,16 @@ def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) ->
 
 def _report(config: Config, summary: dict[str, Any]) -> None:
     console = Console()
+    if summary["tasks"]:
+        _print_rises(console, config, summary)
+    else:
+        console.print("Nothing was evaluated: no task of the mixture names eval_rows.")
+    for each in summary.get("rollbacks", ()):
+        console.print(f"The run went back from step {each['called_at']} to {each['to_step']}: {'; '.join(each['sentences'])}")
+    console.print(f"The run is in {config.folder}: metrics.jsonl, rollouts.jsonl, summary.json, checkpoints/, model/")
+
+
+def _print_rises(console: Console, config: Config, summary: dict[str, Any]) -> None:
     table = Table("task", "before", "after", "rise", title=f"{config.name}: held-out accuracy ± 95 % interval")
     number: Callable[[float], str] = "{:.3f}".format
     failing = any(values["failed_before"] or values["failed_after"] for values in summary["tasks"].values())
@@ -244,9 +254,6 @@ def _report(config: Config, summary: dict[str, Any]) -> None:
         console.print(sentence, markup=False)
     if failing:
         console.print("Rollouts without a verdict are in no average: each with its reason in rollouts.jsonl")
-    for each in summary.get("rollbacks", ()):
-        console.print(f"The run went back from step {each['called_at']} to {each['to_step']}: {'; '.join(each['sentences'])}")
-    console.print(f"The run is in {config.folder}: metrics.jsonl, rollouts.jsonl, summary.json, checkpoints/, model/")
 
 
 if __name__ == "__main__":

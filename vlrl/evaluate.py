@@ -58,8 +58,11 @@ def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSig
     """Each task's held-out rows under the weights that the engine holds. All ranks call it and get the result.
 
     RuntimeError where more of a task's rollouts have no verdict than the run file allows; Stopped where `stop` is requested.
+    Empty where no task names held-out rows.
     """
     way, heldout = run.config.evaluation, heldout_rows(run)
+    if not heldout:
+        return {}
     run = run.with_rows(heldout)
     places = [(task, index) for task, rows in heldout.items() for index in range(min(way.rows, len(rows)))]
     draws = [Draw(slot=slot, task=task, index=index, minibatch=0) for slot, (task, index) in enumerate(places)]
@@ -71,7 +74,7 @@ def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSig
 
 
 def mean_accuracy(assessments: Mapping[str, Assessment]) -> float:
-    """The tasks' averages, averaged with equal weight."""
+    """The tasks' averages, averaged with equal weight. There must be a task."""
     return fmean(each.average.mean for each in assessments.values())
 
 
@@ -80,11 +83,14 @@ def evaluation_metrics(assessments: Mapping[str, Assessment]) -> dict[str, float
     failed = {f"eval/failed/{task}": float(each.failed) for task, each in assessments.items()}
     averages = {f"eval/{task}": each.average.mean for task, each in assessments.items()}
     passes = {f"eval/pass@{k}/{task}": one.mean for task, each in assessments.items() for k, one in each.passes.items() if k > 1}
-    return averages | passes | failed | {"eval/mean": mean_accuracy(assessments)}
+    return averages | passes | failed | ({"eval/mean": mean_accuracy(assessments)} if assessments else {})
 
 
 def before_and_after(before: Mapping[str, Assessment], after: Mapping[str, Assessment]) -> dict[str, Any]:
-    """A run's summary: of each task both accuracies with their intervals and the rollouts without a verdict, and the means."""
+    """A run's summary: of each task both accuracies with their intervals and the rollouts without a verdict, and the means.
+
+    The mean is None where no task was evaluated.
+    """
     return {
         "tasks": {
             task: {
@@ -100,5 +106,5 @@ def before_and_after(before: Mapping[str, Assessment], after: Mapping[str, Asses
             }
             for task in after
         },
-        "mean": {"before": mean_accuracy(before), "after": mean_accuracy(after)},
+        "mean": {"before": mean_accuracy(before), "after": mean_accuracy(after)} if after else None,
     }

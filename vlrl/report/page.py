@@ -156,8 +156,7 @@ def _tiles(run: RunData) -> list[tuple[str, str]]:
         tiles.append((f"reward, {which}", f"{means[0]:.3f} → {means[1]:.3f}"))
         tiles.append(("seconds a step", f"{fmean(known(run.metrics, 'time/step')):.1f}"))
         tiles.append(("without a verdict", _without_verdict(run)))
-    if run.summary:
-        mean = run.summary["mean"]
+    if run.summary and (mean := run.summary["mean"]):
         tiles.insert(0, ("held-out accuracy", f"{mean['before']:.3f} → {mean['after']:.3f}"))
     return tiles
 
