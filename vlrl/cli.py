@@ -175,25 +175,29 @@ def doctor() -> None:
         print(line)
 
 
-@app.command(epilog="Example: vlrl tiny models/moe --moe")
+@app.command(epilog="Example: vlrl tiny models/moe --moe --texts data/chain_sum/train --texts data/digits/train")
 def tiny(
     folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
-    data: Annotated[Path, typer.Option(help="Folder of data sets whose texts the tokenizer learns.")] = Path("data"),
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(help="A data set that the tokenizer learns; may be given again. Else all data/*/train."),
+    ] = None,
     moe: Annotated[bool, typer.Option(help="A mixture of experts.")] = False,
     seed: int = 0,
 ) -> None:
-    """Makes a tiny random Qwen3-VL, to run everything on a laptop."""
+    """Makes a tiny random Qwen3-VL, to run everything on a laptop. Its tokenizer learns the first 500 rows of each data set."""
     with sentences():
-        from vlrl.data.shards import Dataset
+        from vlrl.data.shards import MANIFEST, Dataset
 
-        sets = [Dataset(path.parent) for path in sorted(data.glob("*/train/manifest.json"))]
-        if not sets:
-            raise ValueError(f"no data set under {data}; build them first: make data")
+        folders = texts or [path.parent for path in sorted(Path("data").glob(f"*/train/{MANIFEST}"))]
+        if not folders:
+            raise ValueError("no data set under data; build them first: make data")
+        sets = [Dataset(each) for each in folders]
         rows = [dataset[number] for dataset in sets for number in range(min(500, len(dataset)))]
         from vlrl.model.tiny import build_tiny
 
         count = build_tiny(folder, [text for row in rows for text in (row.question, row.response)], moe=moe, seed=seed)
-        print(f"{folder}: {count / 1e6:.2f} M parameters")
+        print(f"{folder}: {count / 1e6:.2f} M parameters; its tokenizer learned from {', '.join(map(str, folders))}")
 
 
 app.add_typer(data, name="data")
