@@ -68,6 +68,7 @@ def _write_kept(dataset: Dataset, rates: list[RowRewards], folder: Path, at_most
         recipe=manifest.recipe,
         recipe_version=manifest.recipe_version,
         build=manifest.build,
+        task=manifest.task,
     )
 
 
