@@ -5,6 +5,7 @@ Exit codes: 0; 1 if a comparison or a check fails; 2 for a fault, printed as one
 """
 
 import math
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -44,7 +45,7 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
 
     SIGTERM or Ctrl-C: it saves its state and exits with 143 or 130; the same command goes on.
     """
-    with sentences():
+    with sentences(resumes=True):
         config = load(run_file, overrides)
         run = open_run(config)
         if config.threads:
@@ -84,20 +85,21 @@ def evaluate(
 
     An OUT belongs to one model, one verifier of each task and one way to sample; another evaluation needs another OUT.
     """
-    with sentences():
+    with sentences(resumes=True):
+        from vlrl.measured import finished_evaluation
+
+        config = load(run_file, overrides)
+        is_alone = "RANK" not in os.environ  # ranks could differ in what they find, and wait for one another
+        if is_alone and (found := finished_evaluation(config, out)):
+            _print_evaluation(config.model, found)
+            print(f"{out} has every row, measured in the same way; nothing was sampled")
+            return
         run = open_to_sample(run_file, overrides)
         from vlrl.assess import assess
 
-        found = assess(run, out)
-    if run.ranks.is_first:
-        for way, tasks in found.items():
-            title = f"{run.config.model}{', ' if way else ''}{way}"
-            table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=title)
-            for task, each in tasks.items():
-                passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
-                average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"
-                table.add_row(task, str(each.average.rows), str(each.samples), average, passes, str(each.failed))
-            Console().print(table)
+        assessments = assess(run, out)
+        if run.ranks.is_first:
+            _print_evaluation(config.model, assessments)
 
 
 @app.command(epilog="Example: vlrl compare runs/one/eval runs/two/eval --gate 2")
@@ -113,7 +115,7 @@ def compare(
     With --gate it exits with 1 on a regression, for scripts.
     """
     with sentences():
-        from vlrl.assess import compared, regressed
+        from vlrl.compare import compared, regressed
 
         comparisons = compared(first, second)
     table = Table("task", "rows", "second - first", "standard errors", "p", "no verdict")
@@ -134,7 +136,7 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; else runs/studies/NAME.")] = None,
 ) -> None:
     """Runs a comparison arm by arm and seed by seed, or goes on with it; ends with one table and a page of curves."""
-    with sentences():
+    with sentences(resumes=True):
         from vlrl.study import load_study, run_study, write_results
 
         plan, folder = load_study(file), out or Path("runs/studies") / file.stem
@@ -156,7 +158,11 @@ def report(
 ) -> None:
     """Writes one HTML page about a run: curves, gate, step times, and its rollouts to look through."""
     with sentences():
-        from vlrl.report import serve_report, write_report
+        from vlrl.report.read import check_is_run
+
+        for folder in runs:
+            check_is_run(folder)
+        from vlrl.report.page import serve_report, write_report
 
         if serve is not None:
             print(f"http://127.0.0.1:{serve} (Ctrl-C ends it)", flush=True)
@@ -204,6 +210,17 @@ app.add_typer(data, name="data")
 app.add_typer(new, name="new")
 app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)
 app.command(name="try", epilog="Example: vlrl try dots --rows data/dots/eval")(try_task)
+
+
+def _print_evaluation(model: str, found: dict[str, dict[str, Any]]) -> None:
+    """A table for each way to sample."""
+    for way, tasks in found.items():
+        table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=f"{model}{', ' if way else ''}{way}")
+        for task, each in tasks.items():
+            passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
+            average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"
+            table.add_row(task, str(each.average.rows), str(each.samples), average, passes, str(each.failed))
+        Console().print(table)
 
 
 def _report(config: Config, summary: dict[str, Any]) -> None:

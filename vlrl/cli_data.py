@@ -37,7 +37,7 @@ def build(
 
     A record with a missing or broken picture, or with an answer that the verifier does not accept, is left out and counted.
     """
-    with sentences():
+    with sentences(resumes=True):
         from dataclasses import replace
 
         from vlrl.build import build as build_sets
@@ -114,7 +114,7 @@ def filter_rows(
     at_most: Annotated[float, typer.Option(help="Mean reward above which a row is dropped.")] = 0.9,
 ) -> None:
     """Samples each training row with the run's model. Keeps the rows that it solves sometimes, and not nearly always."""
-    with sentences():
+    with sentences(resumes=True):
         run = open_to_sample(run_file, overrides)
         from vlrl.passrate import filter_rows as filtered
         from vlrl.passrate import verdict

@@ -20,6 +20,8 @@ Folders = Annotated[list[Path], typer.Option("--tasks", help="Folders of task fi
 TASKS = [Path("tasks")]
 SETTINGS = {"ignore_unknown_options": True}  # of a command that takes overrides: `--steps 4` is then told how to be written
 
+_GOES_ON = "; the same command goes on with what was kept"
+
 
 def load(run_file: Path, overrides: list[str] | None) -> Config:
     return load_config(run_file, tuple(overrides or ()))
@@ -39,14 +41,14 @@ def quieten() -> None:
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """Faults and signals as one sentence each; see the head of vlrl.cli for exit codes."""
+def sentences(*, resumes: bool = False) -> Iterator[None]:
+    """Faults and signals as one sentence each; see the head of vlrl.cli for exit codes. resumes: it keeps what it did."""
     try:
         with interruptible():
             yield
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":
-            print(f"vlrl: {stop}", file=sys.stderr)
+            print(f"vlrl: {stop}{_GOES_ON if resumes and not stop.said else ''}", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         if "VLRL_TRACEBACK" in os.environ:

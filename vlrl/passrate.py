@@ -9,11 +9,12 @@ from pathlib import Path
 from vlrl.config import Evaluation
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
-from vlrl.measure import Measurement, RowRewards, check_measurements, measure
+from vlrl.measure import check_measurements, measure
+from vlrl.measured import Measurement
 from vlrl.rollout.scorer import start_scorer
 from vlrl.rollout.start import start_engine
 from vlrl.run import Run
-from vlrl.types import Row
+from vlrl.types import Row, RowRewards
 
 RATES = "pass_rates.jsonl"
 
