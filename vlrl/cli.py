@@ -1,7 +1,8 @@
 """Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for what comes before and after.
 
 Exit codes: 0; 1 if a comparison or a check fails; 2 for a fault, printed as one sentence (with VLRL_TRACEBACK=1 as a traceback);
-143 for a command that SIGTERM stopped, 130 for Ctrl-C. Under torchrun any failure becomes torchrun's own 1.
+143 for a command that SIGTERM stopped, 130 for Ctrl-C, 141 if nobody reads its output any more. Under torchrun any failure
+becomes torchrun's own 1.
 """
 
 import math
@@ -17,11 +18,11 @@ from rich.table import Table
 
 from vlrl.cli_author import new, try_task, verify
 from vlrl.cli_data import data
-from vlrl.cli_shared import SETTINGS, Overrides, RunFile, load, open_run, open_to_sample, sentences
+from vlrl.cli_shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, sentences
 from vlrl.config import Config, dump_config
 
 HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)
+app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,15 +61,21 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
 
 
 @app.command(context_settings=SETTINGS, epilog="Example: vlrl plan configs/cpu.yaml mixture.digits.weight=2 --steps 4")
-def plan(run_file: RunFile, overrides: Overrides = None, steps: int = 8) -> None:
-    """Prints the resolved run file, and the prompts of each task in the first steps and in their mini-batches."""
+def plan(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(help="Steps to show.")] = 8,
+    all_settings: Annotated[bool, typer.Option("--all", help="Print every setting, those at their default too.")] = False,
+) -> None:
+    """Prints the prompts of each task in the first steps and in their mini-batches, its epochs, and the settings of the run."""
     with sentences():
         config = load(run_file, overrides)
         from vlrl.plan import plan as plan_of
 
-        print(dump_config(config))
         for line in plan_of(config, steps):
             print(line)
+        print(f"\n{'All settings' if all_settings else 'Settings that differ from their defaults (all: --all)'}:\n")
+        print(dump_config(config, defaults=all_settings), end="")
 
 
 @app.command(
