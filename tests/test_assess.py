@@ -11,9 +11,15 @@ from tests.test_passrate import SPLIT
 from vlrl.cli import app
 from vlrl.data.shards import NewRow, write_dataset
 from vlrl.evaluate import assessed
-from vlrl.measure import RowRewards
+from vlrl.types import RowRewards
 
 ANSWERS = ["always", "never", *["sometimes"] * 6]
+WITHOUT_TORCH = """
+import atexit, os, sys
+from vlrl.cli import app
+atexit.register(lambda: "torch" in sys.modules and os._exit(77))
+app()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +31,11 @@ def evaluated(tmp_path_factory, tiny_dense):
     write_dataset(root / "rows", rows, source="made here", licence="none", recipe="split", recipe_version=1)
     mixture = {"split": {"weight": 1, "rows": f"{root}/rows", "eval_rows": f"{root}/rows", "eval_samples": 6}}
 
-    def run(out: str, exit_code: int = 0, **more) -> str:
+    def run(out: str, exit_code: int = 0, command: tuple[str, ...] = ("-m", "vlrl.cli"), **more) -> str:
         settings = {"name": "never-started", "runs": f"{root}/runs", "model": tiny_dense, "task_folders": [str(root)]}
         settings |= {"mixture": mixture, "sampling.max_new_tokens": 6, "evaluation.rows": 5} | more
         overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-        return finished(python("-m", "vlrl.cli", "eval", "configs/cpu.yaml", *overrides, "--out", root / out), exit_code)
+        return finished(python(*command, "eval", "configs/cpu.yaml", *overrides, "--out", root / out), exit_code)
 
     run.root = root
     run.printed = run("one")
@@ -55,6 +61,18 @@ def test_an_evaluation_goes_on_with_more_rows_and_compares_with_itself(evaluated
     assert after.startswith(before) and len(after.splitlines()) == 9
     result = CliRunner().invoke(app, ["compare", str(evaluated.root / "one"), str(evaluated.root / "one"), "--gate", "2"])
     assert result.exit_code == 0 and "+0.000 ± 0.000" in result.output
+
+
+def test_an_evaluation_that_is_complete_is_printed_again_without_torch(evaluated):
+    evaluated("again")
+    files = [evaluated.root / "again" / name for name in ("split.jsonl", "evaluation.json")]
+    before = [file.read_bytes() for file in files]
+    files[1].unlink()
+    printed = evaluated("again", command=("-c", WITHOUT_TORCH))
+    assert [file.read_bytes() for file in files] == before
+    assert "again has every row, measured in the same way; nothing was sampled" in " ".join(printed.split())
+    table = [line for line in evaluated.printed.splitlines() if line.startswith("│")]
+    assert table and table == [line for line in printed.splitlines() if line.startswith("│")]
 
 
 def test_an_evaluation_is_not_replaced_by_that_of_other_weights_another_verifier_or_fewer_rows(evaluated, tiny_dense):

@@ -112,6 +112,19 @@ def test_a_rows_own_answer_is_scored_where_it_is_tried(sky, tmp_path):
     assert "its own answer 'red': 0 {'boxed': 0.0}" in printed
 
 
+def test_answers_from_a_pipe_are_scored_one_a_line_and_an_empty_line_goes_on_to_the_next_row(sky, tmp_path):
+    rows = [NewRow(question="Which colour?", answer=answer) for answer in ("grey", "red", "blue")]
+    folder = write_dataset(tmp_path / "rows", rows, source="", licence="", recipe="sky", recipe_version=1).folder
+    arguments = ["try", "sky", "--tasks", str(sky), "--rows", str(folder)]
+    piped = "\\boxed{blue}\n\\boxed{grey}\n\n\\boxed{red}\n"
+    result = CliRunner().invoke(app, arguments, input=piped)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith(("---", "your answer"))]
+    assert [line.split(": ", 1)[-1][:1] for line in lines] == ["-", "0", "1", "-", "1", "-"]
+    assert lines[2].startswith("your answer '\\\\boxed{grey}': 1")
+    assert "your answer" not in CliRunner().invoke(app, [*arguments, "--no-ask"], input=piped).output
+
+
 def test_a_row_is_read_from_json_with_its_images_in_order():
     assert row_of({"question": "q", "images": ["a.png", "b.png"]}).images == ("a.png", "b.png")
 

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import PATIENCE_S
 from tests.test_report import write_run
 from tests.test_study import FILE
-from vlrl.report import write_report
+from vlrl.report.page import write_report
 from vlrl.study import load_study, write_results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -120,8 +120,26 @@ def test_what_is_left_out_is_told_record_by_record(made):
     build(made)
     left_out = [json.loads(line) for line in (made / "out/left_out.jsonl").read_text().splitlines()]
     assert {"record": 4, "reason": "no answer", "question": "", "detail": ""} in left_out
-    assert {"record": 7, "reason": "asked before", "question": SENTENCE.format(6), "detail": ""} in left_out
+    again = {"record": 7, "reason": "asked before", "question": SENTENCE.format(6), "detail": "the same as record 6"}
+    refused = "its own answer is not accepted by chain_sum (bad_row)"
+    why = "'\\\\boxed{five}' gets bad_row: the reference answer 'five' is not a number"
+    assert again in left_out
+    assert {"record": 5, "reason": refused, "question": SENTENCE.format(4), "detail": why} in left_out
     assert {left["record"] for left in left_out} == {4, 5, 7}
+
+
+def test_a_row_whose_answer_is_refused_does_not_take_the_place_of_a_later_one_with_its_question(made):
+    raws = [{"question": SENTENCE.format(n), "answer": answer} for n, answer in enumerate(["one", "2", "3", "4", "5"])]
+    raws += [raws[0] | {"answer": "1"}, raws[0], raws[1] | {"answer": "9"}]
+    (made / "sums.jsonl").write_text("\n".join(map(json.dumps, raws)))
+    code, printed = build(made, "out", "--eval", 0)
+    assert code == 0, printed
+    assert questions(made / "out/train") == {SENTENCE.format(n) for n in range(5)}
+    left_out = [json.loads(line) for line in (made / "out/left_out.jsonl").read_text().splitlines()]
+    reasons = {left["record"]: (left["reason"], left["detail"]) for left in left_out}
+    assert reasons.keys() == {1, 7, 8}
+    assert reasons[1] == reasons[7] and "chain_sum (bad_row)" in reasons[1][0]
+    assert reasons[8] == ("asked before, with another answer", "'9', in record 2 '2'")
 
 
 def test_a_build_that_was_stopped_goes_on_with_the_answers_that_it_had_accepted(made, monkeypatch):
@@ -151,14 +169,37 @@ def test_a_check_names_the_rows_whose_answers_are_refused(made):
     write_dataset(made / "rows", rows, source="", licence="", recipe="sums", recipe_version=1)
     code, printed = data("check", made / "rows", "--task", "chain_sum")
     assert code == 1
-    assert "row 00000001: its own answer is not accepted by chain_sum (bad_row)" in printed
+    assert "row 00000001: its own answer is not accepted by chain_sum (bad_row): '\\\\boxed{three}' gets bad_row: " in printed
+
+
+def test_a_check_with_another_task_names_the_first_refused_rows_with_the_reason_and_counts_the_rest(made):
+    rows = [NewRow(question=f"Colour {n}?", answer="blue") for n in range(5)]
+    write_dataset(made / "rows", rows, source="", licence="", recipe="sky", recipe_version=1, task="sky")
+    code, printed = data("check", made / "rows", "--task", "chain_sum")
+    assert code == 1
+    *faults, rest, summary = printed.splitlines()
+    assert [fault[:13] for fault in faults] == ["row 00000000:", "row 00000001:", "row 00000002:"]
+    assert all("'blue' is not a number" in fault for fault in faults)
+    assert rest == "and 2 more with an answer that is not accepted"
+    assert summary.endswith("5 with an answer that is not accepted by chain_sum (the set was built for sky)")
+    assert data("check", made / "rows", "--task", "chain_sum", "--num", 5)[1].count("\nrow ") == 4
+
+
+def test_a_data_set_says_which_task_its_rows_were_checked_with_and_is_checked_with_it(made):
+    build(made)
+    assert Dataset(made / "out/train").manifest.task == "chain_sum"
+    assert data("check", made / "out")[0] == 0
+    write_dataset(made / "alone", [NewRow(question="1 + 1", answer="2")], source="", licence="", recipe="", recipe_version=1)
+    code, printed = data("check", made / "alone")
+    assert code == 2 and "the manifest names no task; say with --task which one verifies the rows" in printed.replace("\n", " ")
+    assert "no task 'chain_sun'" in data("check", made / "out", "--task", "chain_sun")[1].replace("\n", " ")
 
 
 def test_a_data_set_is_shown_with_its_manifest(made):
     build(made)
     code, printed = data("show", made / "out/eval", "--num", 1)
     assert code == 0
-    assert '"licence": "none"' in printed and '"question": "How much' in printed
+    assert '"licence": "none"' in printed and '"task": "chain_sum"' in printed and '"question": "How much' in printed
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,10 @@ def test_a_record_that_names_no_picture_is_left_out(dots):
 
 def test_the_same_question_about_the_same_picture_is_left_out_by_whether_its_answer_is_the_same(dots):
     dots("0.png,How many?,1", "1.png,How many?,1", "0.png,How many?,1", "1.png,How many?,2")
-    assert left_out() == [(3, "asked before", ""), (4, "asked before, with another answer", "'2', before '1'")]
+    assert left_out() == [
+        (3, "asked before", "the same as record 1"),
+        (4, "asked before, with another answer", "'2', in record 2 '1'"),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -14,8 +14,8 @@ FLOORS = {
     0: ["types", "templates", "pipes", "ahead", "nearest", "fingerprint", "interrupt", "folder_lock"],
     1: ["config", "model_config", "memory", "algorithm", "data", "processes", "tasks", "metrics", "ranks", "intervals"]
     + ["watch", "gradient_watch"],
-    2: ["verifiers", "scoring", "model", "mirror", "inputs", "model_settings"],
-    3: ["policy", "rollout", "checkpoint", "run", "runlog", "author", "rollback"],
+    2: ["verifiers", "scoring", "model", "mirror", "inputs", "model_settings", "compare"],
+    3: ["policy", "rollout", "checkpoint", "run", "runlog", "author", "rollback", "measured"],
     4: [
         "rollout.canary",
         "rollout.start",
@@ -37,6 +37,7 @@ FLOORS = {
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 WITHOUT_TORCH = ["tasks", "scoring", "scoring.worker", "author", "build", "check", "plan", "doctor", "cli", "types", "config"]
 WITHOUT_TORCH += ["inputs", "quick_checks", "verifier_checks", "model_config", "fingerprint", "checkpoint"]
+WITHOUT_TORCH += ["compare", "measured", "report.read"]
 WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests import bad_input_table
 from vlrl.config import Evaluation, load_config
-from vlrl.measure import Measurement, _begin, _origin, check_measurements
+from vlrl.measure import _begin, check_measurements
+from vlrl.measured import Measurement, origin
 from vlrl.ranks import Ranks
 from vlrl.run import Run, open_run
 
@@ -26,7 +27,7 @@ def kept(run) -> Measurement:
     measurement = Measurement(
         task="sums", dataset=run.rows["sums"], way=Evaluation(rows=5, samples=4), path=Path("out/sums.jsonl")
     )
-    _begin(measurement.path, _origin(run, measurement))
+    _begin(measurement.path, origin(run, run.weights, measurement))
     with measurement.path.open("a") as file:
         file.writelines(json.dumps({"row": str(n), "rewards": [0.0] * 4, "failed": 0}) + "\n" for n in range(5))
     return measurement
@@ -43,7 +44,7 @@ def with_config(run: Run, *overrides: str) -> Run:
 def test_a_measurement_goes_on_with_the_same_and_with_more_rows(run, kept):
     check_measurements(run, asked(kept))
     check_measurements(run, asked(kept, rows=8))
-    assert len(_begin(kept.path, _origin(run, kept))) == 5
+    assert len(_begin(kept.path, origin(run, run.weights, kept))) == 5
 
 
 @pytest.mark.parametrize(

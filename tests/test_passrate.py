@@ -8,8 +8,8 @@ from tests.bad_input_table import png
 from tests.loop import TORCHRUN, finished, python
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
-from vlrl.measure import RowRewards
 from vlrl.passrate import verdict
+from vlrl.types import RowRewards
 
 SPLIT = '''"""split: even lengths are right. The row's answer may break the verifier, or decide alone."""
 

@@ -17,7 +17,8 @@ from vlrl import rollback
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli import app
 from vlrl.config import Wandb, dump_config, parse_config
-from vlrl.report import charts, draw, page, serve_report, write_report
+from vlrl.report import charts, draw, page
+from vlrl.report.page import serve_report, write_report
 from vlrl.report.read import RunData, read_run
 from vlrl.rollback import Rollback
 from vlrl.runlog import RunLog

@@ -8,22 +8,33 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vlrl.author import score_all, verdict_of
 from vlrl.data.images import read_image_bytes
-from vlrl.data.recipe import LeftOut, Recipe, rows_of, split
+from vlrl.data.recipe import LeftOut, Recipe, rows_of, split, without_repeated
 from vlrl.data.shards import MANIFEST, Dataset, NewRow, write_datasets
 from vlrl.metrics import progress
 from vlrl.scoring import Scorer
 from vlrl.tasks import gold, load_task
-from vlrl.types import Row, Status
+from vlrl.types import Row, Score, Status
 
 _ENOUGH = 0.9  # of a reward: a box rounded to a grid still overlaps itself by more
 _ACCEPTED = "accepted.part"
 _CHUNK = 500
 _WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a task does not accept a row's own answer: a reason to count by, and the answer with its verdict."""
+
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 def build(
@@ -53,9 +64,10 @@ def build(
             tick()
     out.mkdir(parents=True, exist_ok=True)
     accepted = out / _ACCEPTED
-    faults = _faults(recipe, [row for _, row in rows], scorer, accepted) if recipe.has_gold else [""] * len(rows)
-    left_out += [_left(row, fault) for row, fault in zip(rows, faults, strict=True) if fault]
-    kept = [row for row, fault in zip(rows, faults, strict=True) if not fault]
+    faults = _faults(recipe, [row for _, row in rows], scorer, accepted) if recipe.has_gold else [None] * len(rows)
+    refused = [_left(row, fault.reason, fault.detail) for row, fault in zip(rows, faults, strict=True) if fault]
+    kept = without_repeated((row for row, fault in zip(rows, faults, strict=True) if not fault), left_out)
+    left_out += refused
     try:
         splits = split(kept, recipe.sizes, seed)
     except ValueError as error:
@@ -71,6 +83,7 @@ def build(
         licence=recipe.licence,
         recipe=recipe.name,
         recipe_version=recipe.version,
+        task=recipe.task,
     )
     (out / "left_out.jsonl").write_text("".join(json.dumps(asdict(left)) + "\n" for left in left_out))
     accepted.unlink(missing_ok=True)
@@ -87,14 +100,19 @@ def _check_replaces_all(recipe: Recipe, out: Path) -> None:
             )
 
 
-def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[], None] = lambda: None) -> list[str]:
-    """For each row, why its task does not accept the row's own answer; empty if it does. tick: called after each."""
+def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[], None] = lambda: None) -> list[Refused | None]:
+    """For each row, why its task does not accept the row's own answer; None if it does. tick: called after each."""
     scores = score_all(task, [(gold(row), row) for row in rows], scorer, tick)
-    accepted = [score.status is Status.OK and score.reward >= _ENOUGH for score in scores]
-    return [
-        "" if ok else f"its own answer is not accepted by {task} ({verdict_of(score)})"
-        for ok, score in zip(accepted, scores, strict=True)
-    ]
+    return [_refused(task, row, score) for row, score in zip(rows, scores, strict=True)]
+
+
+def _refused(task: str, row: Row, score: Score) -> Refused | None:
+    if score.status is Status.OK and score.reward >= _ENOUGH:
+        return None
+    verdict = f"reward {score.reward:g}" if score.status is Status.OK else str(score.status)
+    why = f"{verdict}: {score.detail}" if score.detail else verdict
+    reason = f"its own answer is not accepted by {task} ({verdict_of(score)})"
+    return Refused(reason, f"{gold(row)!r:.80} gets {' '.join(why.split())}")
 
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
@@ -130,26 +148,31 @@ class _HeldOut:
         return is_like and (not row.images or any(_digest(image) in self._images for image in row.images))
 
 
-def _left(row: tuple[int, NewRow], reason: str) -> LeftOut:
-    return LeftOut(record=row[0], reason=reason, question=row[1].question)
+def _left(row: tuple[int, NewRow], reason: str, detail: str = "") -> LeftOut:
+    return LeftOut(record=row[0], reason=reason, question=row[1].question, detail=detail)
 
 
-def _faults(recipe: Recipe, rows: Sequence[NewRow], scorer: Scorer, accepted: Path) -> list[str]:
-    """As `gold_faults`. The file `accepted` names the rows that a build which was stopped had accepted; this one's are added."""
+def _faults(recipe: Recipe, rows: Sequence[NewRow], scorer: Scorer, accepted: Path) -> list[Refused | None]:
+    """As `gold_faults`; equal rows are scored once.
+
+    The file `accepted` names the rows that a build which was stopped had accepted; this one's are added.
+    """
     source = load_task(recipe.task, scorer.folders).path.read_bytes()
     names = [_digest(source + repr((row.question, row.answer, row.meta, row.response)).encode()) for row in rows]
     before = set(accepted.read_text().splitlines()) if accepted.exists() else set()
-    faults = dict.fromkeys(range(len(rows)), "")
-    todo = [number for number, name in enumerate(names) if name not in before]
-    done = len(rows) - len(todo)
-    with accepted.open("a") as file, progress(f"Checking answers of {recipe.name}", len(rows), done=done) as tick:
+    todo = {name: row for name, row in zip(names, rows, strict=True) if name not in before}
+    faults: dict[str, Refused | None] = {}
+    with (
+        accepted.open("a") as file,
+        progress(f"Checking answers of {recipe.name}", len(rows), done=len(rows) - len(todo)) as tick,
+    ):
         for start in range(0, len(todo), _CHUNK):
-            chunk = todo[start : start + _CHUNK]
-            found = gold_faults(recipe.task, [_as_row(rows[number]) for number in chunk], scorer, tick)
+            chunk = list(todo)[start : start + _CHUNK]
+            found = gold_faults(recipe.task, [_as_row(todo[name]) for name in chunk], scorer, tick)
             faults.update(zip(chunk, found, strict=True))
-            file.writelines(names[number] + "\n" for number in chunk if not faults[number])
+            file.writelines(f"{name}\n" for name in chunk if not faults[name])
             file.flush()
-    return list(faults.values())
+    return [faults.get(name) for name in names]
 
 
 def _as_row(row: NewRow) -> Row:

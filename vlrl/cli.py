@@ -1,10 +1,12 @@
 """Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for what comes before and after.
 
 Exit codes: 0; 1 if a comparison or a check fails; 2 for a fault, printed as one sentence (with VLRL_TRACEBACK=1 as a traceback);
-143 for a command that SIGTERM stopped, 130 for Ctrl-C. Under torchrun any failure becomes torchrun's own 1.
+143 for a command that SIGTERM stopped, 130 for Ctrl-C, 141 if nobody reads its output any more. Under torchrun any failure
+becomes torchrun's own 1.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +18,12 @@ from rich.table import Table
 
 from vlrl.cli_author import new, try_task, verify
 from vlrl.cli_data import data
-from vlrl.cli_shared import SETTINGS, Overrides, RunFile, load, open_run, open_to_sample, sentences
+from vlrl.cli_shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, sentences
 from vlrl.config import Config, dump_config
 from vlrl.folder_lock import held
 
 HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)
+app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,7 +47,7 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
 
     SIGTERM or Ctrl-C: it saves its state and exits with 143 or 130; the same command goes on.
     """
-    with sentences():
+    with sentences(resumes=True):
         config = load(run_file, overrides)
         with held(config.folder, doing="trained", remedy="choose another name"):
             run = open_run(config)
@@ -61,15 +63,21 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
 
 
 @app.command(context_settings=SETTINGS, epilog="Example: vlrl plan configs/cpu.yaml mixture.digits.weight=2 --steps 4")
-def plan(run_file: RunFile, overrides: Overrides = None, steps: int = 8) -> None:
-    """Prints the resolved run file, and the prompts of each task in the first steps and in their mini-batches."""
+def plan(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(help="Steps to show.")] = 8,
+    all_settings: Annotated[bool, typer.Option("--all", help="Print every setting, those at their default too.")] = False,
+) -> None:
+    """Prints the prompts of each task in the first steps and in their mini-batches, its epochs, and the settings of the run."""
     with sentences():
         config = load(run_file, overrides)
         from vlrl.plan import plan as plan_of
 
-        print(dump_config(config))
         for line in plan_of(config, steps):
             print(line)
+        print(f"\n{'All settings' if all_settings else 'Settings that differ from their defaults (all: --all)'}:\n")
+        print(dump_config(config, defaults=all_settings), end="")
 
 
 @app.command(
@@ -86,20 +94,21 @@ def evaluate(
 
     An OUT belongs to one model, one verifier of each task and one way to sample; another evaluation needs another OUT.
     """
-    with sentences(), held(out, doing="written", remedy="give another --out"):
+    with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
+        from vlrl.measured import finished_evaluation
+
+        config = load(run_file, overrides)
+        is_alone = "RANK" not in os.environ  # ranks could differ in what they find, and wait for one another
+        if is_alone and (found := finished_evaluation(config, out)):
+            _print_evaluation(config.model, found)
+            print(f"{out} has every row, measured in the same way; nothing was sampled")
+            return
         run = open_to_sample(run_file, overrides)
         from vlrl.assess import assess
 
-        found = assess(run, out)
-    if run.ranks.is_first:
-        for way, tasks in found.items():
-            title = f"{run.config.model}{', ' if way else ''}{way}"
-            table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=title)
-            for task, each in tasks.items():
-                passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
-                average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"
-                table.add_row(task, str(each.average.rows), str(each.samples), average, passes, str(each.failed))
-            Console().print(table)
+        assessments = assess(run, out)
+        if run.ranks.is_first:
+            _print_evaluation(config.model, assessments)
 
 
 @app.command(epilog="Example: vlrl compare runs/one/eval runs/two/eval --gate 2")
@@ -115,7 +124,7 @@ def compare(
     With --gate it exits with 1 on a regression, for scripts.
     """
     with sentences():
-        from vlrl.assess import compared, regressed
+        from vlrl.compare import compared, regressed
 
         comparisons = compared(first, second)
     table = Table("task", "rows", "second - first", "standard errors", "p", "no verdict")
@@ -136,7 +145,7 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; else runs/studies/NAME.")] = None,
 ) -> None:
     """Runs a comparison arm by arm and seed by seed, or goes on with it; ends with one table and a page of curves."""
-    with sentences():
+    with sentences(resumes=True):
         from vlrl.study import load_study, run_study, write_results
 
         plan, folder = load_study(file), out or Path("runs/studies") / file.stem
@@ -159,7 +168,11 @@ def report(
 ) -> None:
     """Writes one HTML page about a run: curves, gate, step times, and its rollouts to look through."""
     with sentences():
-        from vlrl.report import serve_report, write_report
+        from vlrl.report.read import check_is_run
+
+        for folder in runs:
+            check_is_run(folder)
+        from vlrl.report.page import serve_report, write_report
 
         if serve is not None:
             print(f"http://127.0.0.1:{serve} (Ctrl-C ends it)", flush=True)
@@ -178,25 +191,29 @@ def doctor() -> None:
         print(line)
 
 
-@app.command(epilog="Example: vlrl tiny models/moe --moe")
+@app.command(epilog="Example: vlrl tiny models/moe --moe --texts data/chain_sum/train --texts data/digits/train")
 def tiny(
     folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
-    data: Annotated[Path, typer.Option(help="Folder of data sets whose texts the tokenizer learns.")] = Path("data"),
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(help="A data set that the tokenizer learns; may be given again. Else all data/*/train."),
+    ] = None,
     moe: Annotated[bool, typer.Option(help="A mixture of experts.")] = False,
     seed: int = 0,
 ) -> None:
-    """Makes a tiny random Qwen3-VL, to run everything on a laptop."""
+    """Makes a tiny random Qwen3-VL, to run everything on a laptop. Its tokenizer learns the first 500 rows of each data set."""
     with sentences():
-        from vlrl.data.shards import Dataset
+        from vlrl.data.shards import MANIFEST, Dataset
 
-        sets = [Dataset(path.parent) for path in sorted(data.glob("*/train/manifest.json"))]
-        if not sets:
-            raise ValueError(f"no data set under {data}; build them first: make data")
+        folders = texts or [path.parent for path in sorted(Path("data").glob(f"*/train/{MANIFEST}"))]
+        if not folders:
+            raise ValueError("no data set under data; build them first: make data")
+        sets = [Dataset(each) for each in folders]
         rows = [dataset[number] for dataset in sets for number in range(min(500, len(dataset)))]
         from vlrl.model.tiny import build_tiny
 
         count = build_tiny(folder, [text for row in rows for text in (row.question, row.response)], moe=moe, seed=seed)
-        print(f"{folder}: {count / 1e6:.2f} M parameters")
+        print(f"{folder}: {count / 1e6:.2f} M parameters; its tokenizer learned from {', '.join(map(str, folders))}")
 
 
 app.add_typer(data, name="data")
@@ -222,6 +239,17 @@ def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) ->
                 f"chance, give the task more of the cold start (mixture.{task}.coldstart_weight, {now}), or leave it out "
                 "(docs/learning.md)"
             )
+
+
+def _print_evaluation(model: str, found: dict[str, dict[str, Any]]) -> None:
+    """A table for each way to sample."""
+    for way, tasks in found.items():
+        table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=f"{model}{', ' if way else ''}{way}")
+        for task, each in tasks.items():
+            passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
+            average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"
+            table.add_row(task, str(each.average.rows), str(each.samples), average, passes, str(each.failed))
+        Console().print(table)
 
 
 def _report(config: Config, summary: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,9 +71,12 @@ def try_task(
     run_file: Annotated[Path | None, typer.Option("--run", help="The run file whose prompts are shown.")] = None,
     num: Annotated[int, typer.Option(help="Number of rows to show.")] = 3,
     images: Annotated[Path, typer.Option(help="Folder for the rows' images.")] = Path("runs/try"),
-    ask: Annotated[bool, typer.Option(help="Score answers that you type.")] = True,
+    ask: Annotated[bool, typer.Option(help="Score answers that you type or pipe in, one a line.")] = True,
 ) -> None:
-    """Shows a task's prompts with their images, the score of each row's own answer, and of answers that you type."""
+    """Shows a task's prompts with their images, the score of each row's own answer, and of answers that you type.
+
+    Answers may come from a pipe too, one a line. An empty line goes on to the next row.
+    """
     with sentences():
         from vlrl.author import prompt_to_show, score_all, shown, verdict_of
         from vlrl.data.shards import Dataset
@@ -91,8 +96,16 @@ def try_task(
                 row = dataset[number]
                 print(f"--- row {row.key}", *shown(task, row, prompt_to_show(loaded, row, **own), images), sep="\n")
                 print_score(f"its own answer {gold(row)!r}", gold(row))
-                while ask and sys.stdin.isatty() and (answer := input("your answer (empty for the next row): ")):
-                    print_score("yours", answer)
+                for answer in _answers() if ask else ():
+                    print_score(f"your answer {answer!r}", answer)
+
+
+def _answers() -> Iterator[str]:
+    """The lines of the standard input up to an empty one, or to its end; at a terminal each is asked for."""
+    asking = "your answer (empty for the next row): " if sys.stdin.isatty() else ""
+    with suppress(EOFError):
+        while answer := input(asking):
+            yield answer
 
 
 def _load_checked(name: str, folders: list[Path]) -> Any:

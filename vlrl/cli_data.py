@@ -38,7 +38,7 @@ def build(
 
     A record with a missing or broken picture, or with an answer that the verifier does not accept, is left out and counted.
     """
-    with sentences(), held(out, doing="written", remedy="give another --out"):
+    with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
         from dataclasses import replace
 
         from vlrl.build import build as build_sets
@@ -63,20 +63,22 @@ def build(
         print(f"  {reason}")
 
 
-@data.command(epilog="Example: vlrl data check data/dots --task dots")
+@data.command(epilog="Example: vlrl data check data/dots")
 def check(
     folder: Annotated[Path, typer.Argument(help="A data set, or a build's folder with train and eval.")],
-    task: Annotated[str, typer.Option(help="The task that verifies the rows.")],
+    task: Annotated[str | None, typer.Option(help="The task that verifies the rows; else the one they were built for.")] = None,
     folders: Folders = TASKS,
+    num: Annotated[int, typer.Option(min=0, help="Faults of each kind to print one by one.")] = 3,
 ) -> None:
     """Reads whole data sets: their bytes, each picture, and each row's own answer, which the task's verifier must accept.
 
     Also finds rows that are in both train and eval. Exits with 1 if anything is wrong.
     """
     with sentences():
-        from vlrl.check import check_sets, opened
+        from vlrl.check import check_sets, opened, task_of
 
-        found = check_sets(opened(folder), task, folders)
+        sets = opened(folder)
+        found = check_sets(sets, task or task_of(sets), folders, num)
     for each in found:
         for fault in each.faults:
             print(fault)
@@ -113,7 +115,7 @@ def filter_rows(
     at_most: Annotated[float, typer.Option(help="Mean reward above which a row is dropped.")] = 0.9,
 ) -> None:
     """Samples each training row with the run's model. Keeps the rows that it solves sometimes, and not nearly always."""
-    with sentences(), held(out, doing="written", remedy="give another --out"):
+    with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
         run = open_to_sample(run_file, overrides)
         from vlrl.passrate import filter_rows as filtered
         from vlrl.passrate import verdict

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,34 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that repla
 Folders = Annotated[list[Path], typer.Option("--tasks", help="Folders of task files; may be given again.")]
 TASKS = [Path("tasks")]
 SETTINGS = {"ignore_unknown_options": True}  # of a command that takes overrides: `--steps 4` is then told how to be written
+
+_GOES_ON = "; the same command goes on with what was kept"
+_UNREAD = 141  # 128 + SIGPIPE, as of other tools in a pipe
+
+
+class App(typer.Typer):
+    """The commands. In a pipe whose reader has gone (`vlrl data show data/dots/train | head`) they end without a word."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        output = sys.stdout
+        try:
+            try:
+                return super().__call__(*arguments, **settings)
+            finally:
+                output.flush()
+        except (BrokenPipeError, SystemExit) as end:
+            broken = end if isinstance(end, BrokenPipeError) else end.__context__  # typer makes an exit of it
+            if not isinstance(broken, BrokenPipeError):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what is still to be written at the end
+            sys.exit(_UNREAD)
+
+
+def _reader_has_gone() -> bool:
+    """Whether the standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def load(run_file: Path, overrides: list[str] | None) -> Config:
@@ -47,8 +76,11 @@ class _WithLevel(logging.Formatter):
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """Faults and signals as one sentence each, warnings with that word first; see the head of vlrl.cli for exit codes."""
+def sentences(*, resumes: bool = False) -> Iterator[None]:
+    """Faults and signals as one sentence each, warnings with that word first; see the head of vlrl.cli for exit codes.
+
+    resumes: the command keeps what it did, and says so after a signal.
+    """
     if logging.lastResort:
         logging.lastResort.setFormatter(_WithLevel())
     try:
@@ -56,10 +88,10 @@ def sentences() -> Iterator[None]:
             yield
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":
-            print(f"vlrl: {stop}", file=sys.stderr)
+            print(f"vlrl: {stop}{_GOES_ON if resumes and not stop.said else ''}", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-        if "VLRL_TRACEBACK" in os.environ:
+        if "VLRL_TRACEBACK" in os.environ or (isinstance(error, BrokenPipeError) and _reader_has_gone()):
             raise
         print(f"vlrl: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -318,9 +318,9 @@ def parse_config(raw: dict[str, Any], where: str) -> Config:
         raise ValueError("\n".join(_sentence(fault, where, tasks) for fault in error.errors())) from None
 
 
-def dump_config(config: Config) -> str:
-    """The complete resolved run file as YAML; `parse_config` of it gives an equal Config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def dump_config(config: Config, *, defaults: bool = True) -> str:
+    """The resolved run file as YAML; `parse_config` of it gives an equal Config. defaults: with those at their default."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=not defaults), sort_keys=False)
 
 
 def _faults(config: Config) -> Iterator[str]:

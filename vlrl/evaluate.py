@@ -3,15 +3,14 @@
 avg@k is the mean reward of k samples; pass@k, the chance that one of k is right, is taken of rewards of a half and more.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from vlrl.data.shards import Dataset
 from vlrl.interrupt import StopSignal
-from vlrl.intervals import Estimate, estimate, pass_at
-from vlrl.measure import RowRewards, sample_rows
+from vlrl.intervals import Assessment, assessed
+from vlrl.measure import sample_rows
+from vlrl.measured import heldout_rows
 from vlrl.metrics import progress
 from vlrl.rollout.engine import Engine
 from vlrl.run import Run
@@ -19,39 +18,6 @@ from vlrl.scoring import Scorer
 from vlrl.types import Draw
 
 _ROUND = 0x45  # keeps an evaluation's sampling seeds apart from the training steps'
-_RIGHT = 0.5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Assessment:
-    """Of a task: samples a row, avg@samples, pass@k for k = 1, 2, 4, ... and samples, and rollouts without a verdict."""
-
-    samples: int
-    average: Estimate
-    passes: dict[int, Estimate]
-    failed: int
-
-
-def assessed(rows: Sequence[RowRewards], samples: int) -> Assessment:
-    """avg@k and pass@k over the rows that have a verdict; of pass@k, over those with k of them."""
-    scored = [row for row in rows if row.rewards]
-    ks = sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
-    return Assessment(
-        samples=samples,
-        average=estimate([row.mean for row in scored]),
-        passes={
-            k: estimate(
-                [pass_at(k, len(row.rewards), sum(r >= _RIGHT for r in row.rewards)) for row in rows if len(row.rewards) >= k]
-            )
-            for k in ks
-        },
-        failed=sum(row.failed for row in rows),
-    )
-
-
-def heldout_rows(run: Run) -> dict[str, Dataset]:
-    """The held-out rows of each task that names any."""
-    return {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
 
 
 def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSignal | None = None) -> dict[str, Assessment]:

@@ -43,3 +43,12 @@ def folder_fingerprint(folder: Path) -> str:
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
         contents = list(pool.map(file_fingerprint, paths))
     return text_fingerprint(*(f"{path.name} {content}".encode() for path, content in zip(paths, contents, strict=True)))
+
+
+def weights_fingerprint(model: str) -> str:
+    """Of a folder its contents', of a model on the hub the commit that was loaded."""
+    if Path(model).is_dir():
+        return folder_fingerprint(Path(model))
+    from huggingface_hub import try_to_load_from_cache
+
+    return f"commit {Path(str(try_to_load_from_cache(model, 'config.json'))).parent.name}"

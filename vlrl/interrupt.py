@@ -11,11 +11,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised where SIGINT or SIGTERM arrives. said: what was kept and what goes on, once somebody knows it."""
+    """Raised where SIGINT or SIGTERM arrives. said: what was kept and what goes on; empty where nothing is kept."""
 
-    def __init__(self, number: int, said: str = "the same command goes on with what was kept") -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {said}")
-        self.number = number
+    def __init__(self, number: int, said: str = "") -> None:
+        super().__init__("; ".join(filter(None, [f"stopped by {signal.Signals(number).name}", said])))
+        self.number, self.said = number, said
 
     @property
     def exit_code(self) -> int:

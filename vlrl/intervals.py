@@ -7,8 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
-from scipy import stats
+from vlrl.types import RowRewards
+
+_RIGHT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +42,18 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean=fmean(values), interval=half, rows=len(values))
 
 
+def _stats() -> Any:
+    """scipy's statistics, imported at their first use: a command that only reads folders answers a second earlier."""
+    from scipy import stats
+
+    return stats
+
+
 def _student(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the mean, nan for fewer than two values."""
     if len(values) < 2:
         return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
+    return float(_stats().t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
 
 
 def _wilson(values: Sequence[float]) -> float:
@@ -56,7 +66,7 @@ def _wilson(values: Sequence[float]) -> float:
     """
     mean, error = fmean(values), stdev(values) / math.sqrt(len(values))
     n = mean * (1 - mean) / error**2 if error else len(values)
-    z = stats.norm.ppf(0.975)
+    z = _stats().norm.ppf(0.975)
     centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return float(abs(centre - mean) + half)
@@ -90,7 +100,7 @@ class Difference:
         if not self.mean:
             return 0.0
         return (
-            self.mean / (self.interval / stats.t.ppf(0.975, self.rows - 1))
+            self.mean / (self.interval / _stats().t.ppf(0.975, self.rows - 1))
             if self.interval
             else math.copysign(math.inf, self.mean)
         )
@@ -100,5 +110,32 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Row by row, in the same order. ValueError for unequal numbers of rows."""
     pairs = [b - a for a, b in zip(first, second, strict=True)]
     spread = len(pairs) > 1 and stdev(pairs) > 0
-    p = float(stats.ttest_1samp(pairs, 0.0).pvalue) if spread else 1.0 if not any(pairs) else 0.0
+    p = float(_stats().ttest_1samp(pairs, 0.0).pvalue) if spread else 1.0 if not any(pairs) else 0.0
     return Difference(mean=fmean(pairs) if pairs else math.nan, interval=_student(pairs), rows=len(pairs), p=p)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assessment:
+    """Of a task: samples a row, avg@samples, pass@k for k = 1, 2, 4, ... and samples, and rollouts without a verdict."""
+
+    samples: int
+    average: Estimate
+    passes: dict[int, Estimate]
+    failed: int
+
+
+def assessed(rows: Sequence[RowRewards], samples: int) -> Assessment:
+    """avg@k and pass@k over the rows that have a verdict; of pass@k, over those with k of them."""
+    scored = [row for row in rows if row.rewards]
+    ks = sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
+    return Assessment(
+        samples=samples,
+        average=estimate([row.mean for row in scored]),
+        passes={
+            k: estimate(
+                [pass_at(k, len(row.rewards), sum(r >= _RIGHT for r in row.rewards)) for row in rows if len(row.rewards) >= k]
+            )
+            for k in ks
+        },
+        failed=sum(row.failed for row in rows),
+    )

@@ -3,38 +3,23 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from vlrl.config import Evaluation
-from vlrl.data.shards import Dataset
 from vlrl.interrupt import Stopped, StopSignal
+from vlrl.measured import Measurement, fault, origin, row_rewards
 from vlrl.metrics import append_lines, progress, whole_lines, write_whole
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups
 from vlrl.rollout.unscored import Unscored
 from vlrl.run import Run
 from vlrl.scoring import Scorer
-from vlrl.types import Draw, Group, Prompt, Status
+from vlrl.types import Draw, Group, Prompt, RowRewards, Status
 
 _ROUND = 0x46  # keeps these sampling seeds apart from the training steps'
 _ROLLOUTS_AT_A_TIME = 1024
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowRewards:
-    """Of a row by its key: the rewards of its samples that got a verdict, and how many got none."""
-
-    row: str
-    rewards: tuple[float, ...]
-    failed: int
-
-    @property
-    def mean(self) -> float:
-        """0 without any verdict."""
-        return fmean(self.rewards) if self.rewards else 0.0
 
 
 def sample_rows(
@@ -80,29 +65,12 @@ def sample_rows(
     return {slot: row for part in run.ranks.gather(dict(map(_rewards, groups))) for slot, row in part.items()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """What is to be sampled, and the file of what is known of it, row by row, with which one that was stopped goes on.
-
-    Of a data set the first way.rows rows, in its order.
-    """
-
-    task: str
-    dataset: Dataset
-    way: Evaluation
-    path: Path
-
-    @property
-    def num_rows(self) -> int:
-        return min(len(self.dataset), self.way.rows)
-
-
 def check_measurements(run: Run, measurements: Sequence[Measurement]) -> None:
     """ValueError, on all ranks, for a file with numbers that others would replace. All ranks call it, before an engine starts.
 
     A file belongs to one model, one verifier and one way to sample: what was measured otherwise, or of more rows, stays.
     """
-    faults = [_fault(run, each) for each in measurements] if run.ranks.is_first else []
+    faults = [fault(run, run.weights, each) for each in measurements] if run.ranks.is_first else []
     if found := [fault for fault in run.ranks.gather(faults)[0] if fault]:
         raise ValueError("\n".join(found))
 
@@ -113,10 +81,10 @@ def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) 
     RuntimeError where more rollouts have no verdict than the run file allows.
     """
     task, way, path, count = measurement.task, measurement.way, measurement.path, measurement.num_rows
-    origin = _origin(run, measurement)
+    start_of_file = origin(run, run.weights, measurement)
     run = run.with_rows({task: measurement.dataset})
-    known = run.ranks.gather(_begin(path, origin) if run.ranks.is_first else None)[0]
-    rows = [RowRewards(**line | {"rewards": tuple(line["rewards"])}) for line in known]
+    known = run.ranks.gather(_begin(path, start_of_file) if run.ranks.is_first else None)[0]
+    rows = list(map(row_rewards, known))
     at_a_time = max(1, _ROLLOUTS_AT_A_TIME // way.samples)
     done = len(rows) * way.samples
     with progress(f"Sampling {task}", count * way.samples, done=done, shown=run.ranks.is_first) as tick:
@@ -132,43 +100,11 @@ def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) 
     return rows
 
 
-def _origin(run: Run, measurement: Measurement) -> dict[str, Any]:
-    """What the rewards depend on."""
-    config, task, way = run.config, measurement.task, measurement.way
-    mix, timeout_s = config.mixture[task], config.mixture[task].scoring.timeout_s or config.scoring.timeout_s
-    return {
-        "data": measurement.dataset.fingerprint,
-        "weights": run.weights,
-        "task_file": run.tasks[task].fingerprint,
-        **config.model_dump(mode="json", include={"model", "seed", "images"}),
-        **mix.model_dump(mode="json", include={"task", "system", "instruction"}),
-        **way.model_dump(include={"samples", "temperature", "top_p", "top_k"}),
-        "max_new_tokens": way.max_new_tokens or config.max_new_tokens(task),
-        "dtype": config.policy.dtype,
-        "engine": config.engine.model_dump(mode="json", include={"max_model_len", "vllm"}),
-        "scoring": config.scoring.model_dump(mode="json", include={"memory_mb", "isolation"}) | {"timeout_s": timeout_s},
-    }
-
-
-def _fault(run: Run, measurement: Measurement) -> str:
-    """Why the file must not be gone on with; empty where it may, or is not there."""
-    path, origin = measurement.path, _origin(run, measurement)
-    head, *rows = list(whole_lines(path)) or [origin]
-    remedy = "give another --out, or remove that file to measure again"
-    if head != origin:
-        names = [name for name in {**head, **origin} if head.get(name) != origin.get(name)]
-        changes = ", ".join(f"{name} was {head.get(name)}, is {origin.get(name)} now" for name in names)
-        return f"{path} was measured otherwise: {changes}; {remedy}"
-    if len(rows) > measurement.num_rows:
-        return f"{path} holds {len(rows)} rows, and {measurement.num_rows} are asked for now; {remedy}"
-    return ""
-
-
-def _begin(path: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:
+def _begin(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines after the first, which says what they depend on. Leaves the file without a torn last line."""
-    _, *lines = list(whole_lines(path)) or [origin]
+    _, *lines = list(whole_lines(path)) or [head]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(line) + "\n" for line in [origin, *lines]))
+    write_whole(path, (json.dumps(line) + "\n" for line in [head, *lines]))
     return lines
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from vlrl.config import Evaluation
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
-from vlrl.measure import Measurement, RowRewards, check_measurements, measure
+from vlrl.measure import check_measurements, measure
+from vlrl.measured import Measurement
 from vlrl.metrics import announce
 from vlrl.rollout.scorer import start_scorer
 from vlrl.rollout.start import start_engine
 from vlrl.run import Run
-from vlrl.types import Row
+from vlrl.types import Row, RowRewards
 
 RATES = "pass_rates.jsonl"
 
@@ -70,6 +71,7 @@ def _write_kept(dataset: Dataset, rates: list[RowRewards], folder: Path, at_most
         recipe=manifest.recipe,
         recipe_version=manifest.recipe_version,
         build=manifest.build,
+        task=manifest.task,
     )
 
 

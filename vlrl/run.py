@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vlrl import config as cfg
 from vlrl.config import Config
 from vlrl.data.shards import Dataset
-from vlrl.fingerprint import folder_fingerprint
+from vlrl.fingerprint import weights_fingerprint
 from vlrl.inputs import Inputs, open_each
 from vlrl.model.cost import Cost
 from vlrl.model.encode import EncodedPrompt, Encoder
@@ -77,18 +76,9 @@ def open_run(config: Config, ranks: Ranks) -> Run:
         ranks=ranks,
         tasks=tasks,
         rows=rows,
-        weights=_weights_fingerprint(config.model),
+        weights=weights_fingerprint(config.model),
         encoder=encoder,
         filler=encoder.filler(),
         banned=encoder.banned_tokens(model["text_config"]["vocab_size"]),
         cost=Cost.of(model),
     )
-
-
-def _weights_fingerprint(model: str) -> str:
-    """Of a folder its contents', of a model on the hub the commit that was loaded."""
-    if Path(model).is_dir():
-        return folder_fingerprint(Path(model))
-    from huggingface_hub import try_to_load_from_cache
-
-    return f"commit {Path(str(try_to_load_from_cache(model, 'config.json'))).parent.name}"

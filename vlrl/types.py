@@ -9,6 +9,7 @@ Nothing here needs torch: verifiers and their worker processes import this file.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from statistics import fmean
 from typing import Any
 
 Message = dict[str, Any]
@@ -110,3 +111,17 @@ class Group:
     rollouts: tuple[Rollout, ...]
     scores: tuple[Score, ...]
     advantages: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowRewards:
+    """Of a row by its key: the rewards of its samples that got a verdict, and how many got none."""
+
+    row: str
+    rewards: tuple[float, ...]
+    failed: int
+
+    @property
+    def mean(self) -> float:
+        """0 without any verdict."""
+        return fmean(self.rewards) if self.rewards else 0.0

@@ -11,7 +11,7 @@ The images of a NewRow may be paths relative to the source's file: `images=(raw[
 here. A record whose picture is missing or broken is left out, like one that to_row drops.
 
 The task is the one of the recipe's name, or TASK. GOLD = False: the source has tests and no answers, so no answer is checked.
-A question that repeats with the same images is left out, before the split.
+A question that repeats with the same images is left out, before the split: the first that its verifier accepts is kept.
 """
 
 import difflib
@@ -94,23 +94,41 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def rows_of(recipe: Recipe, source: str | None, seed: int, left_out: list[LeftOut]) -> Iterator[tuple[int, NewRow]]:
-    """The distinct rows, their images encoded, with their record's number, in the records' order; adds the others to `left_out`.
+    """The rows, their images encoded, with their record's number, in the records' order; adds what is no row to `left_out`.
 
     ValueError if the recipe fails: it names the record, the recipe's line, and the fault.
     """
     folder = Path(source or recipe.source).parent
-    answers: dict[str, tuple] = {}
     for number, raw in _records_of(recipe, source, seed):
         question = ""
         try:
             row = _row_of(recipe, number, raw)
             question = row.question
             row = replace(row, images=tuple(_encoded(image, folder) for image in row.images))
-            _check_is_new(row, answers)
         except Drop as drop:
             left_out.append(LeftOut(record=number, reason=str(drop), question=question, detail=drop.detail))
         else:
             yield number, row
+
+
+def without_repeated(rows: Iterable[tuple[int, NewRow]], left_out: list[LeftOut]) -> list[tuple[int, NewRow]]:
+    """The first row of each question about the same images; adds the others to `left_out`, with the record that they repeat."""
+    first: dict[str, tuple[int, NewRow]] = {}
+    for number, row in rows:
+        before, earlier = first.setdefault(row_identity(row.question, row.images), (number, row))
+        if before != number:
+            reason, detail = _repeats(row, earlier, before)
+            left_out.append(LeftOut(record=number, reason=reason, question=row.question, detail=detail))
+    return list(first.values())
+
+
+def _repeats(row: NewRow, earlier: NewRow, record: int) -> tuple[str, str]:
+    """The reason that leaves out a row whose question an earlier record asked, and the detail that names that record."""
+    if row.answer != earlier.answer:
+        return "asked before, with another answer", f"{row.answer!r:.60}, in record {record} {earlier.answer!r:.60}"
+    if dict(row.meta) != dict(earlier.meta):
+        return "asked before, with another answer", f"with another meta than record {record}"
+    return "asked before", f"the same as record {record}"
 
 
 def _records_of(recipe: Recipe, source: str | None, seed: int) -> Iterator[tuple[int, Any]]:
@@ -157,18 +175,6 @@ def _check_fields(row: NewRow) -> None:
         if not isinstance(picture, bytes | str | Path | Mapping | Image.Image | None):
             raise TypeError(f"images must hold paths or encoded bytes, one is {picture!r:.80} ({type(picture).__name__})")
     json.dumps(dict(row.meta))
-
-
-def _check_is_new(row: NewRow, answers: dict[str, tuple]) -> None:
-    """Drop for a question that was asked before, with the same images; notes the answers of the others."""
-    identity = row_identity(row.question, row.images)
-    answer = (row.answer, dict(row.meta))
-    if identity not in answers:
-        answers[identity] = answer
-    elif answers[identity] == answer:
-        raise Drop("asked before")
-    else:
-        raise Drop("asked before, with another answer", f"{row.answer!r:.60}, before {answers[identity][0]!r:.60}")
 
 
 def _line_in(path: Path, error: Exception) -> str:

@@ -48,7 +48,8 @@ class Manifest:
     """What a data set is and where it came from.
 
     files: {name: {"bytes": ..., "sha256": ...}} of the index and every shard. build: equal for the sets of one build, which have
-    no row in common, and for what is filtered from them; empty for a set that was written alone.
+    no row in common, and for what is filtered from them; empty for a set that was written alone. task: the task whose verifier
+    accepted the rows' own answers; empty for a set that was written without it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Manifest:
     num_images: int
     files: Mapping[str, Mapping[str, Any]]
     build: str = ""
+    task: str = ""
 
 
 def write_dataset(
@@ -71,13 +73,21 @@ def write_dataset(
     recipe: str,
     recipe_version: int,
     build: str = "",
+    task: str = "",
     rows_per_shard: int = 1000,
 ) -> "Dataset":
     """Writes the rows as a data set, in place of the one that the folder holds, and opens it.
 
     If that fails, the old set stays as it was. ValueError: a row that no task can use.
     """
-    about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version, "build": build}
+    about = {
+        "source": source,
+        "licence": licence,
+        "recipe": recipe,
+        "recipe_version": recipe_version,
+        "build": build,
+        "task": task,
+    }
     with _staged([folder]):
         _stage(folder, rows, about, rows_per_shard)
         _replace([folder])
@@ -85,10 +95,10 @@ def write_dataset(
 
 
 def write_datasets(
-    rows: Mapping[Path, Iterable[NewRow]], *, source: str, licence: str, recipe: str, recipe_version: int
+    rows: Mapping[Path, Iterable[NewRow]], *, source: str, licence: str, recipe: str, recipe_version: int, task: str = ""
 ) -> dict[Path, "Dataset"]:
     """As `write_dataset`, for the sets of one build by their folders: either all are replaced or none."""
-    about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version}
+    about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version, "task": task}
     with _staged(rows):
         manifests = {folder: _stage(folder, of_folder, about, 1000) for folder, of_folder in rows.items()}
         files = [manifest.files for manifest in manifests.values()]

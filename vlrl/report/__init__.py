@@ -1,3 +1,1 @@
-from vlrl.report.page import serve_report, write_report
-
-__all__ = ["serve_report", "write_report"]
+"""Reports of runs and studies, each one HTML page. `read` reads a run's folder, `page` and `arms` draw."""

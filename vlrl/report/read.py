@@ -13,9 +13,11 @@ from typing import Any
 from vlrl.config import Config, load_config
 from vlrl.intervals import Estimate, estimate
 from vlrl.metrics import whole_lines
+from vlrl.nearest import nearest_folder
 from vlrl.rollback import LEFT_BEHIND, Rollback, read_record
 
 MOST_ROLLOUTS = 10_000  # in the browser; of a longer run, those of steps spread over it
+_SETTINGS = "config.yaml"
 
 Line = dict[str, Any]
 
@@ -63,11 +65,20 @@ def read_steps(folder: Path) -> Steps:
     return Steps(**_lines(folder))
 
 
+def check_is_run(folder: Path) -> None:
+    """ValueError where the folder is no run's."""
+    if not (folder / _SETTINGS).exists():
+        near = nearest_folder(folder, with_file=_SETTINGS)
+        fault = (
+            "is no run's folder: it has no config.yaml" if folder.is_dir() else "is no run's folder: there is none of that name"
+        )
+        raise ValueError(f"{folder} {fault}; {near}A run's is RUNS/NAME of its run file")
+
+
 def read_run(folder: Path) -> RunData:
     """ValueError where the folder is no run's."""
-    if not (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} is no run's folder: it has no config.yaml; a run's is RUNS/NAME of its run file")
-    config = load_config(folder / "config.yaml")
+    check_is_run(folder)
+    config = load_config(folder / _SETTINGS)
     steps = read_steps(folder)
     rewards: dict[str, dict[int, Estimate]] = defaultdict(dict)
     num_rollouts = 0

@@ -1,0 +1,34 @@
+"""What a run says at its end beside its table."""
+
+from pathlib import Path
+
+from vlrl import cli
+from vlrl.config import load_config
+
+RUN = Path(__file__).parents[1] / "configs" / "cpu.yaml"
+
+
+def reported(capsys, *overrides: str, **afters: float) -> str:
+    """What is printed of a run whose tasks began at 0.2 and came to these accuracies, with intervals of 0.06 and 0.08."""
+    facts = {"before": 0.2, "before_interval": 0.06, "after_interval": 0.08, "failed_before": 0, "failed_after": 0}
+    tasks = {task: facts | {"after": after} for task, after in afters.items()}
+    cli._report(load_config(RUN, overrides), {"tasks": tasks, "mean": {"before": 0.2, "after": 0.3}})
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_task_that_did_not_rise_is_named_with_what_to_do(capsys):
+    said = reported(capsys, digits=0.7, counting=0.29)
+    assert "counting did not rise by more than its interval. Look at its first accuracy, 0.200: if that is chance" in said
+    assert "(mixture.counting.coldstart_weight, 3 now)" in said
+    assert "digits did not" not in said
+
+
+def test_without_a_cold_start_the_advice_is_to_have_one(capsys):
+    said = reported(capsys, "coldstart.steps=0", counting=0.1)
+    assert "(mixture.counting.coldstart_weight, with coldstart.steps above 0)" in said
+
+
+def test_a_run_that_evaluates_nothing_says_so(capsys):
+    cli._report(load_config(RUN), {"tasks": {}, "mean": None})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Nothing was evaluated: no task of the mixture names eval_rows." in said and "The run is in runs/cpu" in said
