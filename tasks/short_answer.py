@@ -18,7 +18,7 @@ def verify(response: str, row: Row) -> Score:
 
 EXAMPLES = [
     ("\\boxed{Arnold.}", Row(answer="arnold"), 1.0),
-    ("\\boxed{\\text{No}}", Row(answer="No"), 0.0),  # words as they are, not LaTeX
+    ("\\boxed{\\text{No}}", Row(answer="No"), 1.0),
     ("\\boxed{yes and no}", Row(answer="No"), 0.0),
     ("No", Row(answer="No"), 0.0),
 ]
