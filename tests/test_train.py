@@ -213,11 +213,7 @@ def test_a_run_killed_between_two_saves_equals_the_uninterrupted_one(moe):
 @pytest.mark.slow
 def test_a_cold_start_that_is_stopped_says_that_it_begins_again(small):
     loop = small.with_(name="cold", coldstart__steps=500)
-    process = loop.start()
-    assert process.stdout
-    printed = next(line for line in process.stdout if line.startswith("Cold start"))
-    process.send_signal(signal.SIGTERM)
-    printed += finished(process, exit_code=143)
+    printed = loop.interrupted(signal.SIGTERM, "optimizer step", 3)
     assert "vlrl: stopped by SIGTERM; the same command begins the cold start again" in printed
 
 
