@@ -54,7 +54,9 @@ def test_sampling_by_groups_and_growth_by_size_are_told(tiny_dense):
 def test_where_a_step_s_time_goes_is_told(tiny_dense, tmp_path):
     sizes = ("--train", "24", "--eval", "4")
     finished(python("-m", "vlrl.cli", "data", "build", "data_recipes/chain_sum.py", "--out", tmp_path, *sizes))
-    mixture = {"chain_sum": {"weight": 1, "rows": str(tmp_path / "train"), "eval_rows": str(tmp_path / "eval")}}
+    mixture = {
+        "chain_sum": {"weight": 1, "rows": str(tmp_path / "train"), "eval_rows": str(tmp_path / "eval"), "max_new_tokens": 24}
+    }
     few = {"mixture": json.dumps(mixture), "model": tiny_dense, "coldstart.steps": 0, "prompts_per_step": 4}
     printed = ran("step", "--steps", "3", "--skip", "1", *(f"{name}={value}" for name, value in few.items()))
     assert "| generate |" in printed and "other than generate" in printed
