@@ -47,7 +47,10 @@ class WarmProcess:
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(self._printed, timeout)
-        return Path(self._printed).read_text(errors="replace"), None
+        printed = Path(self._printed)
+        text = printed.read_text(errors="replace")
+        printed.unlink()
+        return text, None
 
 
 def _run(module: str, arguments: list[str], env: dict[str, str], cwd: str, printed: str) -> None:

@@ -1,4 +1,4 @@
-"""What a GPU holds of what vlrl expects of it, in about ten minutes, without a network, on one GPU of 80 GB.
+"""What vlrl expects of a GPU, checked and timed in some minutes on one GPU of 80 GB, without a network.
 
     python -m bench.gpu [--only CHECK ...] [--small] [--json FILE]
 
