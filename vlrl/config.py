@@ -211,16 +211,12 @@ class Evaluation(Section):
 
 
 class ColdStart(Section):
-    """Supervised steps on the rows' own responses before the run; 0 steps is none.
-
-    final_lr: the share of `lr` that is left at the last step, where the rate has fallen linearly since the warm-up.
-    """
+    """Supervised steps on the rows' own responses before the run; 0 steps is none."""
 
     steps: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
     lr: Positive = 1.0e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 10
-    final_lr: Share = 1.0
 
 
 class Checkpoints(Section):

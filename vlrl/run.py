@@ -48,8 +48,9 @@ class Run(Inputs):
 
     @property
     def coldstart_policy(self) -> cfg.Policy:
-        """The policy's settings with the cold start's rate."""
-        rate = self.config.coldstart.model_dump(include={"lr", "warmup_steps", "final_lr"})
+        """The policy's settings with the cold start's rate, which stays as it is after the warm-up."""
+        settings = self.config.coldstart
+        rate = {"lr": settings.lr, "warmup_steps": settings.warmup_steps, "final_lr": 1.0}
         return self.config.policy.model_copy(update=rate)
 
     def replica(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], set[int]]:
