@@ -1,6 +1,7 @@
 """Shared parts of the tests: tiny checkpoints, a few images on disk, how long to wait, and what may be skipped."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from vlrl.config import Images
+from vlrl.scoring import Scorer
 from vlrl.verifiers import sandbox
 
 # On a busy machine an example may take its time; only a hang is a fault, and the timeout in pyproject.toml ends it.
@@ -30,12 +32,17 @@ TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", 
 SMALL_IMAGES = Images(min_pixels=32 * 32, max_pixels=128 * 128)
 
 
-LONGEST = ("test_train", "test_engine", "test_update", "test_recipes", "test_assess", "test_passrate", "test_symbolic")
-"""Files that take longest, which begin first, so that no process is left with one of them at the end."""
+GROUPS = (("test_train", "test_assess", "test_passrate"), ("test_update", "test_dealt", "test_balance"), ("test_recipes",))
+"""Files that one process takes together, since their runs are forked from one server; see tests/warm.py. These begin first,
+so that no process is left with a long one at the end. Every other file is a group of its own."""
 
 
 def pytest_collection_modifyitems(items) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    number = {file: number for number, files in enumerate(GROUPS) for file in files}
+    for item in items:
+        place = number.get(item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(str(item.path if place is None else place)))
+    items.sort(key=lambda item: number.get(item.path.stem, len(GROUPS)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -43,6 +50,13 @@ def isolation() -> None:
     """Where this machine can't jail code, what is not about the jail runs with limits alone."""
     if sandbox.why_not():
         os.environ[sandbox.ISOLATION] = "limits"
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Scorer]:
+    """Two workers with the shipped tasks."""
+    with Scorer([Path(__file__).parents[1] / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
+        yield scorer
 
 
 def needs_a_jail(function):

@@ -36,7 +36,7 @@ reached = []
 def watch(event, args):
     writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
     runs = event == "exec" and args[0].co_filename.startswith("<")
-    runs = runs and not str(args[0].co_names[0]).startswith("monomial_")  # sympy's own arithmetic, which it writes so
+    runs = runs and not "".join(args[0].co_names[:1]).startswith("monomial_")  # sympy's own arithmetic, which it writes so
     if writes or runs or event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.kill", "os.remove")):
         reached.append((event, str(args)[:80]))
 
@@ -85,20 +85,25 @@ def rollout(text: str, slot: int) -> Rollout:
     return Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=text, finish_reason="stop", weight_version=0)
 
 
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> Iterator[Scorer]:
+    """Workers with every task under its hook."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for name in NAMES:
+        (folder / f"{name}.py").write_text(WATCHED.format(name=name, folder=str(SHIPPED)))
+    with Scorer([folder], 2, PATIENCE_S, memory_mb=2048) as scorer:
+        yield scorer
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in RUNS_CODE])
-def test_no_text_crashes_stalls_or_reaches_anything(name, tmp_path):
-    (tmp_path / f"{name}.py").write_text(WATCHED.format(name=name, folder=str(SHIPPED)))
+def test_no_text_crashes_stalls_or_reaches_anything(pool, name, tmp_path):
     row = next(row for _, row, reward in load_task(name, [SHIPPED]).examples if reward > 0)
     texts = list(hostile(tmp_path / "mark"))
-    with Scorer([tmp_path], 2, PATIENCE_S, memory_mb=2048) as scorer:
-        for slot, text in enumerate(texts):
-            scorer.submit(
-                rollout(text, slot), name, Row(question=row.question, answer=row.answer, images=row.images, meta=row.meta)
-            )
-        scores = scorer.collect()
+    for slot, text in enumerate(texts):
+        pool.submit(rollout(text, slot), name, Row(question=row.question, answer=row.answer, images=row.images, meta=row.meta))
     bad = {
         texts[slot][:60]: (score.status, score.reward, score.detail)
-        for (slot, _), score in scores.items()
+        for (slot, _), score in pool.collect().items()
         if score.status is not Status.OK or score.reward > 0 or score.parts["reached"]
     }
     assert bad == {}

@@ -1,4 +1,4 @@
-"""avg@k, pass@k and their intervals: against counting by hand, and against ten thousand made-up evaluations."""
+"""avg@k, pass@k and their intervals: against counting by hand, and against three thousand made-up evaluations."""
 
 import doctest
 import math
@@ -33,7 +33,7 @@ def test_more_passes_than_samples_are_refused(k):
 @pytest.mark.parametrize(("rows", "samples", "alpha", "beta"), [(30, 16, 1.0, 1.0), (100, 4, 2.0, 2.0), (200, 1, 1.0, 2.0)])
 def test_intervals_hold_the_true_mean_in_95_of_100_evaluations(rows, samples, alpha, beta):
     numbers = np.random.default_rng(0)
-    rates = numbers.beta(alpha, beta, size=(10_000, rows))
+    rates = numbers.beta(alpha, beta, size=(3000, rows))
     means = numbers.binomial(samples, rates) / samples
     found = [estimate(row.tolist()) for row in means]
     held = np.mean([abs(each.mean - alpha / (alpha + beta)) <= each.interval for each in found])

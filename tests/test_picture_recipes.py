@@ -12,10 +12,8 @@ import pytest
 from PIL import Image, ImageColor
 
 from tests.bad_input_table import png
-from tests.conftest import PATIENCE_S
 from vlrl.build import build
 from vlrl.data.recipe import Drop, Recipe, load_recipe
-from vlrl.scoring import Scorer
 from vlrl.tasks import gold, load_task, verdict
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +76,7 @@ def picture(row) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(tmp_path_factory, pool):
     """A function that builds a recipe's records whole, as its evaluation set."""
 
     def build_from_file(name: str) -> tuple:
@@ -88,8 +86,7 @@ def built(tmp_path_factory):
         raws = [{"decoded_image": "0.png", **raw} if name == "mathvision" else raw for raw in SETS[name][0]]
         (folder / "raws.jsonl").write_text("".join(json.dumps(raw) + "\n" for raw in raws))
         whole = replace(recipe(name), sizes={"train": 0, "eval": None})
-        with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
-            datasets, left_out = build(whole, folder, scorer, source=str(folder / "raws.jsonl"))
+        datasets, left_out = build(whole, folder, pool, source=str(folder / "raws.jsonl"))
         return [datasets["eval"][n] for n in range(len(datasets["eval"]))], left_out
 
     return build_from_file

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import PATIENCE_S, SHARED
+from tests.conftest import SHARED
 from tests.samples import MADE, made_sample
 from vlrl.build import build
 from vlrl.data import recipe as recipes
 from vlrl.data.images import open_image
 from vlrl.data.recipe import Drop, LeftOut, load_recipe
 from vlrl.data.shards import Dataset, NewRow
-from vlrl.scoring import Scorer
 from vlrl.tasks import gold, load_task, verdict
 from vlrl.types import Status
 
@@ -71,7 +70,7 @@ def sample(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, sample):
+def built(tmp_path_factory, sample, pool):
     """Builds a recipe's two small data sets from the first records of a source, once each."""
     folders: dict[tuple[str, str], Path] = {}
 
@@ -80,8 +79,7 @@ def built(tmp_path_factory, sample):
             folder = folders[name, source] = tmp_path_factory.mktemp(name)
             whole = recipe(name)
             first = replace(whole, raws=lambda source, seed: islice(whole.raws(source, seed), FEW.get(name, 1500)))
-            with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
-                build(replace(first, sizes={"train": TRAIN, "eval": EVAL}), folder, scorer, source=sample(name, source))
+            build(replace(first, sizes={"train": TRAIN, "eval": EVAL}), folder, pool, source=sample(name, source))
         return folders[name, source]
 
     return build_small
@@ -205,14 +203,13 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize(("family", "task"), FAMILIES + [("circuit_logic", "math_number"), ("syllogism", "short_answer")])
-def test_a_family_of_puzzles_is_checked_by_its_task(family, task, tmp_path):
+def test_a_family_of_puzzles_is_checked_by_its_task(pool, family, task, tmp_path):
     whole = recipe("reasoning_gym")
     assert family in str(dropped_family(whole))
     few = replace(
         whole, task=task, sizes={"train": 10, "eval": 5}, raws=lambda source, seed: islice(whole.raws(source, seed), 20)
     )
-    with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
-        built, left_out = build(few, tmp_path, scorer, source=family)
+    built, left_out = build(few, tmp_path, pool, source=family)
     assert {name: len(dataset) for name, dataset in built.items()} == {"train": 10, "eval": 5}
     assert not any("not accepted" in left.reason for left in left_out)
 

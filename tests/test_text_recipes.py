@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE_S
 from vlrl.build import build
 from vlrl.data.recipe import load_recipe
-from vlrl.scoring import Scorer
 from vlrl.tasks import gold, load_task, verdict
 from vlrl.types import Status
 
@@ -149,7 +147,7 @@ def recipe(name: str):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(tmp_path_factory, pool):
     """A function that builds a recipe's records whole, as its evaluation set."""
     made: dict[str, tuple] = {}
 
@@ -158,8 +156,7 @@ def built(tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             (folder / "raws.jsonl").write_text("".join(json.dumps(raw) + "\n" for raw in SETS[name][0]))
             whole = replace(recipe(name), sizes={"train": 0, "eval": None})
-            with Scorer([ROOT / "tasks"], 2, PATIENCE_S, memory_mb=2048) as scorer:
-                datasets, left_out = build(whole, folder, scorer, source=str(folder / "raws.jsonl"))
+            datasets, left_out = build(whole, folder, pool, source=str(folder / "raws.jsonl"))
             made[name] = [datasets["eval"][n] for n in range(len(datasets["eval"]))], left_out
         return made[name]
 

@@ -10,11 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import vlrl.model.torchvision_ops  # noqa: F401 (before trl, which imports torchvision)
-
-# isort: split
-from trl import GRPOTrainer
-
 from vlrl.algorithm.gates import grpo, gspo, gspo_token, sapo
 from vlrl.algorithm.loss import policy_loss
 
@@ -29,6 +24,10 @@ LOSSES = {
 
 def trl_loss(logp, batch, *, loss_type, level, clip, kl, engine):
     """GRPOTrainer._compute_loss of one batch that is a whole optimizer step. logp: [B, T], padding included."""
+    # Imported here, since it takes ten seconds of every process that collects the tests; torchvision's operators first.
+    import vlrl.model.torchvision_ops  # noqa: F401, I001
+    from trl import GRPOTrainer
+
     stand_in = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logp, torch.zeros_like(logp), None),
         args=SimpleNamespace(sapo_temperature_pos=0.8, sapo_temperature_neg=1.3, use_bias_correction_kl=False, delta=None),
