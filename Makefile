@@ -72,7 +72,7 @@ data/zebra/eval/manifest.json: | $(READY)
 	$(BIN)/vlrl data build data_recipes/reasoning_gym.py --from zebra_puzzles --task short_answer --out data/zebra
 
 # The sets are named, so that a set of one's own in data/ changes neither the tokenizer nor the run.
-models/tiny/config.json: vlrl/model/tiny.py | data
+models/tiny/config.json: vlrl/models/tiny.py | data
 	$(BIN)/vlrl tiny models/tiny $(patsubst %,--texts data/%/train,$(sort $(TASKS)))
 
 clean:

@@ -18,12 +18,12 @@ import torch
 from bench.made_up import Case, made_up
 from bench.measure import seconds
 from vlrl import config as cfg
-from vlrl.model.cost import Cost
-from vlrl.model.encode import EncodedPrompt
-from vlrl.model.load import check_model, load_encoder, load_model
-from vlrl.model.pack import pack_groups, split_to_budget
-from vlrl.model.packed import PackedModel
-from vlrl.ranks import join_ranks
+from vlrl.distributed.ranks import join_ranks
+from vlrl.models.checkpoint_io import check_model, load_encoder, load_model
+from vlrl.models.flops import Cost
+from vlrl.models.packed_model import PackedModel
+from vlrl.models.packing import pack_groups, split_to_budget
+from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.balance import balanced
 from vlrl.types import Group
 

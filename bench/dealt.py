@@ -18,10 +18,10 @@ from bench.made_up import Case, made_up
 from bench.measure import interleaved, ratios
 from bench.update import GATES, LR
 from vlrl import config as cfg
-from vlrl.model.load import load_encoder
-from vlrl.policy import Policy
-from vlrl.ranks import Ranks, join_ranks
-from vlrl.update import MiniBatch, make_minibatch, update
+from vlrl.distributed.ranks import Ranks, join_ranks
+from vlrl.models.checkpoint_io import load_encoder
+from vlrl.trainer.policy import Policy
+from vlrl.trainer.update import MiniBatch, make_minibatch, update
 
 
 def stepped(policy: Policy, minibatch: MiniBatch, ranks: Ranks) -> None:

@@ -15,9 +15,9 @@ import torch
 from bench.made_up import Case, made_up
 from bench.measure import interleaved, ratios
 from vlrl import config as cfg
-from vlrl.model.load import load_encoder, load_model
-from vlrl.model.pack import pack_groups
-from vlrl.model.packed import PackedModel
+from vlrl.models.checkpoint_io import load_encoder, load_model
+from vlrl.models.packed_model import PackedModel
+from vlrl.models.packing import pack_groups
 
 BACKENDS = ("eager", "grouped_mm", "batched_mm")
 

@@ -2,7 +2,7 @@
 
     python -m bench.loss_head [--tokens 1024] [--size 256] [--vocabulary 151936] [--repeats 5] [--json FILE]
 
-plain: logits of [tokens, vocabulary] and log_softmax. vlrl: vlrl.model.head. trl: TRL 1.16's, as its trainer calls it.
+plain: logits of [tokens, vocabulary] and log_softmax. vlrl: vlrl.models.logprob_head. trl: TRL 1.16's, as its trainer calls it.
 liger, where it is installed (pip install liger-kernel): its fused policy loss, which tells no entropy. gemm: the four matrix
 products that a head with recompute can't do without, forward, again in backward, and both gradients, on logits of [tokens,
 vocabulary] that nothing else is done with. Told are medians of interleaved repeats as ratios to gemm, with the middle
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import in_a_process, interleaved, peak_mb, ratios, write_json
-from vlrl.model.head import LogProbs
+from vlrl.models.logprob_head import LogProbs
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(hidden [N, H], weight [V, H], targets [N]) -> a loss."""

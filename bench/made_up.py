@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlrl.model.encode import EncodedPrompt, Encoder
+from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.types import Group, Prompt, Rollout, Row, Score
 
 FIRST_TOKEN, LAST_TOKEN = 20, 250  # of the tiny tokenizer, plain bytes

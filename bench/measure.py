@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from vlrl.memory import raised_bytes
+from vlrl.trainer.peak_memory import raised_bytes
 
 Work = Callable[[], object]
 

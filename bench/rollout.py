@@ -19,11 +19,11 @@ import torch
 from bench.made_up import Case, made_up
 from bench.measure import interleaved, ratios, write_json
 from vlrl import config as cfg
-from vlrl.model.load import check_model, load_encoder
-from vlrl.policy import Policy
-from vlrl.ranks import join_ranks
+from vlrl.distributed.ranks import join_ranks
+from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
-from vlrl.rollout.sync import push_weights
+from vlrl.rollout.weight_sync import push_weights
+from vlrl.trainer.policy import Policy
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from bench.made_up import Case, made_up
 from bench.measure import interleaved, ratios, write_json
 from bench.update import GATES, IMAGE, LR, Bench
 from vlrl import config as cfg
-from vlrl.model.load import load_encoder
-from vlrl.policy import Policy
-from vlrl.ranks import join_ranks
-from vlrl.update import make_minibatch, update
+from vlrl.distributed.ranks import join_ranks
+from vlrl.models.checkpoint_io import load_encoder
+from vlrl.trainer.policy import Policy
+from vlrl.trainer.update import make_minibatch, update
 
 MIDDLE = Case(groups=2, group_size=8, side=IMAGE, words=8, lengths=[128])
 AXES: dict[str, dict[str, Case]] = {

@@ -15,9 +15,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vlrl.author import score_all
-from vlrl.metrics import percentile
+from vlrl.authoring.task_tools import score_all
 from vlrl.scoring import Scorer
+from vlrl.telemetry.clock import percentile
 from vlrl.types import Row, Status
 
 TASKS = Path(__file__).parents[1] / "tasks"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vlrl.model.tiny import write_random
+from vlrl.models.tiny import write_random
 
 _TEXT = {
     "head_dim": 128,

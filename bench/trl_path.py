@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import vlrl.model.torchvision_ops  # noqa: F401
-from vlrl.model.encode import EncodedPrompt
+import vlrl.models.torchvision_ops  # noqa: F401
+from vlrl.models.processor import EncodedPrompt
 from vlrl.types import Group
 
 

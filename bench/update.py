@@ -11,7 +11,7 @@ counted for every sample, however often a path computed them. Memory is what a s
 optimizer states included in that, each path in a process of its own. First, losses and gradients are held to TRL's.
 
 Operations are those of the tokens and patches that a path computes, padding among them: three times the forward's of
-vlrl.model.cost, two operations a weight and token, 4 * layers * heads * width for each pair of tokens where one sees the other.
+vlrl.models.flops, two operations a weight and token, 4 * layers * heads * width for each pair of tokens where one sees the other.
 What checkpointing computes again does not count. MFU is operations by seconds by the device's best rate. --apart: each path in a
 process of its own, one after another, where a device does not hold all three; nothing is compared then.
 """
@@ -33,13 +33,13 @@ from bench.measure import Work, in_a_process, interleaved, peak_flops, peak_mb, 
 from bench.trl_path import TrlPath
 from vlrl import config as cfg
 from vlrl.algorithm.loss import policy_loss
-from vlrl.model.cost import Cost
-from vlrl.model.encode import EncodedPrompt, Encoder
-from vlrl.model.load import check_model, load_encoder
-from vlrl.policy import Policy
-from vlrl.ranks import join_ranks
+from vlrl.distributed.ranks import join_ranks
+from vlrl.models.checkpoint_io import check_model, load_encoder
+from vlrl.models.flops import Cost
+from vlrl.models.processor import EncodedPrompt, Encoder
+from vlrl.trainer.policy import Policy
+from vlrl.trainer.update import MiniBatch, TaskGates, make_minibatch, update
 from vlrl.types import Group
-from vlrl.update import MiniBatch, TaskGates, make_minibatch, update
 
 LR = 1e-6  # the weights hardly move: every repeat does the same work
 IMAGE = 512  # pixels a side: 256 image tokens

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vlrl.config import Images
 from vlrl.scoring import Scorer
-from vlrl.verifiers import sandbox
+from vlrl.sandbox import jail
 
 # On a busy machine an example may take its time; only a hang is a fault, and the timeout in pyproject.toml ends it.
 hypothesis.settings.register_profile("vlrl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -32,7 +32,11 @@ TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", 
 SMALL_IMAGES = Images(min_pixels=32 * 32, max_pixels=128 * 128)
 
 
-GROUPS = (("test_train", "test_assess", "test_passrate"), ("test_update", "test_dealt", "test_balance"), ("test_recipes",))
+GROUPS = (
+    ("test_train", "test_standalone", "test_pass_rate"),
+    ("test_update", "test_expert_parallel", "test_balance"),
+    ("test_recipes",),
+)
 """Files that one process takes together, since their runs are forked from one server; see tests/warm.py. These begin first,
 so that no process is left with a long one at the end. Every other file is a group of its own."""
 
@@ -48,8 +52,8 @@ def pytest_collection_modifyitems(items) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def isolation() -> None:
     """Where this machine can't jail code, what is not about the jail runs with limits alone."""
-    if sandbox.why_not():
-        os.environ[sandbox.ISOLATION] = "limits"
+    if jail.why_not():
+        os.environ[jail.ISOLATION] = "limits"
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +65,7 @@ def pool() -> Iterator[Scorer]:
 
 def needs_a_jail(function):
     """Skips a test of the jail where this machine can't build one, and says why."""
-    return pytest.mark.skipif(bool(sandbox.why_not()), reason=f"needs a jail: {sandbox.why_not()}")(function)
+    return pytest.mark.skipif(bool(jail.why_not()), reason=f"needs a jail: {jail.why_not()}")(function)
 
 
 @pytest.hookimpl(wrapper=True)

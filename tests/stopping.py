@@ -9,9 +9,9 @@ import sys
 from functools import wraps
 from itertools import count
 
-from vlrl.cli import app
-from vlrl.policy import Policy
-from vlrl.runlog import RunLog
+from vlrl.cli.main import app
+from vlrl.telemetry.run_log import RunLog
+from vlrl.trainer.policy import Policy
 
 MOMENTS = {"log opened": (RunLog, "__init__"), "step logged": (RunLog, "step"), "optimizer step": (Policy, "step")}
 

@@ -9,8 +9,8 @@ from bench.plot import main as plot
 from bench.sizes import SIZES
 from tests.loop import finished, python
 from vlrl.config import Images
-from vlrl.model.load import load_encoder
-from vlrl.model.tiny import config_of
+from vlrl.models.checkpoint_io import load_encoder
+from vlrl.models.tiny import config_of
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vlrl import cli
+from vlrl.cli import main as cli
 from vlrl.config import load_config
 
 RUN = Path(__file__).parents[1] / "configs" / "cpu.yaml"

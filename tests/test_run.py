@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import bad_input_table
+from tests.preflight import bad_input_table
 from vlrl.config import load_config
 from vlrl.data.shards import NewRow
-from vlrl.ranks import Ranks
+from vlrl.distributed.ranks import Ranks
 from vlrl.run import Run, open_run
 from vlrl.types import Draw
 

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 import vlrl.study
-from vlrl.cli import app
+from vlrl.cli.main import app
+from vlrl.common.signals import Interrupted
 from vlrl.config import load_config
-from vlrl.interrupt import Interrupted
 from vlrl.study import collapsed, load_study, markdown, read_arms, run_study, table
 
 FILE = """

@@ -12,12 +12,12 @@ import torch
 
 from tests.conftest import needs_a_jail
 from tests.loop import DEEPSPEED, EVEN_LENGTH, TORCHRUN, Loop, finished, python, same_weights
-from vlrl.checkpoint import newest_good
 from vlrl.config import load_config
 from vlrl.data.images import open_image
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import NewRow, write_dataset
-from vlrl.verifiers import sandbox
+from vlrl.distributed.checkpoint import newest_good
+from vlrl.sandbox import jail as sandbox
 
 STEPS = 6
 

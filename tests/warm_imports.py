@@ -3,7 +3,7 @@
 import os
 from importlib import import_module
 
-from vlrl.cli_shared import quieten
+from vlrl.cli.shared import quieten
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 quieten()
@@ -12,5 +12,12 @@ engine.set_environment(import_module("vlrl.config").Engine(), tells_routes=False
 
 for name in ("qwen3_vl.modeling_qwen3_vl", "qwen3_vl_moe.modeling_qwen3_vl_moe"):
     import_module(f"transformers.models.{name}")
-for name in ("deepspeed", "vllm.entrypoints.llm", "vllm.v1.engine.core", "vlrl.assess", "vlrl.passrate", "vlrl.train"):
+for name in (
+    "deepspeed",
+    "vllm.entrypoints.llm",
+    "vllm.v1.engine.core",
+    "vlrl.evaluation.standalone",
+    "vlrl.evaluation.pass_rate",
+    "vlrl.train",
+):
     import_module(name)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from vlrl.fit import Sample, fit_passes
-from vlrl.interrupt import Interrupted
-from vlrl.metrics import announce, progress, write_whole
-from vlrl.model.pack import PackedGroup, pack_groups, split_to_budget
-from vlrl.policy import Policy
+from vlrl.common.jsonl import write_atomically
+from vlrl.common.signals import Interrupted
+from vlrl.models.packing import PackedGroup, pack_groups, split_to_budget
 from vlrl.run import Run
+from vlrl.telemetry.progress import announce, progress
+from vlrl.trainer.policy import Policy
+from vlrl.trainer.token_budget import Sample, fit_passes
 from vlrl.types import Draw
 
 _DONE = "coldstart.json"
@@ -46,7 +47,7 @@ def _train(run: Run, folder: Path) -> None:
             tick(1, f"loss {loss:.3f}")
     policy.export(folder, config.model, run.encoder.processor)
     if run.ranks.is_first:
-        write_whole(folder / _DONE, [json.dumps(run.origin)])
+        write_atomically(folder / _DONE, [json.dumps(run.origin)])
     run.ranks.barrier()
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlrl.nearest import nearest
+from vlrl.common.suggest import nearest
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -171,7 +171,7 @@ class Images(Section):
 
 
 class Scoring(Section):
-    """isolation: of a model's code; "limits" alone, without the jail, must be asked for (see vlrl.verifiers.sandbox)."""
+    """isolation: of a model's code; "limits" alone, without the jail, must be asked for (see vlrl.sandbox.jail)."""
 
     workers: Count = 2
     timeout_s: Positive = 10.0

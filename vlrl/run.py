@@ -6,14 +6,14 @@ from functools import partial
 from typing import Any
 
 from vlrl import config as cfg
+from vlrl.common.fingerprint import weights_fingerprint
 from vlrl.config import Config
 from vlrl.data.shards import Dataset
-from vlrl.fingerprint import weights_fingerprint
+from vlrl.distributed.ranks import Ranks
 from vlrl.inputs import Inputs, open_each
-from vlrl.model.cost import Cost
-from vlrl.model.encode import EncodedPrompt, Encoder
-from vlrl.model.load import check_model, load_encoder
-from vlrl.ranks import Ranks
+from vlrl.models.checkpoint_io import check_model, load_encoder
+from vlrl.models.flops import Cost
+from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.tasks import load_task
 from vlrl.types import Prompt
 

@@ -12,10 +12,10 @@ from statistics import fmean
 import yaml
 from pydantic import ValidationError
 
+from vlrl.common.jsonl import write_atomically
 from vlrl.config import Section
-from vlrl.intervals import Difference, Estimate, difference, estimate
-from vlrl.metrics import write_whole
 from vlrl.report.read import Steps, read_steps
+from vlrl.stats import Difference, Estimate, difference, estimate
 
 _LAST = 10  # steps whose mean reward is a run's end
 _HEAD = ("arm", "runs", "reward of the last ten steps", "against the first arm", "p", "held-out accuracy", "collapsed")
@@ -126,7 +126,7 @@ def write_results(study: Study, folder: Path) -> str:
     if not arms:
         raise ValueError(f"no run of the study has left a step in {folder}; the logs there say why")
     rows = table(arms)
-    write_whole(folder / "study.md", [markdown(rows)])
+    write_atomically(folder / "study.md", [markdown(rows)])
     write_study(folder / "study.html", folder.name, rows, {arm: list(runs.values()) for arm, runs in arms.items()})
     return markdown(rows)
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vlrl.fingerprint import text_fingerprint
-from vlrl.nearest import nearest
+from vlrl.common.fingerprint import text_fingerprint
+from vlrl.common.suggest import nearest
 from vlrl.types import Message, Row, Score, Status
 
 Example = tuple[str, Row, float]

@@ -19,22 +19,24 @@ from pydantic import TypeAdapter
 
 from vlrl.algorithm.diagnostics import add_histograms, combine, means, ratio_quantiles
 from vlrl.coldstart import coldstart
+from vlrl.common.jsonl import write_atomically
+from vlrl.common.signals import Interrupted, Stopped, StopSignal
 from vlrl.config import Config, dump_config
-from vlrl.evaluate import Assessment, before_and_after, evaluate, evaluation_metrics
-from vlrl.interrupt import Interrupted, Stopped, StopSignal
-from vlrl.metrics import Clock, announce, progress, write_whole
-from vlrl.policy import Policy, Reference
-from vlrl.resume import Parts, act_on_collapse, resume, save
+from vlrl.evaluation.evaluate import Assessment, before_and_after, evaluate, evaluation_metrics
 from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.groups import summarise, without_routes
-from vlrl.rollout.scorer import start_scorer
 from vlrl.rollout.start import start_engine
-from vlrl.rollout.sync import push_weights
+from vlrl.rollout.weight_sync import push_weights
 from vlrl.run import Run
-from vlrl.runlog import RunLog
+from vlrl.scoring.start import start_scorer
+from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.progress import announce, progress
+from vlrl.telemetry.run_log import RunLog
+from vlrl.trainer.policy import Policy, Reference
+from vlrl.trainer.resume import Parts, act_on_collapse, resume, save
+from vlrl.trainer.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs, update
 from vlrl.types import Group
-from vlrl.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs, update
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +256,7 @@ def _evaluated_before(parts: Parts, first: int) -> dict[str, Assessment]:
     except Stopped:
         raise Interrupted(parts.stop.number, "the same command begins again with the evaluation before the first step") from None
     if parts.log:
-        write_whole(path, [json.dumps({"of": of, "tasks": {task: asdict(each) for task, each in before.items()}})])
+        write_atomically(path, [json.dumps({"of": of, "tasks": {task: asdict(each) for task, each in before.items()}})])
     return before
 
 

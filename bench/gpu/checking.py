@@ -11,7 +11,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from vlrl.memory import raised_bytes
+from vlrl.trainer.peak_memory import raised_bytes
 
 Value = float | int | str | bool
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.gpu.checking import Scale, Tell, clear, gigabytes, milliseconds, normal, off
-from vlrl.model.attention import GroupAttention, GroupSizes, Look, Looks, Rows, looks_of
-from vlrl.model.flash import Varlen, has_varlen
-from vlrl.model.head import LogProbs
+from vlrl.models.attention import GroupAttention, GroupSizes, Look, Looks, Rows, looks_of
+from vlrl.models.flash_attention import Varlen, has_varlen
+from vlrl.models.logprob_head import LogProbs
 
 
 def patch_embedding(scale: Scale, tell: Tell) -> None:

@@ -14,12 +14,12 @@ from vlrl import config as cfg
 from vlrl.algorithm.diagnostics import diagnose, histograms
 from vlrl.algorithm.gates import make_gate
 from vlrl.algorithm.loss import policy_loss
-from vlrl.memory import raised_bytes
-from vlrl.model.encode import EncodedPrompt, Encoder
-from vlrl.model.load import load_encoder, load_model
-from vlrl.model.pack import Pack, pack_groups
-from vlrl.model.packed import PackedModel
-from vlrl.model.tiny import build_tiny, write_random
+from vlrl.models.checkpoint_io import load_encoder, load_model
+from vlrl.models.packed_model import PackedModel
+from vlrl.models.packing import Pack, pack_groups
+from vlrl.models.processor import EncodedPrompt, Encoder
+from vlrl.models.tiny import build_tiny, write_random
+from vlrl.trainer.peak_memory import raised_bytes
 
 Group = tuple[EncodedPrompt, list[list[int]]]
 

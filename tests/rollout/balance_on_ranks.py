@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 
 from tests.conftest import SMALL_IMAGES
-from tests.replay import fixed_groups
-from vlrl.model.cost import Cost
-from vlrl.model.load import check_model, load_encoder
-from vlrl.ranks import join_ranks
+from tests.trainer.replay import fixed_groups
+from vlrl.distributed.ranks import join_ranks
+from vlrl.models.checkpoint_io import check_model, load_encoder
+from vlrl.models.flops import Cost
 from vlrl.rollout.balance import balanced
 
 ranks = join_ranks()

@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from tests.conftest import SMALL_IMAGES
-from tests.model.helpers import message
+from tests.models.helpers import message
 from vlrl import config as cfg
 from vlrl.data.images import open_image
-from vlrl.model import encode
-from vlrl.model.encode import Encoder
-from vlrl.model.load import check_model, load_encoder
-from vlrl.model.pack import pack_groups
-from vlrl.policy import Policy
-from vlrl.ranks import Ranks
+from vlrl.distributed.ranks import Ranks
+from vlrl.models import processor as encode
+from vlrl.models.checkpoint_io import check_model, load_encoder
+from vlrl.models.packing import pack_groups
+from vlrl.models.processor import Encoder
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
 from vlrl.rollout.groups import with_advantages
-from vlrl.rollout.sync import SyncError, differing_tensors, push_weights
+from vlrl.rollout.weight_sync import SyncError, differing_tensors, push_weights
+from vlrl.trainer.policy import Policy
+from vlrl.trainer.update import TaskGates, make_minibatch, old_logprobs, update
 from vlrl.types import Group, Prompt, Row, Score
-from vlrl.update import TaskGates, make_minibatch, old_logprobs, update
 
 TOLERANCE = 1e-5  # between two programs in fp32, a token
 NORM = "model.language_model.layers.2.post_attention_layernorm.weight"

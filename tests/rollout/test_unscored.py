@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from vlrl.ranks import Ranks
+from vlrl.distributed.ranks import Ranks
 from vlrl.rollout.unscored import Unscored
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
 

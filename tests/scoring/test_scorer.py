@@ -13,7 +13,7 @@ import pytest
 
 import vlrl.scoring.scorer
 from tests.conftest import PATIENCE_S
-from tests.test_processes import ends
+from tests.sandbox.test_processes import ends
 from vlrl.scoring import Scorer
 from vlrl.types import Rollout, Row, Score, Status
 

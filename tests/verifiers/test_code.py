@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PATIENCE_S, needs_a_jail
+from vlrl.sandbox import code_child
+from vlrl.sandbox import jail as sandbox
 from vlrl.tasks import BadRow
 from vlrl.types import Status
-from vlrl.verifiers import code, code_child, sandbox
+from vlrl.verifiers import code
 from vlrl.verifiers.code import extract_code, run_calls, same_value, score_calls, score_programs, score_tests
 
 ADD = [((1, 2), 3), ((-4, 4), 0), ((10, 32), 42)]

@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from vlrl.tasks import BadRow
 from vlrl.verifiers import grids
 from vlrl.verifiers.answers import after_reasoning, last_boxed, same_text
-from vlrl.verifiers.grids import (
-    digits,
-    is_shortest_path,
-    right_cells,
-    same_grid,
-    solves_futoshiki,
-    solves_queens,
-    solves_sudoku,
-)
+from vlrl.verifiers.grids import digits, is_shortest_path, right_cells, same_grid, solves_futoshiki, solves_queens, solves_sudoku
 
 PASSES = {
     "sudoku": lambda answer, row: solves_sudoku(answer, row["metadata"]["puzzle"]),

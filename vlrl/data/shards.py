@@ -20,7 +20,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from vlrl.nearest import nearest_folder
+from vlrl.common.suggest import nearest_folder
 from vlrl.types import Row
 
 INDEX, MANIFEST = "index.jsonl", "manifest.json"

@@ -8,11 +8,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms
-from vlrl.intervals import estimate
-from vlrl.metrics import write_whole
+from vlrl.common.jsonl import write_atomically
 from vlrl.report.charts import gates
 from vlrl.report.draw import COLOURS, PERCENT, add_band, drawn, grid, rendered, series, smooth, styled
 from vlrl.report.read import Steps
+from vlrl.stats import estimate
 
 Arms = Mapping[str, Sequence[Steps]]
 """By arm, the steps of each seed's run."""
@@ -28,7 +28,7 @@ def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms
         "The gates": gates(),
     }
     shown = [(name, drawn(figure)) for name, figure in figures.items() if figure.data]
-    write_whole(out, [rendered("study.html", title=title, rows=rows, figures=shown)])
+    write_atomically(out, [rendered("study.html", title=title, rows=rows, figures=shown)])
 
 
 def curves(arms: Arms, metric: str, title: str, *, smoothed: bool = True) -> go.Figure:

@@ -17,9 +17,9 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from vlrl.common.jsonl import write_atomically
 from vlrl.config import Reward, dump_config
 from vlrl.data.images import open_image
-from vlrl.metrics import write_whole
 from vlrl.report import charts
 from vlrl.report.draw import drawn, known, rendered, window
 from vlrl.report.read import Line, RunData, read_run
@@ -33,7 +33,7 @@ def write_report(folders: Sequence[Path], out: Path) -> int:
     """Writes the report of one or several runs, and returns its size in bytes. ValueError where a folder is no run's."""
     text = report([read_run(folder) for folder in folders])
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, [text])
+    write_atomically(out, [text])
     return len(text.encode())
 
 

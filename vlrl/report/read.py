@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from vlrl.common.jsonl import read_jsonl
+from vlrl.common.suggest import nearest_folder
 from vlrl.config import Config, load_config
-from vlrl.intervals import Estimate, estimate
-from vlrl.metrics import whole_lines
-from vlrl.nearest import nearest_folder
-from vlrl.rollback import LEFT_BEHIND, Rollback, read_record
+from vlrl.stats import Estimate, estimate
+from vlrl.trainer.rollback import LEFT_BEHIND, Rollback, read_record
 
 MOST_ROLLOUTS = 10_000  # in the browser; of a longer run, those of steps spread over it
 _SETTINGS = "config.yaml"
@@ -92,7 +92,7 @@ def read_run(folder: Path) -> RunData:
         rewards[task][step] = estimate(values)
     every = math.ceil(num_rollouts / MOST_ROLLOUTS) or 1
     last = steps.metrics[-1]["step"] if steps.metrics else 0
-    traces = {(line["step"], line["slot"], line["sample"]): line for line in whole_lines(folder / "tokens.jsonl")}
+    traces = {(line["step"], line["slot"], line["sample"]): line for line in read_jsonl(folder / "tokens.jsonl")}
     return RunData(
         name=config.name,
         folder=folder,
@@ -111,9 +111,9 @@ def read_run(folder: Path) -> RunData:
 
 
 def _lines(folder: Path) -> dict[str, list[Line]]:
-    return {name: list(whole_lines(folder / f"{name}.jsonl")) for name in ("metrics", "histograms")}
+    return {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in ("metrics", "histograms")}
 
 
 def _groups(folder: Path) -> Iterator[list[Line]]:
-    for _, lines in groupby(whole_lines(folder / "rollouts.jsonl"), key=lambda line: (line["step"], line["slot"], line["round"])):
+    for _, lines in groupby(read_jsonl(folder / "rollouts.jsonl"), key=lambda line: (line["step"], line["slot"], line["round"])):
         yield list(lines)

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vlrl.model.cost import Cost
-from vlrl.model.encode import EncodedPrompt
-from vlrl.ranks import Ranks
+from vlrl.distributed.ranks import Ranks
+from vlrl.models.flops import Cost
+from vlrl.models.processor import EncodedPrompt
 from vlrl.types import Group
 
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vlrl.algorithm.diagnostics import Totals, combine
+from vlrl.common.signals import Stopped, StopSignal
 from vlrl.data.mixture import Mixture
-from vlrl.interrupt import Stopped, StopSignal
-from vlrl.metrics import Clock, percentile
-from vlrl.model.encode import EncodedPrompt
+from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.balance import balanced
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups, with_advantages
 from vlrl.rollout.reward import shaped
 from vlrl.run import Run
 from vlrl.scoring import Scorer
+from vlrl.telemetry.clock import Clock, percentile
 from vlrl.types import Draw, Group, Status
 
 

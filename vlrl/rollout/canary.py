@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vlrl.model.encode import EncodedPrompt, Encoder
-from vlrl.model.pack import pack_groups
-from vlrl.policy import Policy
+from vlrl.models.packing import pack_groups
+from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
-from vlrl.rollout.sync import SyncError, differing_tensors
+from vlrl.rollout.weight_sync import SyncError, differing_tensors
+from vlrl.trainer.policy import Policy
 from vlrl.types import Message
 
 PROBE_TOKENS = 4  # a wrong weight shows in the first; each costs a decoding step

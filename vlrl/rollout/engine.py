@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from vlrl import config as cfg
-from vlrl.model.encode import EncodedPrompt
-from vlrl.ranks import Ranks
+from vlrl.distributed.ranks import Ranks
+from vlrl.models.processor import EncodedPrompt
 from vlrl.types import Rollout
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from vlrl import config as cfg
 from vlrl.algorithm.advantages import group_advantages
 from vlrl.algorithm.diagnostics import Totals, combine
-from vlrl.metrics import Clock
-from vlrl.model.encode import EncodedPrompt, Encoder
+from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.rollout.engine import Decoding, Engine, Request
 from vlrl.scoring import Scorer
+from vlrl.telemetry.clock import Clock
 from vlrl.types import Group, Prompt, Rollout, Status
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vlrl.ranks import Ranks
+from vlrl.distributed.ranks import Ranks
 from vlrl.types import Group, Status
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Condition
 
-from vlrl.scoring.wire import Item
+from vlrl.scoring.protocol import Item
 from vlrl.types import Score
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
 
-from vlrl.processes import Child
+from vlrl.sandbox.processes import Child
 from vlrl.scoring.jobs import Job, Jobs
-from vlrl.scoring.wire import Item, dump_item, load_score
+from vlrl.scoring.protocol import Item, dump_item, load_score
 from vlrl.types import Rollout, Row, Score, Status
 
 log = logging.getLogger("vlrl.scoring")

@@ -6,8 +6,8 @@ count imports, then the score. It ends with its input, or with the process that 
 
 import sys
 
-from vlrl.pipes import take_pipes
-from vlrl.scoring.wire import dump_score, load_item
+from vlrl.sandbox.child_stdio import take_pipes
+from vlrl.scoring.protocol import dump_score, load_item
 from vlrl.tasks import load_task, verdict
 from vlrl.types import Score, Status
 

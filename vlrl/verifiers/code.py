@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vlrl.sandbox import jail as sandbox
+from vlrl.sandbox.code_child import decode, encode
 from vlrl.tasks import BadRow
 from vlrl.types import Score
-from vlrl.verifiers import sandbox
 from vlrl.verifiers.answers import after_reasoning
-from vlrl.verifiers.code_child import decode, encode
 
 _START_S = 30.0
 _PATIENCE = 3.0  # on a busy machine a solution computes for its seconds in up to three times as many

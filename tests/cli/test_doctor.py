@@ -1,0 +1,18 @@
+"""What the doctor says of a machine."""
+
+from vlrl.cli.doctor import doctor
+
+
+def test_the_doctor_names_all_that_a_run_needs():
+    found = dict(line.split(": ", 1) for line in doctor())
+    assert list(found) == [
+        "python", "torch", "transformers", "deepspeed", "vllm", "device", "cores", "memory", "free disk", "C++ compiler",
+        "jail for code",
+    ]  # fmt: skip
+    assert int(found["cores"]) >= 1
+
+
+def test_a_missing_compiler_is_said_with_what_it_is_for(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    assert any(line.startswith("C++ compiler: none; DeepSpeed's") for line in doctor())

@@ -1,0 +1,509 @@
+"""Every bad input that is refused before a run starts, with the sentence it gets: the source of docs/bad-input.md.
+
+    python -m tests.preflight.bad_input_table > docs/bad-input.md
+
+A case is a small good run with one thing spoilt: by overrides, as on the command line, or by damage to its files.
+tests/preflight/test_preflight.py runs the same cases and compares the file with this table.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import TEXTS
+from vlrl.config import load_config
+from vlrl.data.shards import Dataset, NewRow, write_dataset, write_datasets
+from vlrl.distributed.ranks import Ranks
+from vlrl.inputs import Inputs
+from vlrl.models.tiny import build_tiny
+from vlrl.preflight.full_checks import preflight
+from vlrl.preflight.quick_checks import check_inputs
+from vlrl.run import Run
+from vlrl.tasks import load_task
+
+TASK = """
+from vlrl.types import Row, Score
+from vlrl.verifiers.answers import last_boxed, same_number
+
+def prompt(row):
+    images = [{"type": "image", "image": ref} for ref in row.images]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": row.question}]}]
+
+def verify(response, row):
+    answer = last_boxed(response)
+    return Score(reward=float(answer is not None and same_number(answer, row.answer)))
+
+EXAMPLES = [("\\\\boxed{3}", Row(answer="3"), 1.0), ("three", Row(answer="3"), 0.0)]
+"""
+
+RUN_FILE = """
+name: run
+model: models/tiny
+steps: 4
+prompts_per_step: 4
+mixture:
+  sums: {weight: 1, rows: data/sums}
+  shapes: {weight: 1, rows: data/shapes}
+sampling: {group_size: 2, max_new_tokens: 16}
+policy: {dtype: float32, zero_stage: 1}
+engine: {max_model_len: 256}
+images: {min_pixels: 1024, max_pixels: 16384}
+"""
+
+_MORE_THAN_ANY_DISK = 10**10  # the feed-forward's width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """input: what is wrong; says: a part of its sentence; damage: spoils the good run in the current folder."""
+
+    input: str
+    says: str
+    overrides: tuple[str, ...] = ()
+    damage: Callable[[], object] = lambda: None
+    num_ranks: int = 1
+
+
+def write_good_run(model: Path) -> None:
+    """run.yaml, two tasks, their data and the model, in the current folder."""
+    for folder in ("tasks", "models"):
+        Path(folder).mkdir()
+    Path("models/tiny").symlink_to(model)
+    Path("run.yaml").write_text(RUN_FILE)
+    for name in ("sums", "shapes"):
+        Path(f"tasks/{name}.py").write_text(TASK)
+    write_rows("sums", *(NewRow(question=f"What is {n} + 2?", answer=str(n + 2), meta={"level": 1}) for n in range(8)))
+    write_rows("shapes", *(NewRow(question=f"Side {n}?", answer="4", images=(png(32 + n, 32),)) for n in range(8)))
+
+
+def write_rows(name: str, *rows: NewRow) -> None:
+    write_dataset(Path("data") / name, rows, source="test", licence="none", recipe=name, recipe_version=1)
+
+
+def write_pair(first: int) -> None:
+    """data/pair/train and data/pair/eval, of one build."""
+    folder, sums = Path("data/pair"), [NewRow(question=f"{n} + {n}?", answer=str(2 * n)) for n in range(first, first + 12)]
+    about = {"source": "test", "licence": "none", "recipe": "sums", "recipe_version": 1}
+    write_datasets({folder / "train": sums[4:], folder / "eval": sums[:4]}, **about)
+
+
+def write_mixed_pair() -> None:
+    write_pair(0)
+    shutil.copytree("data/pair/train", "data/old")
+    write_pair(1)
+    shutil.rmtree("data/pair/train")
+    Path("data/old").rename("data/pair/train")
+
+
+def png(width: int, height: int, *, pixels: bool = True) -> bytes:
+    """A grey image; without pixels the header alone, which can claim any size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    lines = zlib.compress(bytes((width + 1) * height)) if pixels else b""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+
+
+def write_colours() -> None:
+    write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="4", response="blue") for n in range(8)))
+
+
+def write_colours_for_a_verifier_that_fails() -> None:
+    write_rows("colours", *(NewRow(question=f"Colour {n}?", answer="blue") for n in range(8)))
+    spoil_task("answer = last_boxed(response)", "answer = float(row.answer) and last_boxed(response)")
+
+
+def forge(old: bytes, new: bytes) -> None:
+    """Changes the sums as a program of someone else's might have written them: a shard that agrees with its manifest."""
+    shard, manifest = Path("data/sums/shard-000000.tar"), Path("data/sums/manifest.json")
+    assert old in shard.read_bytes()
+    assert len(old) == len(new)
+    shard.write_bytes(shard.read_bytes().replace(old, new))
+    facts = json.loads(manifest.read_text())
+    facts["files"][shard.name]["sha256"] = hashlib.sha256(shard.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(facts))
+
+
+def spoil_task(old: str, new: str) -> None:
+    assert old in TASK
+    Path("tasks/sums.py").write_text(TASK.replace(old, new))
+
+
+def spoil_shape(image: bytes) -> None:
+    write_rows("shapes", *[NewRow(question="Side?", answer="4", images=(image,))] * 4)
+
+
+def write_model_config(**settings: object) -> None:
+    """models/other: the tiny model with another config.json."""
+    shutil.copytree("models/tiny", "models/other")
+    Path("models/other/config.json").write_text(json.dumps(settings))
+
+
+def write_huge_model() -> None:
+    config = json.loads(Path("models/tiny/config.json").read_text())
+    write_model_config(**config | {"text_config": config["text_config"] | {"intermediate_size": _MORE_THAN_ANY_DISK}})
+
+
+def write_checkpoint(*overrides: str) -> None:
+    """One that a run of run.yaml would have left after step 2."""
+    state = Path("runs/run/checkpoints/step-000002/state.json")
+    state.parent.mkdir(parents=True)
+    config = load_config(Path("run.yaml"), overrides)
+    tasks = {name: load_task(name, ["tasks"]) for name in config.mixture}
+    rows = {name: Dataset(mix.rows) for name, mix in config.mixture.items()}
+    state.write_text(json.dumps(Inputs(config=config, tasks=tasks, rows=rows).resume_identity(1)))
+
+
+def write_unfinished_run() -> None:
+    Path("runs/first").mkdir(parents=True)
+    Path("runs/first/config.yaml").touch()
+
+
+def write_checkpoint_of_other_data() -> None:
+    write_checkpoint()
+    write_rows("sums", *(NewRow(question=f"What is {n} + 3?", answer=str(n + 3)) for n in range(8)))
+
+
+def write_checkpoint_of_another_verifier() -> None:
+    write_checkpoint()
+    spoil_task('"three"', '"drei"')
+
+
+def shard(name: str) -> Path:
+    return Path(f"data/{name}/shard-000000.tar")
+
+
+CASES = [
+    Case(input="an unknown key", says="did you mean 'tau_neg'?", overrides=("algorithm.tau_negative=1.05",)),
+    Case(input="a wrong type", says="group_size: Input should be a valid integer", overrides=("sampling.group_size=many",)),
+    Case(input="a setting left out", says="mixture.sums.rows: is missing", overrides=("mixture.sums={weight: 1}",)),
+    Case(
+        input="a setting of a mistyped task",
+        says="mixture.sum.rows: is missing; it has no default; did you mean mixture.sums?",
+        overrides=("mixture.sum.weight=2",),
+    ),
+    Case(input="an override without a value", says="as policy.lr=value", overrides=("policy.lr",)),
+    Case(input="an override with blanks around its =", says="as steps=4", overrides=("steps", "=", "4")),
+    Case(input="an override written as an option", says="without dashes: steps=4", overrides=("--steps", "4")),
+    Case(input="a negative weight", says="weight: Input should be greater than 0", overrides=("mixture.sums.weight=-1",)),
+    Case(input="a weight without a slot in any step", says="gets no prompt in 4 steps", overrides=("mixture.sums.weight=0.01",)),
+    Case(input="a tau that is not positive", says="algorithm.tau_neg", overrides=("algorithm.tau_neg=0",)),
+    Case(input="one mini-batch: SAPO's gate never acts", says="every ratio is 1", overrides=("algorithm.minibatches=1",)),
+    Case(input="a batch that cannot be split", says="5 prompts do not split into 2", overrides=("prompts_per_step=5",)),
+    Case(input="a group of one", says="mixture.sums.group_size", overrides=("mixture.sums.group_size=1",)),
+    Case(
+        input="GSPO with GRPO's clip bounds",
+        says="never clip under gspo",
+        overrides=("algorithm={gate: gspo, clip_low: 0.2, clip_high: 0.27}",),
+    ),
+    Case(
+        input="bfloat16 at ZeRO stage 0",
+        says="use zero_stage: 1",
+        overrides=("policy.dtype=bfloat16", "policy.zero_stage=0"),
+    ),
+    Case(
+        input="experts dealt over ranks under ZeRO-3",
+        says="goes with zero_stage 1 or 2",
+        overrides=("policy.expert_parallel=2", "policy.zero_stage=3"),
+    ),
+    Case(
+        input="dealt experts to be replayed",
+        says="can't be replayed",
+        overrides=("policy.expert_parallel=2", "algorithm.routing_replay=r2"),
+    ),
+    Case(
+        input="settings of a rollback that is not asked for",
+        says="has no effect with on_collapse: warn",
+        overrides=("rollback.times=2",),
+    ),
+    Case(
+        input="a rollback without a checkpoint to go back to",
+        says="every times keep must be at least 5",
+        overrides=("on_collapse=rollback", "checkpoints.every=0"),
+    ),
+    Case(
+        input="a rollback by a signal that is not watched",
+        says="Input should be 'reward', 'entropy', 'length' or 'ratio'",
+        overrides=("on_collapse=rollback", "rollback.signals=[loss]"),
+    ),
+    Case(
+        input="a rollback by no signal",
+        says="rollback.signals: is empty",
+        overrides=("on_collapse=rollback", "rollback.signals=[]"),
+    ),
+    Case(input="responses as long as the context", says="leave no room for a prompt", overrides=("sampling.max_new_tokens=256",)),
+    Case(input="smallest image above the largest", says="is above images.max_pixels", overrides=("images.min_pixels=99999",)),
+    Case(
+        input="ranks that do not fill the engines",
+        says="3 ranks do not split into engines of 2",
+        overrides=("engine.tensor_parallel=2",),
+        num_ranks=3,
+    ),
+    Case(input="a task that no folder has", says="no task 'suns'", overrides=("mixture.suns={weight: 1, rows: data/sums}",)),
+    Case(
+        input="a task file without verify",
+        says="must define verify",
+        damage=lambda: spoil_task("def verify", "def score"),
+    ),
+    Case(
+        input="EXAMPLES that its verifier does not reproduce",
+        says="EXAMPLES[1] is worth 1.0, but verify gives 0.0",
+        damage=lambda: spoil_task('"3"), 0.0)', '"3"), 1.0)'),
+    ),
+    Case(
+        input="a task file that fails when it is loaded",
+        says="cannot be imported: NameError: name 'score' is not defined (tasks/sums.py:",
+        damage=lambda: spoil_task("EXAMPLES =", "score\nEXAMPLES ="),
+    ),
+    Case(
+        input="a verifier that fails on a response without an answer",
+        says="verify gives error for the response '' to row 00000000: IndexError",
+        damage=lambda: spoil_task("answer = last_boxed(response)", "answer = response[0] and last_boxed(response)"),
+    ),
+    Case(
+        input="another task's rows under a verifier that fails on them",
+        says="or are these rows of another task? data/colours was made by the recipe 'colours'",
+        overrides=("mixture.sums.rows=data/colours",),
+        damage=write_colours_for_a_verifier_that_fails,
+    ),
+    Case(
+        input="a prompt function that fails",
+        says="no prompt can be made of row 00000000 (KeyError: 'hint')",
+        damage=lambda: spoil_task("row.question}", 'row.meta["hint"]}'),
+    ),
+    Case(
+        input="a data set that was never built",
+        says="no complete data set",
+        overrides=("mixture.sums.rows=data/nowhere", "mixture.shapes.rows=data/neither"),
+    ),
+    Case(
+        input="the folder above a data set",
+        says="did you mean data/more/train?",
+        overrides=("mixture.sums.rows=data/more",),
+        damage=lambda: write_rows("more/train", NewRow(question="1 + 1?", answer="2")),
+    ),
+    Case(input="a mistyped data set", says="did you mean data/shapes?", overrides=("mixture.shapes.rows=data/shape",)),
+    Case(
+        input="another task's rows",
+        says="8 of 8 own answers looked at are not accepted by sums",
+        overrides=("mixture.sums.rows=data/colours",),
+        damage=write_colours,
+    ),
+    Case(input="a missing shard", says="is missing, its manifest says", damage=lambda: shard("sums").unlink()),
+    Case(input="a torn shard", says="has 700 bytes", damage=lambda: shard("sums").write_bytes(shard("sums").read_bytes()[:700])),
+    Case(
+        input="a shard with other bytes",
+        says="its sha256 is not the manifest's",
+        damage=lambda: shard("sums").write_bytes(shard("sums").read_bytes().replace(b'"2"', b'"3"')),
+    ),
+    Case(input="fewer rows than one step draws", says="its data set has 8 rows", overrides=("prompts_per_step=20",)),
+    Case(
+        input="an evaluation set without rows",
+        says="holds no rows",
+        overrides=("mixture.sums.eval_rows=data/none",),
+        damage=lambda: write_rows("none"),
+    ),
+    Case(
+        input="a build's folder in place of its train",
+        says="did you mean data/pair/train?",
+        overrides=("mixture.sums.rows=data/pair",),
+        damage=lambda: write_pair(0),
+    ),
+    Case(
+        input="train and eval of different builds",
+        says="are of different builds",
+        overrides=("mixture.sums.rows=data/pair/train", "mixture.sums.eval_rows=data/pair/eval"),
+        damage=write_mixed_pair,
+    ),
+    Case(
+        input="an evaluation set with rows of the training set",
+        says="1 of 5 rows of data/held_out are in data/sums too",
+        overrides=("mixture.sums.eval_rows=data/held_out",),
+        damage=lambda: write_rows("held_out", *(NewRow(question=f"What is {n} + 2?", answer=str(n + 2)) for n in range(7, 12))),
+    ),
+    Case(
+        input="an evaluation set that is the training set",
+        says="data/sums as eval_rows holds the very rows of data/sums",
+        overrides=("mixture.sums.eval_rows=data/sums",),
+    ),
+    Case(
+        input="responses too short for any answer",
+        says="data/sums: all 8 own answers are longer than max_new_tokens 2 ",
+        overrides=("mixture.sums.max_new_tokens=2",),
+    ),
+    Case(
+        input="a row without an answer",
+        says="no answer and no meta",
+        damage=lambda: forge(b'"answer": "2", "meta": {"level": 1}', b'"answer": "", "meta": {           }'),
+    ),
+    Case(
+        input="a reference that the verifier cannot use",
+        says="'two' is not a number",
+        damage=lambda: write_rows("sums", *[NewRow(question="1 + 1?", answer="two")] * 4),
+    ),
+    Case(input="a video row", says="holds a video", damage=lambda: forge(b'"level"', b'"video"')),
+    Case(
+        input="fewer rows than a batch of the cold start",
+        says="cold start: mixture: task 'sums' needs 32 prompts",
+        overrides=("coldstart.steps=1",),
+    ),
+    Case(
+        input="a row without the response that a cold start learns from",
+        says="no response to learn from",
+        overrides=("coldstart.steps=1", "coldstart.batch_size=4"),
+    ),
+    Case(input="a broken image", says="its pixels are broken", damage=lambda: spoil_shape(png(64, 64)[:50])),
+    Case(input="a huge image", says="3600000000 pixels", damage=lambda: spoil_shape(png(60000, 60000, pixels=False))),
+    Case(input="an image with a long side", says="20000 x 9 pixels", damage=lambda: spoil_shape(png(20000, 9, pixels=False))),
+    Case(input="an image of zero size", says="one without pixels", damage=lambda: spoil_shape(png(0, 0, pixels=False))),
+    Case(input="an image of extreme proportions", says="can't be used", damage=lambda: spoil_shape(png(4000, 8))),
+    Case(
+        input="a prompt longer than the context",
+        says="exceeds engine.max_model_len 256",
+        damage=lambda: write_rows("sums", *[NewRow(question="1 + " * 200, answer="200")] * 4),
+    ),
+    Case(
+        input="an image placeholder in the text",
+        says="take <|image_pad|> and <|video_pad|> out",
+        damage=lambda: write_rows("sums", *[NewRow(question="What is <|image_pad|>?", answer="1")] * 4),
+    ),
+    Case(
+        input="a model that is not a Qwen-VL",
+        says="is a 'qwen3'",
+        overrides=("model=models/other",),
+        damage=lambda: write_model_config(model_type="qwen3"),
+    ),
+    Case(input="the folder above a model", says="did you mean models/tiny?", overrides=("model=models",)),
+    Case(input="a mistyped model", says="there is no such folder; did you mean models/tiny?", overrides=("model=models/tyni",)),
+    Case(
+        input="the model of a run that has not ended",
+        says="the run runs/first has no model yet, since a run writes it at its end",
+        overrides=("model=runs/first/model",),
+        damage=write_unfinished_run,
+    ),
+    Case(
+        input="a context longer than the model's",
+        says="set engine.max_model_len to 4096 or less",
+        overrides=("engine.max_model_len=8192",),
+    ),
+    Case(
+        input="routing replay of a dense model",
+        says="has no experts to replay",
+        overrides=("algorithm.routing_replay=r2",),
+    ),
+    Case(
+        input="experts of a dense model dealt over ranks",
+        says="has no experts to deal",
+        overrides=("policy.expert_parallel=2",),
+    ),
+    Case(
+        input="too little disk",
+        says="are free; lower checkpoints.keep",
+        overrides=("model=models/other",),
+        damage=write_huge_model,
+    ),
+    Case(
+        input="a reward of a part that no score has",
+        says="no score of tasks/sums.py has a part 'boxd'",
+        overrides=("mixture.sums.reward.weights={reward: 1, boxd: 0.1}",),
+    ),
+    Case(
+        input="an unknown key of a task's reward",
+        says="did you mean 'weights'?",
+        overrides=("mixture.sums.reward={weight: 1}",),
+    ),
+    Case(
+        input="a tau of a task under a gate without one",
+        says="mixture.sums: tau_pos, tau_neg are the sapo gate's, and algorithm.gate is grpo",
+        overrides=("mixture.sums.tau_neg=2", "algorithm.gate=grpo"),
+    ),
+    Case(
+        input="an instruction for a task that has none",
+        says="tasks/sums.py: its prompt holds no INSTRUCTION",
+        overrides=("mixture.sums.instruction=Be brief.",),
+    ),
+    Case(
+        input="a resume with another config",
+        says="policy.lr was 1e-06 in the checkpoint, 1e-05 now",
+        overrides=("policy.lr=1e-5",),
+        damage=write_checkpoint,
+    ),
+    Case(
+        input="a resume with another rollback",
+        says="rollback.scale_lr was 0.5 in the checkpoint, 0.25 now",
+        overrides=("on_collapse=rollback", "rollback={scale_lr: 0.25, times: 3}"),
+        damage=lambda: write_checkpoint("on_collapse=rollback"),
+    ),
+    Case(
+        input="a resume with other data",
+        says="data.sums was ",
+        damage=write_checkpoint_of_other_data,
+    ),
+    Case(
+        input="a resume after a verifier was edited",
+        says="task_files.sums was sums.py ",
+        damage=write_checkpoint_of_another_verifier,
+    ),
+    Case(
+        input="several faults, one of them that the run exists",
+        says="cannot resume",
+        overrides=("engine.max_model_len=8192", "mixture.shapes.weight=2"),
+        damage=write_checkpoint,
+    ),
+]
+
+
+def open_checked(case: Case, model: Path, folder: Path) -> Run:
+    """The case's run, made in the empty `folder` and checked there."""
+    with chdir(folder):
+        write_good_run(model)
+        case.damage()
+        config = load_config(Path("run.yaml"), case.overrides)
+        check_inputs(config, world_size=case.num_ranks)
+        return preflight(config, Ranks(0, case.num_ranks, 0))
+
+
+def sentence(case: Case, model: Path, folder: Path) -> str:
+    """What the case's user reads, without what depends on the machine; empty where nothing is refused."""
+    try:
+        open_checked(case, model, folder)
+    except ValueError as error:
+        return re.sub(r"[\d.]+ GB are free", "N GB are free", str(error).replace(f"{folder}/", ""))
+    return ""
+
+
+def table(sentence_of: Callable[[Case], str]) -> str:
+    lines = [
+        "# Bad input",
+        "",
+        "What `vlrl train` refuses before it starts, and what it prints. Made by `python -m tests.preflight.bad_input_table`;",
+        "a test compares the two.",
+        "",
+        "| input | sentence |",
+        "|---|---|",
+    ]
+    for case in CASES:
+        spans = [f"`` {line} ``".replace("|", "\\|") for line in sentence_of(case).splitlines()]
+        lines.append(f"| {case.input} | {'<br>'.join(spans)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch) / "model"
+        build_tiny(model, TEXTS)
+        print(table(lambda case: sentence(case, model, Path(tempfile.mkdtemp(dir=scratch)))), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""A run's files are strict and can be cut back; wandb in any state of health leaves the run alone."""
+
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from vlrl.config import Wandb
+from vlrl.telemetry.progress import progress
+from vlrl.telemetry.run_log import RunLog
+from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
+
+
+def run_log(folder: Path, wandb: str = "disabled") -> RunLog:
+    return RunLog(folder, name="toy", config={"steps": 3}, wandb=Wandb(mode=wandb, tables_every=2))
+
+
+def strict_lines(path: Path) -> list[dict]:
+    def refuse(constant: str):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def group(reward: float = 1.0, text: str = "\\boxed{4}", image: str = "shard.tar#512+99", box: Sequence[int] = ()) -> Group:
+    content = [{"type": "image", "image": image}]
+    meta = {"width": 64, "height": 48, "boxes": [list(box)]} if box else {}
+    prompt = Prompt(slot=3, task="digits", row=Row(key="r7", meta=meta), messages=({"role": "user", "content": content},))
+    rollout = Rollout(slot=3, sample=0, tokens=(5, 6), logprobs=(-0.1, -0.2), text=text, finish_reason="stop", weight_version=1)
+    scores = (Score(reward=reward, parts={"boxed": 1.0}), Score(reward=0.0, status=Status.TIMEOUT, detail="10 s"))
+    return Group(prompt=prompt, rollouts=(rollout, rollout), scores=scores, advantages=(0.5, 0.0))
+
+
+def test_a_step_is_one_line_of_the_file(tmp_path):
+    run_log(tmp_path).step(12, {"reward/digits": 0.25, "policy/loss": -0.1, "time/step": 2.5})
+    assert strict_lines(tmp_path / "metrics.jsonl") == [
+        {"step": 12, "reward/digits": 0.25, "policy/loss": -0.1, "time/step": 2.5}
+    ]
+
+
+def test_numbers_that_are_not_finite_are_strict_json_and_read_back(tmp_path):
+    run_log(tmp_path).step(1, {"a": math.nan, "b": math.inf, "c": -math.inf})
+    [line] = strict_lines(tmp_path / "metrics.jsonl")
+    assert math.isnan(float(line["a"])) and float(line["b"]) == math.inf and float(line["c"]) == -math.inf
+
+
+def test_each_rollout_is_a_line_with_its_images_by_reference(tmp_path):
+    run_log(tmp_path).rollouts(4, [group()])
+    first, second = strict_lines(tmp_path / "rollouts.jsonl")
+    assert first == {
+        "step": 4,
+        "task": "digits",
+        "slot": 3,
+        "round": 0,
+        "sample": 0,
+        "row": "r7",
+        "messages": [{"role": "user", "content": [{"type": "image", "image": "shard.tar#512+99"}]}],
+        "answer": "",
+        "boxes": {},
+        "response": "\\boxed{4}",
+        "finish_reason": "stop",
+        "num_tokens": 2,
+        "reward": 1.0,
+        "parts": {"boxed": 1.0},
+        "status": "ok",
+        "detail": "",
+        "advantage": 0.5,
+    }
+    assert (second["status"], second["detail"]) == ("timeout", "10 s")
+
+
+@pytest.mark.parametrize("text", ["a\u2028b\nc\r\nd", "\ud800 half a pair", "\x00\x1b[31m", "数学"])
+def test_any_response_text_stays_on_one_line_and_reads_back(tmp_path, text):
+    run_log(tmp_path).rollouts(1, [group(reward=math.nan, text=text)])
+    assert [line["response"] for line in strict_lines(tmp_path / "rollouts.jsonl")] == [text, text]
+
+
+def test_a_resumed_run_cuts_both_files_back_to_its_checkpoint(tmp_path):
+    log = run_log(tmp_path)
+    for step in (1, 2, 3):
+        log.step(step, {"a": step})
+        log.rollouts(step, [group()])
+    run_log(tmp_path).truncate(2)
+    assert [line["step"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert [line["step"] for line in strict_lines(tmp_path / "rollouts.jsonl")] == [1, 1, 2, 2]
+    log.step(3, {"a": 30})
+    assert [line["a"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2, 30]
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 2, "a', b'{"step": 2, "a": 1}', b"\x00\x00\x00\n", b'"\xff\xfe', b"2"])
+def test_a_torn_last_line_is_cut_off(tmp_path, tail):
+    run_log(tmp_path).step(1, {"a": 1.0})
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(tail)
+    run_log(tmp_path).truncate(5)
+    assert strict_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
+
+
+def test_a_crash_while_cutting_back_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    log = run_log(tmp_path)
+    log.step(1, {"a": 1.0})
+    log.step(2, {"a": 2.0})
+    monkeypatch.setattr(os, "fsync", lambda handle: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        log.truncate(1)
+    assert [line["step"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_the_summary_is_written_anew(tmp_path):
+    log = run_log(tmp_path)
+    log.summary({"best": {"digits": math.nan}})
+    log.summary({"best": {"digits": 0.5}})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"best": {"digits": 0.5}}
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, Linux's disk without room")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
+def test_a_full_disk_is_an_error_with_a_sentence(tmp_path, name):
+    (tmp_path / name).symlink_to("/dev/full")
+    log = run_log(tmp_path)
+    with pytest.raises(OSError, match=rf"cannot write .*{name}: {os.strerror(errno.ENOSPC)}; make room"):
+        log.step(1, {"a": 1.0})
+        log.rollouts(1, [group()])
+
+
+class ToyWandb:
+    """wandb as far as the log uses it, raising at one place; it counts the calls that got through."""
+
+    url = "https://wandb.example/run"
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+        self.calls: list[str] = []
+        self.summary = SimpleNamespace(update=lambda values: self.called("summary"))
+
+    def called(self, place: str):
+        if place == self.broken:
+            raise RuntimeError(f"no {place} today")
+        self.calls.append(place)
+        return self
+
+    def Settings(self, **settings):  # noqa: N802
+        return settings
+
+    def init(self, **settings):
+        return self.called("init")
+
+    def log(self, metrics, step):
+        self.called(f"log {step}")
+
+    def finish(self):
+        self.called("finish")
+
+
+@pytest.fixture
+def toy_wandb(monkeypatch):
+    def install(broken: str = "") -> ToyWandb:
+        toy = ToyWandb(broken)
+        monkeypatch.setitem(sys.modules, "wandb", toy)
+        return toy
+
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ERROR_REPORTING", "WANDB_SILENT"):
+        monkeypatch.setenv(name, "")  # remembered, so that what the log sets ends with the test
+        monkeypatch.delenv(name)
+    return install
+
+
+def three_steps(log: RunLog) -> None:
+    for step in (1, 2, 3):
+        log.step(step, {"a": step})
+    log.summary({"steps": 3})
+    log.close()
+
+
+def test_wandb_gets_what_the_files_get(tmp_path, toy_wandb):
+    toy = toy_wandb()
+    three_steps(run_log(tmp_path, wandb="offline"))
+    assert toy.calls == ["init", "log 1", "log 2", "log 3", "summary", "finish"]
+
+
+def test_the_run_s_page_at_wandb_is_told(tmp_path, toy_wandb, capsys):
+    toy_wandb()
+    run_log(tmp_path, wandb="online")
+    assert "wandb: https://wandb.example/run" in capsys.readouterr().out
+
+
+def test_wandb_is_told_to_report_no_errors_home_unless_the_user_asked(tmp_path, toy_wandb, monkeypatch):
+    toy_wandb()
+    run_log(tmp_path, wandb="offline")
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")
+    run_log(tmp_path, wandb="offline")
+    assert os.environ["WANDB_ERROR_REPORTING"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("broken", "before"),
+    [("init", 0), ("log 1", 1), ("log 2", 2), ("summary", 4), ("finish", 5)],
+)
+def test_wandb_that_fails_is_off_after_one_warning_and_the_run_goes_on(tmp_path, toy_wandb, caplog, broken, before):
+    toy = toy_wandb(broken)
+    three_steps(run_log(tmp_path, wandb="online"))
+    assert len(toy.calls) == before
+    assert caplog.messages == [f"wandb failed and is off for the rest of the run (RuntimeError: no {broken} today)"]
+    assert len(strict_lines(tmp_path / "metrics.jsonl")) == 3
+
+
+def test_wandb_that_is_not_installed_is_off_after_one_warning(tmp_path, toy_wandb, monkeypatch, caplog):
+    toy_wandb()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    three_steps(run_log(tmp_path, wandb="offline"))
+    assert len(caplog.messages) == 1
+
+
+def test_a_disabled_wandb_is_not_imported_and_torch_never_is():
+    code = (
+        "import sys, tempfile, pathlib; from vlrl.config import Wandb; from vlrl.telemetry.run_log import RunLog; "
+        "RunLog(pathlib.Path(tempfile.gettempdir()), name='toy', config={}, wandb=Wandb(mode='disabled')).close(); "
+        "assert not {'wandb', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_real_wandb_offline_is_silent_and_keeps_its_files_in_the_run_folder(tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 48), "red").save(picture)
+    code = f"""
+import pathlib
+from tests.telemetry.test_run_log import group
+from vlrl.config import Wandb
+from vlrl.runlog import RunLog
+
+log = RunLog(pathlib.Path("run"), name="toy", config={{"steps": 1}}, wandb=Wandb(tables_every=1))
+log.step(1, {{"reward/a": float("nan")}})
+log.rollouts(1, [group(image={str(picture)!r}, box=[6, 6, 32, 24])])
+task = {{"before": 0.1, "before_interval": 0.1, "after": 0.2, "after_interval": 0.1, "rows": 4}}
+log.summary({{"best": 1, "tasks": {{"digits": task}}}})
+log.close()
+"""
+    (tmp_path / "home").mkdir()
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment = clean | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    [media] = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media")
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    [rollouts] = media.glob("table/rollouts*.json")
+    table = json.loads(rollouts.read_text())
+    assert [row[table["columns"].index("response")] for row in table["data"]] == ["\\boxed{4}"] * 2
+    assert list(media.glob("table/held-out*.json"))
+    kept = [path.read_bytes() for path in (tmp_path / "run" / "wandb" / "data").rglob("*") if path.is_file()]
+    assert any(content.startswith(b"\x89PNG") for content in kept) and any(b"class_set" in content for content in kept)
+    assert not list((tmp_path / "home").iterdir())
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that progress reads, as a list of one number to change."""
+    now = [0.0]
+    monkeypatch.setattr("vlrl.metrics.time.monotonic", lambda: now[0])
+    return now
+
+
+def lines_of_progress(capsys, clock, *, total, seconds_each, done=0):
+    with progress("Training", total=total, done=done) as tick:
+        for number in range(done + 1, total + 1):
+            clock[0] += seconds_each
+            tick(1, f"reward {number}")
+    return capsys.readouterr().out.splitlines()
+
+
+def test_progress_without_a_terminal_is_a_line_at_each_tenth(capsys, clock):
+    lines = lines_of_progress(capsys, clock, total=40, seconds_each=30)
+    assert len(lines) == 10
+    assert lines[0] == "Training 4/40, 1080 s left, reward 4"
+    assert lines[-1] == "Training 40/40, 0 s left, reward 40"
+
+
+def test_lines_of_progress_are_ten_seconds_apart_but_for_the_last(capsys, clock):
+    assert lines_of_progress(capsys, clock, total=40, seconds_each=0.1) == ["Training 40/40, 0 s left, reward 40"]
+    lines = lines_of_progress(capsys, clock, total=40, seconds_each=0.7)
+    assert [line.split(",")[0] for line in lines] == ["Training 15/40", "Training 30/40", "Training 40/40"]
+
+
+def test_a_resumed_phase_begins_without_an_estimate_and_then_counts_what_it_measured(capsys, clock):
+    lines = lines_of_progress(capsys, clock, total=40, done=20, seconds_each=30)
+    assert lines[:2] == ["Training 20/40", "Training 24/40, 480 s left, reward 24"]
+
+
+def test_progress_that_is_not_shown_prints_nothing(capsys):
+    with progress("Training", total=2, shown=False) as tick:
+        tick(2)
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_on_a_terminal_shows_the_phase_and_the_note(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress("Scoring", total=2) as tick:
+        tick(note="reward 0.43")
+        tick()
+    out = capsys.readouterr().out
+    assert "Scoring" in out and "2/2" in out

@@ -1,0 +1,138 @@
+"""Updates on fixed rollouts, for any number of ranks, ZeRO stage and token budget; tests/trainer/test_update.py compares them.
+
+python -m tests.trainer.replay MODEL FOLDER PICTURE,PICTURE JOB... runs each job, `OPTIMIZER-STAGE-BUDGET`, and writes
+FOLDER/JOB.pt: the losses of five AdamW updates, or the weights before and after one step of plain SGD.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tests.conftest import SMALL_IMAGES
+from tests.models.helpers import message
+from vlrl import config as cfg
+from vlrl.algorithm.diagnostics import combine
+from vlrl.distributed.ranks import Ranks, join_ranks
+from vlrl.models.checkpoint_io import load_encoder
+from vlrl.models.processor import EncodedPrompt, Encoder
+from vlrl.rollout.groups import with_advantages
+from vlrl.trainer.policy import Policy
+from vlrl.trainer.update import MiniBatch, TaskGates, make_minibatch, old_logprobs, update
+from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
+
+ALGORITHM = cfg.Algorithm()
+MIX = {"sum": cfg.TaskMix(weight=1, rows=Path("none"))}
+GATES = TaskGates(ALGORITHM, MIX)
+SGD = {"optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
+UNCLIPPED = 1e9
+
+# Slot by slot: how many pictures, which lengths, which rewards (None: a timeout). On two ranks the even slots fall to the
+# first and the odd ones, all text, to the second; slots 3 and 6 have no advantage; the first four are mini-batch 0.
+PLAN: list[tuple[int, list[int], list[float | None]]] = [
+    (1, [5, 1, 9], [1.0, 0.0, 0.5]),
+    (0, [7, 7], [0.0, 1.0]),
+    (2, [3, 12, 6, 2], [1.0, None, 0.0, 0.0]),
+    (0, [4, 8, 2], [1.0, 1.0, 1.0]),
+    (1, [6, 6], [0.0, 1.0]),
+    (0, [2, 11, 3], [0.3, None, 0.7]),
+    (0, [1, 4], [1.0, None]),
+    (0, [9, 3, 5, 7], [1.0, 0.0, 0.0, 0.0]),
+]
+MINIBATCHES = 2
+
+
+def fixed_groups(encoder: Encoder, pictures: Sequence[str]) -> tuple[list[Group], dict[int, EncodedPrompt]]:
+    """The plan's groups, their tokens and engine log-probs drawn from a fixed seed, and the encoded prompts by slot."""
+    numbers = torch.Generator().manual_seed(0)
+    groups, encoded = [], {}
+    for slot, (images, lengths, rewards) in enumerate(PLAN):
+        encoded[slot] = encoder.encode(message(f"What is {slot} + 34?", *pictures[:images]))
+        rollouts = tuple(_rollout(slot, sample, length, numbers) for sample, length in enumerate(lengths))
+        prompt = Prompt(slot=slot, task="sum", row=Row(), messages=(), minibatch=slot * MINIBATCHES // len(PLAN))
+        scores = tuple(Score(reward=0.0, status=Status.TIMEOUT) if reward is None else Score(reward=reward) for reward in rewards)
+        groups.append(with_advantages(Group(prompt=prompt, rollouts=rollouts, scores=scores), ALGORITHM))
+    return groups, encoded
+
+
+def fixed_minibatches(
+    model: str, pictures: Sequence[str], ranks: Ranks, *, budget: int = 4096, keep_zero: bool = False
+) -> list[MiniBatch]:
+    """This rank's share of the plan's mini-batches."""
+    encoder = load_encoder(model, SMALL_IMAGES)
+    groups, encoded = fixed_groups(encoder, pictures)
+    mine = [group for group in groups if group.prompt.slot % ranks.size == ranks.rank]
+    return [
+        make_minibatch(
+            [group for group in mine if group.prompt.minibatch == number],
+            encoded,
+            filler=encoder.filler(),
+            budget=budget,
+            keep_zero=keep_zero,
+            ranks=ranks,
+        )
+        for number in range(MINIBATCHES)
+    ]
+
+
+def open_policy(model: str, ranks: Ranks, **settings) -> Policy:
+    """The model in fp32 at ZeRO 0, unless the settings say otherwise."""
+    chosen = cfg.Policy(**{"dtype": "float32", "zero_stage": 0, "lr": 1e-3} | settings)
+    return Policy(chosen, model, ranks=ranks, updates=5, temperature=1.0, banned=[])
+
+
+def weights_of(policy: Policy) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().float().clone() for name, weight in policy.named_weights()}
+
+
+def loss_of(policy: Policy, minibatch: MiniBatch, old=None, **options) -> float:
+    """Makes one update; the mini-batch's loss over all ranks before it."""
+    totals = update(policy, minibatch, old, **{"gates": GATES} | options).totals
+    return combine(policy.ranks.gather(totals))["policy/loss"][0] / minibatch.num_scored
+
+
+def losses_of(policy: Policy, minibatches: Sequence[MiniBatch], updates: int) -> list[float]:
+    """The losses of steps over the mini-batches in turn, π_old being the policy before each step's first."""
+    losses: list[float] = []
+    while len(losses) < updates:
+        old = [None, *(old_logprobs(policy, minibatch) for minibatch in minibatches[1:])]
+        losses += [loss_of(policy, *each) for each in list(zip(minibatches, old, strict=True))[: updates - len(losses)]]
+    return losses
+
+
+def run(job: str, model: str, pictures: Sequence[str], ranks: Ranks) -> dict:
+    optimizer, stage, budget = job.split("-")
+    minibatches = fixed_minibatches(model, pictures, ranks, budget=int(budget))
+    if optimizer == "adamw":
+        return {"losses": losses_of(open_policy(model, ranks, zero_stage=int(stage)), minibatches, 5)}
+    policy = open_policy(model, ranks, zero_stage=int(stage), gradient_clipping=UNCLIPPED, deepspeed=SGD)
+    before = weights_of(policy)
+    told = update(policy, minibatches[0], None, gates=GATES).step
+    return {"before": before, "after": weights_of(policy), "told": told}
+
+
+def _rollout(slot: int, sample: int, length: int, numbers: torch.Generator) -> Rollout:
+    return Rollout(
+        slot=slot,
+        sample=sample,
+        tokens=tuple(torch.randint(20, 250, (length,), generator=numbers).tolist()),
+        logprobs=tuple((-5.8 + 0.3 * torch.randn(length, generator=numbers)).tolist()),
+        text="",
+        finish_reason="stop",
+        weight_version=0,
+    )
+
+
+def main(model: str, folder: str, pictures: str, *jobs: str) -> None:
+    torch.set_num_threads(1)
+    ranks = join_ranks()
+    for job in jobs:
+        result = run(job, model, pictures.split(","), ranks)
+        if ranks.is_first:
+            torch.save(result, Path(folder) / f"{job}.pt")
+    ranks.barrier()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

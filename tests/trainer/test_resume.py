@@ -1,0 +1,49 @@
+"""What decides whether a run may go on: the settings of its checkpoint; and the signals that end it."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from vlrl.common.signals import StopSignal
+from vlrl.distributed.checkpoint import check_same_config
+
+CONFIG = {"steps": 100, "world_size": 2, "policy": {"lr": 0.001, "betas": [0.9, 0.95]}, "wandb": {"mode": "offline"}}
+
+
+def test_the_same_settings_may_resume_also_for_more_steps_and_with_another_logger():
+    check_same_config(CONFIG, json.loads(json.dumps(CONFIG)), step=50)
+    check_same_config(CONFIG, {**CONFIG, "steps": 50, "wandb": {"mode": "online", "project": "x"}}, step=50)
+
+
+def test_every_setting_that_differs_is_named_with_both_values():
+    other = {**CONFIG, "world_size": 4, "policy": {"lr": 0.0003, "warmup_steps": 5, "betas": [0.9, 0.95]}}
+    with pytest.raises(ValueError, match="cannot resume") as refusal:
+        check_same_config(CONFIG, other, step=50)
+    assert [line.strip() for line in str(refusal.value).splitlines()[1:]] == [
+        "world_size was 2 in the checkpoint, 4 now",
+        "policy.lr was 0.001 in the checkpoint, 0.0003 now",
+        "policy.warmup_steps was absent in the checkpoint, 5 now",
+    ]
+
+
+def test_a_run_that_is_to_end_before_its_checkpoint_is_refused():
+    with pytest.raises(ValueError, match="steps is 40 now, and the checkpoint is already at step 50"):
+        check_same_config(CONFIG, {**CONFIG, "steps": 40}, step=50)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_its_handler_given_back(number):
+    before = signal.getsignal(number)
+    stop = StopSignal()
+    try:
+        assert not stop.requested and not stop.grace_over(0.0)
+        signal.raise_signal(number)
+        assert stop.requested and not stop.grace_over(60.0)
+        time.sleep(0.01)
+        signal.raise_signal(number)
+        assert stop.grace_over(0.01), "the grace counts from the first signal"
+    finally:
+        stop.close()
+    assert signal.getsignal(number) is before

@@ -1,0 +1,93 @@
+"""Passes as large as the memory holds: never larger, not much smaller, and the policy is what it was."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import SMALL_IMAGES
+from tests.models.helpers import message
+from tests.trainer.replay import fixed_minibatches, losses_of, open_policy, weights_of
+from vlrl.models.checkpoint_io import load_encoder
+from vlrl.trainer import token_budget as fit
+from vlrl.trainer.token_budget import Sample, fit_passes, pack_of, tokens_that_fit
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_dense):
+    return load_encoder(tiny_dense, SMALL_IMAGES)
+
+
+@pytest.fixture(scope="module")
+def samples(encoder, pictures):
+    chats = [message("What is 1 + 1?"), message("Which digit is this?", pictures[0])]
+    return [Sample(prompt=encoder.encode(chat), group_size=4, max_new_tokens=20) for chat in chats]
+
+
+def run_of(ranks, encoder):
+    return SimpleNamespace(ranks=ranks, filler=encoder.filler())
+
+
+def used_by(pack, fixed: int, a_token: int, a_patch: int) -> int:
+    return fixed + a_token * len(pack.tokens) + a_patch * len(pack.pixels)
+
+
+@settings(max_examples=40)
+@given(fixed=st.integers(0, 25_000), a_token=st.integers(1, 1000), a_patch=st.integers(0, 1000), room=st.integers(10**5, 10**7))
+def test_what_is_found_fits_and_thrice_as_much_would_not(fixed, a_token, a_patch, room, ranks, encoder, samples):
+    policy = SimpleNamespace(bytes_to_come=0)
+    run = run_of(ranks, encoder)
+
+    def uses(size: int) -> int:
+        return max(used_by(pack_of(sample, size, run.filler), fixed, a_token, a_patch) for sample in samples)
+
+    smallest, most = max(sample.smallest for sample in samples), 10 * max(sample.largest for sample in samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "raised_bytes", lambda work: used_by(work.args[1], fixed, a_token, a_patch))
+        patch.setattr(fit, "free_bytes", lambda: room / 0.8)
+        found = tokens_that_fit(run, policy, samples, groups=10)
+    assert smallest <= found <= most and uses(found) <= room
+    assert 3 * found > max(size for size in range(smallest, most + 1, 50) if uses(size) <= room)
+
+
+def test_where_not_even_one_response_fits_it_says_what_to_set(tiny_dense, ranks, encoder, samples, monkeypatch):
+    monkeypatch.setattr(fit, "free_bytes", lambda: 0)
+    with pytest.raises(RuntimeError, match="of one response and its prompt, 47 tokens, in 0.0 GiB; set gradient_checkpointing"):
+        tokens_that_fit(run_of(ranks, encoder), open_policy(tiny_dense, ranks), samples, groups=2)
+
+
+def test_a_pass_has_the_tokens_that_are_asked_for_or_little_less(samples, encoder):
+    for sample in samples:
+        for size in (sample.smallest, sample.largest, 3 * sample.largest + 50):
+            pack = pack_of(sample, size, encoder.filler())
+            assert 0 <= size - (len(pack.tokens) - 2 * pack.filler) <= sample.smallest  # the filler has a token and a response
+
+
+def test_without_a_prompt_a_number_is_asked_for(ranks, encoder):
+    with pytest.raises(RuntimeError, match="give a number"):
+        tokens_that_fit(run_of(ranks, encoder), SimpleNamespace(bytes_to_come=0), [], groups=2)
+
+
+def test_with_memory_in_plenty_whole_mini_batches_fit_and_the_policy_stays_what_it_was(
+    tiny_dense, pictures, ranks, encoder, samples
+):
+    policy, other = open_policy(tiny_dense, ranks, zero_stage=1), open_policy(tiny_dense, ranks, zero_stage=1)
+    before = weights_of(policy)
+    found = tokens_that_fit(run_of(ranks, encoder), policy, samples, groups=2)
+    assert found >= 2 * max(sample.largest for sample in samples) / 1.1
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(policy).items())
+    minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
+    assert losses_of(policy, minibatches, 4) == losses_of(other, minibatches, 4)
+
+
+def test_the_passes_found_are_told_with_what_they_are_for(monkeypatch, capsys):
+    monkeypatch.setattr("vlrl.trainer.token_budget.tokens_that_fit", lambda *_, **__: 8576)
+    run = SimpleNamespace(
+        config=SimpleNamespace(policy=SimpleNamespace(tokens_per_pass="auto")), ranks=SimpleNamespace(is_first=True)
+    )
+    policy = SimpleNamespace(tokens_per_pass=0)
+    fit_passes(run, policy, list, groups=2, phase="cold start")
+    assert policy.tokens_per_pass == 8576
+    assert "Largest pass for the cold start that fits in memory: 8576 tokens\n" in capsys.readouterr().out

@@ -1,0 +1,3 @@
+from vlrl.cli.main import app
+
+app()

@@ -1,0 +1,131 @@
+"""`vlrl data`: builds data sets from recipes, looks at them, checks and filters them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vlrl.cli.shared import SETTINGS, TASKS, Folders, Overrides, RunFile, open_to_sample, sentences
+from vlrl.common.folder_lock import held
+
+data = typer.Typer(no_args_is_help=True, help="Builds data sets from recipes, and looks at them.")
+
+
+@data.command(epilog="Example: vlrl data build data_recipes/dots.py --from dots/dots.csv --out data/dots")
+def build(
+    recipe: Annotated[Path, typer.Argument(help="The recipe's file, such as those in data_recipes/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/train and OUT/eval.")],
+    source: Annotated[
+        str | None, typer.Option("--from", help="A file, or a data set on the hub, instead of the recipe's SOURCE.")
+    ] = None,
+    train: Annotated[int | None, typer.Option(help="Number of rows in OUT/train; -1: all that are left.")] = None,
+    evaluation: Annotated[int | None, typer.Option("--eval", help="Number of rows in OUT/eval; -1: all that are left.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed that draws and splits the rows.")] = 0,
+    task: Annotated[str | None, typer.Option(help="The task that checks the answers, instead of the recipe's.")] = None,
+    against: Annotated[list[Path] | None, typer.Option(help="Evaluation sets whose questions OUT/train must not hold.")] = None,
+    ngram: Annotated[int, typer.Option(help="For --against: how many words in a row are compared.")] = 8,
+    overlap: Annotated[float, typer.Option(help="For --against: share of equal runs of words that leaves a question out.")] = 0.5,
+    folders: Folders = TASKS,
+    timeout_s: Annotated[float, typer.Option(help="Seconds that the verifier may take for one answer.")] = 10.0,
+    workers: Annotated[int, typer.Option(help="Number of processes that score.")] = 2,
+) -> None:
+    """Builds a recipe's data sets. Reads every picture, and scores each row's own answer with the task's verifier.
+
+    A record with a missing or broken picture, or with an answer that the verifier does not accept, is left out and counted.
+    """
+    with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
+        from dataclasses import replace
+
+        from vlrl.data.build import build as build_sets
+        from vlrl.data.build import reasons
+        from vlrl.data.recipe import load_recipe
+        from vlrl.data.shards import Dataset
+        from vlrl.scoring import Scorer
+
+        loaded = load_recipe(recipe)
+        asked = {name: size for name, size in (("train", train), ("eval", evaluation)) if size is not None}
+        sizes = loaded.sizes | {name: None if size < 0 else size for name, size in asked.items()}
+        loaded = replace(loaded, sizes=sizes, task=task or loaded.task)
+        others = [Dataset(folder) for folder in against or ()]
+        with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
+            built, left_out = build_sets(
+                loaded, out, scorer, source=source, seed=seed, against=others, ngram=ngram, overlap=overlap
+            )
+    for dataset in built.values():
+        print(f"{dataset.folder}: {len(dataset)} rows, {dataset.manifest.num_images} images")
+    print(f"left out: {len(left_out)} records" + (f", listed in {out}/left_out.jsonl" if left_out else ""))
+    for reason in reasons(left_out):
+        print(f"  {reason}")
+
+
+@data.command(epilog="Example: vlrl data check data/dots")
+def check(
+    folder: Annotated[Path, typer.Argument(help="A data set, or a build's folder with train and eval.")],
+    task: Annotated[str | None, typer.Option(help="The task that verifies the rows; else the one they were built for.")] = None,
+    folders: Folders = TASKS,
+    num: Annotated[int, typer.Option(min=0, help="Faults of each kind to print one by one.")] = 3,
+) -> None:
+    """Reads whole data sets: their bytes, each picture, and each row's own answer, which the task's verifier must accept.
+
+    Also finds rows that are in both train and eval. Exits with 1 if anything is wrong.
+    """
+    with sentences():
+        from vlrl.data.check import check_sets, opened, task_of
+
+        sets = opened(folder)
+        found = check_sets(sets, task or task_of(sets), folders, num)
+    for each in found:
+        for fault in each.faults:
+            print(fault)
+        print(each.summary)
+    raise typer.Exit(any(each.faults for each in found))
+
+
+@data.command(epilog="Example: vlrl data show data/dots/eval --num 1")
+def show(
+    folder: Annotated[Path, typer.Argument(help="The data set.")], num: Annotated[int, typer.Option(help="Rows to show.")] = 3
+) -> None:
+    """Prints a data set's manifest and its first rows."""
+    with sentences():
+        from dataclasses import asdict
+
+        from vlrl.data.shards import Dataset
+
+        dataset = Dataset(folder)
+        print(json.dumps(asdict(dataset.manifest), indent=2))
+        for number in range(min(num, len(dataset))):
+            print(json.dumps(asdict(dataset[number]), ensure_ascii=False, indent=2))
+
+
+@data.command(
+    name="filter",
+    context_settings=SETTINGS,
+    epilog="Example: vlrl data filter configs/cpu.yaml model=runs/cpu/coldstart --out data/filtered",
+)
+def filter_rows(
+    run_file: RunFile,
+    out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/TASK.")],
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(help="Responses to sample for each row.")] = 8,
+    at_most: Annotated[float, typer.Option(help="Mean reward above which a row is dropped.")] = 0.9,
+) -> None:
+    """Samples each training row with the run's model. Keeps the rows that it solves sometimes, and not nearly always."""
+    with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
+        run = open_to_sample(run_file, overrides)
+        from vlrl.evaluation.pass_rate import filter_rows as filtered
+        from vlrl.evaluation.pass_rate import verdict
+
+        rates = filtered(run, out, samples=samples, at_most=at_most)
+    if run.ranks.is_first:
+        table = Table("task", "rows", "kept", "never solved", "solved too often", "not scored", "mean rate")
+        for task, of_rows in rates.items():
+            counts = Counter(verdict(row, at_most) for row in of_rows)
+            verdicts = [str(counts[name]) for name in ("kept", "never solved", "solved too often", "not scored")]
+            table.add_row(task, str(len(of_rows)), *verdicts, f"{fmean(row.mean for row in of_rows):.3f}")
+        Console().print(table)
+        print(f"The rows are in {out}/TASK, each row's rate in {out}/TASK/pass_rates.jsonl")

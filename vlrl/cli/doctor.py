@@ -1,0 +1,52 @@
+"""What this machine has for a run: versions, device, cores, memory, disk and a compiler, a line each."""
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from vlrl.sandbox.jail import why_not
+
+_PACKAGES = ("torch", "transformers", "deepspeed", "vllm")
+_COMPILERS = ("c++", "g++", "clang++")
+
+
+def doctor() -> list[str]:
+    """A line for each thing that a run needs; what is missing says what it is needed for."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return [
+        f"python: {platform.python_version()}",
+        *(f"{package}: {_version(package)}" for package in _PACKAGES),
+        f"device: {_device()}",
+        f"cores: {len(os.sched_getaffinity(0))}",
+        f"memory: {memory / 1e9:.1f} GB",
+        f"free disk: {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB in {Path.cwd()}",
+        f"C++ compiler: {_compiler()}",
+        f"jail for code: {why_not() or 'works'}",
+    ]
+
+
+def _version(package: str) -> str:
+    for distribution in (package, f"{package}-cpu"):  # vLLM for CPUs is a distribution of another name
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "missing; install vlrl with its extra `gpu` or `cpu`"
+
+
+def _device() -> str:
+    try:
+        import torch
+    except ImportError as error:
+        return f"unknown, torch cannot be imported ({error})"
+    if not torch.cuda.is_available():
+        return "CPU only"
+    gpu = torch.cuda.get_device_properties(0)
+    return f"{torch.cuda.device_count()} x {gpu.name}, {gpu.total_memory / 1e9:.0f} GB each"
+
+
+def _compiler() -> str:
+    found = filter(None, map(shutil.which, (os.environ.get("CXX", ""), *_COMPILERS)))
+    return next(found, "none; DeepSpeed's and torch.compile's kernels cannot be built (install g++)")

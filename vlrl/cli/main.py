@@ -1,0 +1,288 @@
+"""Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for what comes before and after.
+
+Exit codes: 0; 1 if a comparison or a check fails; 2 for a fault, printed as one sentence (with VLRL_TRACEBACK=1 as a traceback);
+143 for a command that SIGTERM stopped, 130 for Ctrl-C, 141 if nobody reads its output any more. Under torchrun any failure
+becomes torchrun's own 1.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vlrl.cli.data import data
+from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, sentences
+from vlrl.cli.tasks import new, try_task, verify
+from vlrl.common.folder_lock import held
+from vlrl.config import Config, dump_config
+
+HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
+app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vlrl {version('vlrl')}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Prints the version.")
+    ] = False,
+) -> None:
+    """Takes --version; a command does the rest."""
+
+
+@app.command(context_settings=SETTINGS, epilog="Example: vlrl train configs/cpu.yaml name=twice steps=50 mixture.digits.weight=2")
+def train(run_file: RunFile, overrides: Overrides = None) -> None:
+    """Trains as the run file says; resumes a run that was stopped.
+
+    SIGTERM or Ctrl-C: it saves its state and exits with 143 or 130; the same command goes on.
+    """
+    with sentences(resumes=True):
+        config = load(run_file, overrides)
+        with held(config.folder, doing="trained", remedy="choose another name"):
+            run = open_run(config)
+            if config.threads:
+                import torch
+
+                torch.set_num_threads(config.threads)
+            from vlrl.train import train as run_training
+
+            summary = run_training(run)
+        if run.ranks.is_first:
+            _report(config, summary)
+
+
+@app.command(context_settings=SETTINGS, epilog="Example: vlrl plan configs/cpu.yaml mixture.digits.weight=2 --steps 4")
+def plan(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(help="Steps to show.")] = 8,
+    all_settings: Annotated[bool, typer.Option("--all", help="Print every setting, those at their default too.")] = False,
+) -> None:
+    """Prints the prompts of each task in the first steps and in their mini-batches, its epochs, and the settings of the run."""
+    with sentences():
+        config = load(run_file, overrides)
+        from vlrl.cli.plan import plan as plan_of
+
+        for line in plan_of(config, steps):
+            print(line)
+        print(f"\n{'All settings' if all_settings else 'Settings that differ from their defaults (all: --all)'}:\n")
+        print(dump_config(config, defaults=all_settings), end="")
+
+
+@app.command(
+    name="eval",
+    context_settings=SETTINGS,
+    epilog="Example: vlrl eval configs/cpu.yaml model=runs/cpu/model evaluation.samples=8 --out runs/cpu/eval",
+)
+def evaluate(
+    run_file: RunFile,
+    out: Annotated[Path, typer.Option(help="Folder for the rows' rewards and the summary.")],
+    overrides: Overrides = None,
+) -> None:
+    """Evaluates the run file's model on its tasks' held-out rows: avg@k and pass@k. Goes on where it was stopped.
+
+    An OUT belongs to one model, one verifier of each task and one way to sample; another evaluation needs another OUT.
+    """
+    with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
+        from vlrl.evaluation.records import finished_evaluation
+
+        config = load(run_file, overrides)
+        is_alone = "RANK" not in os.environ  # ranks could differ in what they find, and wait for one another
+        if is_alone and (found := finished_evaluation(config, out)):
+            _print_evaluation(config.model, found)
+            print(f"{out} has every row, measured in the same way; nothing was sampled")
+            return
+        run = open_to_sample(run_file, overrides)
+        from vlrl.evaluation.standalone import assess
+
+        assessments = assess(run, out)
+        if run.ranks.is_first:
+            _print_evaluation(config.model, assessments)
+
+
+@app.command(epilog="Example: vlrl compare runs/one/eval runs/two/eval --gate 2")
+def compare(
+    first: Annotated[Path, typer.Argument(help="The OUT of a vlrl eval.")],
+    second: Annotated[Path, typer.Argument(help="That of another model on the same rows.")],
+    gate: Annotated[
+        float | None, typer.Option(help="Exit with 1 if a task got worse by more than this many standard errors.")
+    ] = None,
+) -> None:
+    """Compares two evaluations row by row: each task's difference with its 95 % interval and the p of a paired t-test.
+
+    With --gate it exits with 1 on a regression, for scripts.
+    """
+    with sentences():
+        from vlrl.evaluation.compare import compared, regressed
+
+        comparisons = compared(first, second)
+    table = Table("task", "rows", "second - first", "standard errors", "p", "no verdict")
+    for task, found in comparisons.items():
+        change = f"{found.difference.mean:+.3f} ± {found.difference.interval:.3f}"
+        errors, p = f"{found.difference.standard_errors:+.1f}", f"{found.difference.p:.3f}"
+        table.add_row(task, str(found.difference.rows), change, errors, p, "{} and {}".format(*found.failed))
+    Console().print(table)
+    if gate is not None and (worse := regressed(comparisons, gate)):
+        print(f"regression: {', '.join(worse)} got worse by more than {gate:g} standard errors")
+        raise typer.Exit(1)
+
+
+@app.command(context_settings=SETTINGS, epilog="Example: vlrl study configs/studies/tau.yaml")
+def study(
+    file: Annotated[Path, typer.Argument(help="The study, as those in configs/studies/.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs; else runs/studies/NAME.")] = None,
+) -> None:
+    """Runs a comparison arm by arm and seed by seed, or goes on with it; ends with one table and a page of curves."""
+    with sentences(resumes=True):
+        from vlrl.study import load_study, run_study, write_results
+
+        plan, folder = load_study(file), out or Path("runs/studies") / file.stem
+        with held(folder, doing="run", remedy="give another --out"):
+            failed = run_study(plan, folder, overrides or ())
+        print(write_results(plan, folder))
+        print(f"also in {folder}/study.md, the curves in {folder}/study.html")
+    if failed:
+        print(f"failed, see {folder}/NAME.log: {', '.join(failed)}")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: vlrl report runs/cpu; while it trains: vlrl report runs/cpu --serve 8000")
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, as runs/cpu; of several the curves are overlaid.")],
+    out: Annotated[Path | None, typer.Option(help="The page; else report.html in the first run's folder.")] = None,
+    serve: Annotated[
+        int | None, typer.Option(help="A port of this machine alone at which the page is made anew each time.")
+    ] = None,
+) -> None:
+    """Writes one HTML page about a run: curves, gate, step times, and its rollouts to look through."""
+    with sentences():
+        from vlrl.report.read import check_is_run
+
+        for folder in runs:
+            check_is_run(folder)
+        from vlrl.report.page import serve_report, write_report
+
+        if serve is not None:
+            print(f"http://127.0.0.1:{serve} (Ctrl-C ends it)", flush=True)
+            serve_report(runs, serve)
+        else:
+            path = out or runs[0] / "report.html"
+            print(f"{path}: {write_report(runs, path) / 1e6:.1f} MB")
+
+
+@app.command(epilog="Example: vlrl doctor")
+def doctor() -> None:
+    """Prints what this machine has of what a run needs."""
+    from vlrl.cli.doctor import doctor as lines
+
+    for line in lines():
+        print(line)
+
+
+@app.command(epilog="Example: vlrl tiny models/moe --moe --texts data/chain_sum/train --texts data/digits/train")
+def tiny(
+    folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(help="A data set that the tokenizer learns; may be given again. Else all data/*/train."),
+    ] = None,
+    moe: Annotated[bool, typer.Option(help="A mixture of experts.")] = False,
+    seed: int = 0,
+) -> None:
+    """Makes a tiny random Qwen3-VL, to run everything on a laptop. Its tokenizer learns the first 500 rows of each data set."""
+    with sentences():
+        from vlrl.data.shards import MANIFEST, Dataset
+
+        folders = texts or [path.parent for path in sorted(Path("data").glob(f"*/train/{MANIFEST}"))]
+        if not folders:
+            raise ValueError("no data set under data; build them first: make data")
+        sets = [Dataset(each) for each in folders]
+        rows = [dataset[number] for dataset in sets for number in range(min(500, len(dataset)))]
+        from vlrl.models.tiny import build_tiny
+
+        count = build_tiny(folder, [text for row in rows for text in (row.question, row.response)], moe=moe, seed=seed)
+        print(f"{folder}: {count / 1e6:.2f} M parameters; its tokenizer learned from {', '.join(map(str, folders))}")
+
+
+app.add_typer(data, name="data")
+app.add_typer(new, name="new")
+app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)
+app.command(name="try", epilog="Example: vlrl try dots --rows data/dots/eval")(try_task)
+
+
+def _rise(values: Mapping[str, float]) -> tuple[float, float]:
+    """A task's rise and its 95 % interval, of its entry in the summary."""
+    return values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
+
+
+def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A sentence for each task that did not rise by more than its interval, with what to do."""
+    for task, values in tasks.items():
+        rise, interval = _rise(values)
+        if rise <= interval:
+            mix = config.mixture[task]
+            now = f"{mix.coldstart_weight or mix.weight:g} now" if config.coldstart.steps else "with coldstart.steps above 0"
+            yield (
+                f"{task} did not rise by more than its interval. Look at its first accuracy, {values['before']:.3f}: if that is "
+                f"chance, give the task more of the cold start (mixture.{task}.coldstart_weight, {now}), or leave it out "
+                "(docs/learning.md)"
+            )
+
+
+def _print_evaluation(model: str, found: dict[str, dict[str, Any]]) -> None:
+    """A table for each way to sample."""
+    for way, tasks in found.items():
+        table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=f"{model}{', ' if way else ''}{way}")
+        for task, each in tasks.items():
+            passes = ", ".join(f"@{k} {one.mean:.3f} ± {one.interval:.3f}" for k, one in each.passes.items() if k > 1)
+            average = f"{each.average.mean:.3f} ± {each.average.interval:.3f}"
+            table.add_row(task, str(each.average.rows), str(each.samples), average, passes, str(each.failed))
+        Console().print(table)
+
+
+def _report(config: Config, summary: dict[str, Any]) -> None:
+    console = Console()
+    if summary["tasks"]:
+        _print_rises(console, config, summary)
+    else:
+        console.print("Nothing was evaluated: no task of the mixture names eval_rows.")
+    for each in summary.get("rollbacks", ()):
+        console.print(f"The run went back from step {each['called_at']} to {each['to_step']}: {'; '.join(each['sentences'])}")
+    console.print(f"The run is in {config.folder}: metrics.jsonl, rollouts.jsonl, summary.json, checkpoints/, model/")
+
+
+def _print_rises(console: Console, config: Config, summary: dict[str, Any]) -> None:
+    table = Table("task", "before", "after", "rise", title=f"{config.name}: held-out accuracy ± 95 % interval")
+    number: Callable[[float], str] = "{:.3f}".format
+    failing = any(values["failed_before"] or values["failed_after"] for values in summary["tasks"].values())
+    if failing:
+        table.add_column("no verdict, before and after")
+    for task, values in summary["tasks"].items():
+        cells = [f"{number(values[at])} ± {number(values[f'{at}_interval'])}" for at in ("before", "after")]
+        rise, interval = _rise(values)
+        failed = [f"{values['failed_before']} and {values['failed_after']}"] if failing else []
+        table.add_row(task, *cells, f"{rise:+.3f} ± {number(interval)}", *failed)
+    mean = summary["mean"]
+    table.add_section()
+    table.add_row("mean", number(mean["before"]), number(mean["after"]), f"{mean['after'] - mean['before']:+.3f}")
+    console.print(table)
+    for sentence in _without_a_rise(config, summary["tasks"]):
+        console.print(sentence, markup=False)
+    if failing:
+        console.print("Rollouts without a verdict are in no average: each with its reason in rollouts.jsonl")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,118 @@
+"""What the commands share: their common arguments, run files, and faults as sentences."""
+
+import logging
+import os
+import select
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlrl.common.signals import Interrupted, interruptible
+from vlrl.config import ColdStart, Config, load_config
+from vlrl.telemetry.progress import announce
+
+RunFile = Annotated[Path, typer.Argument(help="The run file, as those in configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's: a.b=c ...")]
+Folders = Annotated[list[Path], typer.Option("--tasks", help="Folders of task files; may be given again.")]
+TASKS = [Path("tasks")]
+SETTINGS = {"ignore_unknown_options": True}  # of a command that takes overrides: `--steps 4` is then told how to be written
+
+_GOES_ON = "; the same command goes on with what was kept"
+_UNREAD = 141  # 128 + SIGPIPE, as of other tools in a pipe
+
+
+class App(typer.Typer):
+    """The commands. In a pipe whose reader has gone (`vlrl data show data/dots/train | head`) they end without a word."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        output = sys.stdout
+        try:
+            try:
+                return super().__call__(*arguments, **settings)
+            finally:
+                output.flush()
+        except (BrokenPipeError, SystemExit) as end:
+            broken = end if isinstance(end, BrokenPipeError) else end.__context__  # typer makes an exit of it
+            if not isinstance(broken, BrokenPipeError):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what is still to be written at the end
+            sys.exit(_UNREAD)
+
+
+def _reader_has_gone() -> bool:
+    """Whether the standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def load(run_file: Path, overrides: list[str] | None) -> Config:
+    return load_config(run_file, tuple(overrides or ()))
+
+
+def quieten() -> None:
+    """Keeps the libraries' start-up talk off the screen; their errors stay. Before torch, vLLM and DeepSpeed are imported."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("DeepSpeed", "torch._library.triton", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+class _WithLevel(logging.Formatter):
+    """ "warning: data/sums: 2 of 8 own answers ..."."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+@contextmanager
+def sentences(*, resumes: bool = False) -> Iterator[None]:
+    """Faults and signals as one sentence each, warnings with that word first; see the head of vlrl.cli for exit codes.
+
+    resumes: the command keeps what it did, and says so after a signal.
+    """
+    if logging.lastResort:
+        logging.lastResort.setFormatter(_WithLevel())
+    try:
+        with interruptible():
+            yield
+    except Interrupted as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"vlrl: {stop}{_GOES_ON if resumes and not stop.said else ''}", file=sys.stderr)
+        raise typer.Exit(stop.exit_code) from None
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        if "VLRL_TRACEBACK" in os.environ or (isinstance(error, BrokenPipeError) and _reader_has_gone()):
+            raise
+        print(f"vlrl: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def open_run(config: Config, *, to_train: bool = True) -> Any:
+    """The run, checked; every rank calls it. What the first rank can refuse without torch, it refuses before that is imported."""
+    if os.environ.get("RANK", "0") == "0":
+        from vlrl.preflight.quick_checks import check_inputs
+
+        announce("Checking the data and the verifiers")
+        check_inputs(config, world_size=int(os.environ.get("WORLD_SIZE", "1")), to_train=to_train)
+        announce("Loading PyTorch, and checking prompts and answers with the model's processor")
+    quieten()
+    from vlrl.distributed.ranks import join_ranks
+    from vlrl.preflight.full_checks import preflight
+
+    return preflight(config, join_ranks(), to_train=to_train)
+
+
+def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:
+    """The run file's run, checked for what sampling its model needs; every rank calls it."""
+    config = load(run_file, overrides)
+    return open_run(config.model_copy(update={"coldstart": ColdStart()}), to_train=False)

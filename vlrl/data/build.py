@@ -1,0 +1,183 @@
+"""Builds data sets from recipes: the task's verifier must accept each row's own answer, or the row is left out by reason.
+
+The pool that training uses scores these answers, so an answer that no response could match is found here and not by a policy.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vlrl.authoring.task_tools import score_all, verdict_of
+from vlrl.data.images import read_image_bytes
+from vlrl.data.recipe import LeftOut, Recipe, rows_of, split, without_repeated
+from vlrl.data.shards import MANIFEST, Dataset, NewRow, write_datasets
+from vlrl.scoring import Scorer
+from vlrl.tasks import gold, load_task
+from vlrl.telemetry.progress import progress
+from vlrl.types import Row, Score, Status
+
+_ENOUGH = 0.9  # of a reward: a box rounded to a grid still overlaps itself by more
+_ACCEPTED = "accepted.part"
+_CHUNK = 500
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a task does not accept a row's own answer: a reason to count by, and the answer with its verdict."""
+
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+def build(
+    recipe: Recipe,
+    out: Path,
+    scorer: Scorer,
+    *,
+    source: str | None = None,
+    seed: int = 0,
+    against: Sequence[Dataset] = (),
+    ngram: int = 8,
+    overlap: float = 0.5,
+) -> tuple[dict[str, Dataset], list[LeftOut]]:
+    """Writes OUT/train and OUT/eval, and OUT/left_out.jsonl. Returns the data sets by name, and what was left out.
+
+    against: evaluation sets; a row is left out of train if at least `overlap` of its question's n-grams of words are theirs and,
+    where it has images, one of them too.
+    If the build fails, OUT keeps the sets that it had. A build that was stopped does not check again what it had accepted.
+    ValueError if the source cannot be read, or fewer rows are left than asked for.
+    """
+    _check_replaces_all(recipe, out)
+    left_out: list[LeftOut] = []
+    rows: list[tuple[int, NewRow]] = []
+    with progress(f"Reading {recipe.name}", None) as tick:
+        for row in rows_of(recipe, source, seed, left_out):
+            rows.append(row)
+            tick()
+    out.mkdir(parents=True, exist_ok=True)
+    accepted = out / _ACCEPTED
+    faults = _faults(recipe, [row for _, row in rows], scorer, accepted) if recipe.has_gold else [None] * len(rows)
+    refused = [_left(row, fault.reason, fault.detail) for row, fault in zip(rows, faults, strict=True) if fault]
+    kept = without_repeated((row for row, fault in zip(rows, faults, strict=True) if not fault), left_out)
+    left_out += refused
+    try:
+        splits = split(kept, recipe.sizes, seed)
+    except ValueError as error:
+        why = "; ".join(reasons(left_out)) or "nothing"
+        raise ValueError(f"{recipe.name}: {error}; ask for fewer with --train and --eval; left out: {why}") from None
+    held_out = _HeldOut(against, ngram, overlap)
+    near = {number for number, row in splits["train"] if held_out.is_near(row)}
+    left_out += [_left(row, "like a question of another evaluation set") for row in splits["train"] if row[0] in near]
+    splits["train"] = [row for row in splits["train"] if row[0] not in near]
+    written = write_datasets(
+        {out / name: [row for _, row in chosen] for name, chosen in splits.items() if recipe.sizes[name] != 0},
+        source=source or recipe.source,
+        licence=recipe.licence,
+        recipe=recipe.name,
+        recipe_version=recipe.version,
+        task=recipe.task,
+    )
+    (out / "left_out.jsonl").write_text("".join(json.dumps(asdict(left)) + "\n" for left in left_out))
+    accepted.unlink(missing_ok=True)
+    return {folder.name: dataset for folder, dataset in written.items()}, left_out
+
+
+def _check_replaces_all(recipe: Recipe, out: Path) -> None:
+    """ValueError if OUT holds a set that the build would not replace: the new one could hold rows of it."""
+    for name, size in recipe.sizes.items():
+        if size == 0 and (out / name / MANIFEST).exists():
+            raise ValueError(
+                f"{out / name} is of an earlier build, and this one writes no {name} (--{name} 0), so rows could be in both; "
+                f"delete {out / name}, or build into another folder"
+            )
+
+
+def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[], None] = lambda: None) -> list[Refused | None]:
+    """For each row, why its task does not accept the row's own answer; None if it does. tick: called after each."""
+    scores = score_all(task, [(gold(row), row) for row in rows], scorer, tick)
+    return [_refused(task, row, score) for row, score in zip(rows, scores, strict=True)]
+
+
+def _refused(task: str, row: Row, score: Score) -> Refused | None:
+    if score.status is Status.OK and score.reward >= _ENOUGH:
+        return None
+    verdict = f"reward {score.reward:g}" if score.status is Status.OK else str(score.status)
+    why = f"{verdict}: {score.detail}" if score.detail else verdict
+    reason = f"its own answer is not accepted by {task} ({verdict_of(score)})"
+    return Refused(reason, f"{gold(row)!r:.80} gets {' '.join(why.split())}")
+
+
+def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
+    """Runs of `size` words, case and punctuation apart; a text with fewer words is one run.
+
+    >>> sorted(ngrams("A b, c? D", 3)), ngrams("Yes?", 3), ngrams("", 3)
+    ([('a', 'b', 'c'), ('b', 'c', 'd')], {('yes',)}, set())
+    """
+    words = _WORD.findall(text.casefold())
+    return {tuple(words[start : start + size]) for start in range(max(len(words) - size + 1, min(len(words), 1)))}
+
+
+def reasons(left_out: Sequence[LeftOut]) -> list[str]:
+    """'3 a picture file that is missing (the first: record 7, pictures/7.png)', for each reason, the most frequent first."""
+    first = {left.reason: left for left in reversed(left_out)}
+    details = {reason: f", {left.detail}" if left.detail else "" for reason, left in first.items()}
+    counts = Counter(left.reason for left in left_out).most_common()
+    return [f"{count} {reason} (the first: record {first[reason].record}{details[reason]})" for reason, count in counts]
+
+
+class _HeldOut:
+    """The questions and images of evaluation sets, for what must not be trained on."""
+
+    def __init__(self, datasets: Sequence[Dataset], ngram: int, overlap: float):
+        rows = [dataset[number] for dataset in datasets for number in range(len(dataset))]
+        self._ngram, self._overlap = ngram, overlap
+        self._grams = {gram for row in rows for gram in ngrams(row.question, ngram)}
+        self._images = {_digest(read_image_bytes(ref)) for row in rows for ref in row.images}
+
+    def is_near(self, row: NewRow) -> bool:
+        grams = ngrams(row.question, self._ngram)
+        is_like = bool(grams) and len(grams & self._grams) >= self._overlap * len(grams)
+        return is_like and (not row.images or any(_digest(image) in self._images for image in row.images))
+
+
+def _left(row: tuple[int, NewRow], reason: str, detail: str = "") -> LeftOut:
+    return LeftOut(record=row[0], reason=reason, question=row[1].question, detail=detail)
+
+
+def _faults(recipe: Recipe, rows: Sequence[NewRow], scorer: Scorer, accepted: Path) -> list[Refused | None]:
+    """As `gold_faults`; equal rows are scored once.
+
+    The file `accepted` names the rows that a build which was stopped had accepted; this one's are added.
+    """
+    source = load_task(recipe.task, scorer.folders).path.read_bytes()
+    names = [_digest(source + repr((row.question, row.answer, row.meta, row.response)).encode()) for row in rows]
+    before = set(accepted.read_text().splitlines()) if accepted.exists() else set()
+    todo = {name: row for name, row in zip(names, rows, strict=True) if name not in before}
+    faults: dict[str, Refused | None] = {}
+    with (
+        accepted.open("a") as file,
+        progress(f"Checking answers of {recipe.name}", len(rows), done=len(rows) - len(todo)) as tick,
+    ):
+        for start in range(0, len(todo), _CHUNK):
+            chunk = list(todo)[start : start + _CHUNK]
+            found = gold_faults(recipe.task, [_as_row(todo[name]) for name in chunk], scorer, tick)
+            faults.update(zip(chunk, found, strict=True))
+            file.writelines(f"{name}\n" for name in chunk if not faults[name])
+            file.flush()
+    return [faults.get(name) for name in names]
+
+
+def _as_row(row: NewRow) -> Row:
+    return Row(question=row.question, answer=row.answer, meta=row.meta, response=row.response)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,279 @@
+"""Checkpoints that are whole or not there: `step-000050/`, whose manifest.json names every file with its size and SHA-256.
+
+All ranks write into `.tmp-step-000050`; rank 0, in a thread beside the next step, syncs it to the disk, writes the manifest last
+and renames the folder, so that a run killed at any moment leaves either the new checkpoint or the old ones. Loading trusts
+nothing: a damaged checkpoint is named and the one before it taken. Ranks decide together through `agree(value)`, the smallest of
+all ranks' values, which returns on none before all have called it: where one rank fails, every rank stops, and all resume from
+the same step.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlrl.common.jsonl import sync
+
+logger = logging.getLogger(__name__)
+
+Agree = Callable[[int], int]
+
+MAY_DIFFER = (
+    *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
+    *("tokens_per_pass", "rollbacks"),
+)
+"""What may change at a resume: settings of where a run is kept, how long it goes on and when it is stopped, not of what a step
+computes; and the numbers that the run found by itself, which the resumed run takes over."""
+
+_MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
+_HEADROOM = 1.2
+_sealer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")  # a process that ends lets it come to its end
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint after `step` steps. state: what was given to `save`, as JSON reads it back."""
+
+    step: int
+    path: Path
+    state: Mapping[str, Any]
+
+
+def alone(value: int) -> int:
+    """`agree` of a single process."""
+    return value
+
+
+def begin(
+    root: Path,
+    step: int,
+    write: Callable[[Path], None],
+    state: Mapping[str, Any],
+    *,
+    keep: int,
+    protected: Collection[int] = (),
+    rank: int = 0,
+    agree: Agree = alone,
+    expected_bytes: int = 0,
+) -> Callable[[], None]:
+    """Writes what is to become `root/step-<step>`, and seals it in the background; every rank calls this, and then the result.
+
+    Once that returns, the checkpoint is there, and of the others the `keep` newest up to it and the protected. write: puts this
+    rank's files into the folder it is given. state: JSON values. expected_bytes: the checkpoint's size, used while there is no
+    earlier one to judge by. Checkpoints of later steps are removed: they belong to a future that the run has left. Both calls
+    raise OSError where the disk is too small; where another rank failed, RuntimeError.
+    """
+    assert keep >= 1, "a run without a checkpoint cannot resume"
+    fresh, final = root / f".tmp-{_name(step)}", root / _name(step)
+    with _all_or_none(agree, f"preparing {final}"):
+        if rank == 0:
+            _make_room(root, expected_bytes)
+            fresh.mkdir()
+    with _all_or_none(agree, f"preparing {final}"):
+        if not fresh.is_dir():
+            raise OSError(f"rank {rank} does not see {fresh}; put the run on a file system that all nodes share")
+    with _all_or_none(agree, f"writing {final}"):
+        write(fresh)
+
+    def seal() -> None:
+        _seal(fresh, step, state)
+        _put_in_place(fresh, final)
+        _prune(root, step, keep, protected)
+
+    sealing = _sealer.submit(seal) if rank == 0 else None
+
+    def finish() -> None:
+        with _all_or_none(agree, f"finishing {final}"):
+            if sealing:
+                sealing.result()
+
+    return finish
+
+
+def save(root: Path, step: int, write: Callable[[Path], None], state: Mapping[str, Any], **how: Any) -> None:
+    """A checkpoint begun and finished; see `begin`."""
+    begin(root, step, write, state, **how)()
+
+
+def newest_good(root: Path, *, rank: int = 0, world_size: int = 1, agree: Agree = alone) -> Checkpoint | None:
+    """The newest checkpoint that its manifest confirms, the same on every rank; None where there is none at all.
+
+    Each rank reads its share of the files. A damaged checkpoint is named in a warning and passed over. Raises ValueError where
+    there are checkpoints and none of them is whole: starting from nothing is the user's decision.
+    """
+    found = dict(_folders(root))
+
+    def newest_before(limit: float) -> int:
+        return -agree(-max((step for step in found if step < limit), default=-1))
+
+    step = newest = newest_before(math.inf)
+    while step >= 0:
+        share = slice(rank, None, world_size)
+        fault = _fault(step, found[step], share) if step in found else f"rank {rank} does not see it"
+        if agree(int(not fault)):
+            return Checkpoint(step=step, path=found[step], state=json.loads((found[step] / _STATE).read_text()))
+        older = newest_before(step)
+        if fault:
+            turn = f"falling back to {_name(older)}" if older >= 0 else "no older one is left"
+            logger.warning("checkpoint %s is damaged: %s; %s", _name(step), fault, turn)
+        step = older
+    if newest >= 0:
+        raise ValueError(f"no checkpoint in {root} is whole (see the warnings); remove that folder to start from the beginning")
+    return None
+
+
+def check_same_config(
+    saved: Mapping[str, Any], current: Mapping[str, Any], *, step: int, may_differ: tuple[str, ...] = MAY_DIFFER
+) -> None:
+    """Refuses to resume a checkpoint of `step` steps under other settings. ValueError, a line for each setting that differs.
+
+    saved, current: the resolved run file as JSON values (`config.model_dump(mode="json")`), with what else must stay the same
+    beside it, such as "world_size". A name in may_differ stands for everything below it.
+    """
+    was, now = dict(_flat(saved)), dict(_flat(current))
+    names = [name for name in {**was, **now} if was.get(name, _ABSENT) != now.get(name, _ABSENT)]
+    bound = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in may_differ)]
+    lines = [f"{name} was {was.get(name, _ABSENT)} in the checkpoint, {now.get(name, _ABSENT)} now" for name in bound]
+    if any(name.startswith("task_files.") for name in bound):
+        lines.append("a task's file was edited (EXAMPLES count too): rewards from before and after could not be compared")
+    if current["steps"] < step:
+        lines.append(f"steps is {current['steps']} now, and the checkpoint is already at step {step}")
+    if lines:
+        raise ValueError("cannot resume; put these back, or start a run of another name:\n  " + "\n  ".join(lines))
+
+
+@contextmanager
+def _all_or_none(agree: Agree, what: str) -> Iterator[None]:
+    """Runs the block on every rank; where it fails on one, no rank goes on."""
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not agree(int(done)) and done:
+            raise RuntimeError(f"{what} failed on another rank; its message says why")
+
+
+def _make_room(root: Path, expected_bytes: int) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for stale in root.glob(".tmp-step-*"):
+        shutil.rmtree(stale)
+    last = dict(_folders(root))
+    need = _HEADROOM * (_size(last[max(last)]) if last else expected_bytes)
+    free = shutil.disk_usage(root).free
+    if free < need:
+        raise OSError(f"{root}: a checkpoint needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make room and resume")
+
+
+def _seal(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+    """Syncs the folder's files to the disk, and only then writes and syncs the manifest that vouches for them."""
+    (folder / _STATE).write_text(json.dumps(state))
+    paths = sorted(folder.rglob("*"))
+    for path in (*paths, folder):
+        sync(path)
+    files = [path for path in paths if path.is_file()]
+    table = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, _digests(files), strict=True)
+    }
+    (folder / _MANIFEST).write_text(json.dumps({"step": step, "files": table}, indent=2) + "\n")
+    sync(folder / _MANIFEST)
+    sync(folder)
+
+
+def _put_in_place(fresh: Path, final: Path) -> None:
+    # A folder cannot be renamed onto another: one of the same step steps aside, and counts until the new one is in its place.
+    aside = final.with_name(f".old-{final.name}")
+    if final.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        final.rename(aside)
+    fresh.rename(final)
+    sync(final.parent)
+
+
+def saved_steps(root: Path) -> list[int]:
+    """The steps of all checkpoints that there are, whole or damaged, in order."""
+    return sorted({step for step, _ in _folders(root)})
+
+
+def drop(root: Path, is_left_behind: Callable[[int, Mapping[str, Any]], bool]) -> None:
+    """Removes the checkpoints of which `is_left_behind(step, state)` holds; one process alone calls it."""
+    for step, path in _folders(root):
+        try:
+            state = json.loads((path / _STATE).read_text())
+        except (OSError, ValueError):
+            continue  # a damaged one is passed over by whoever loads
+        if is_left_behind(step, state):
+            gone = root / f".tmp-{_name(step)}"  # half removed it would be a damaged checkpoint
+            shutil.rmtree(gone, ignore_errors=True)
+            path.rename(gone)
+            shutil.rmtree(gone)
+
+
+def _prune(root: Path, step: int, keep: int, protected: Collection[int]) -> None:
+    upto = sorted((item for item in dict(_folders(root)).items() if item[0] <= step), reverse=True)
+    whole = [path for other, path in upto if not _fault(other, path, slice(0))]
+    for other, path in _folders(root):
+        if path not in whole[:keep] and other not in protected:
+            shutil.rmtree(path)
+
+
+def _folders(root: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of all that claim to be checkpoints. In a dict of them one that stepped aside gives way to its successor."""
+    paths = [*root.glob(".old-step-*"), *root.glob("step-*")]
+    return [(int(digits), path) for path in paths if (digits := path.name.rpartition("step-")[2]).isdigit()]
+
+
+def _fault(step: int, folder: Path, share: slice) -> str:
+    """What is wrong with a checkpoint, empty where nothing is: all sizes are checked, contents in this share of its files."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
+        for name, entry in manifest["files"].items():
+            if sizes[name] != entry["bytes"]:
+                return f"{name} has {sizes[name]} bytes, manifest says {entry['bytes']}"
+        mine = list(manifest["files"])[share]
+        for name, digest in zip(mine, _digests([folder / name for name in mine]), strict=True):
+            if digest != manifest["files"][name]["sha256"]:
+                return f"{name} has other contents than the manifest says"
+        return "" if manifest["step"] == step else f"its manifest is of step {manifest['step']}"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).relative_to(folder)} is missing"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} cannot be read"
+
+
+def _digests(files: list[Path]) -> list[str]:
+    """The SHA-256 of each file, in order; in threads, since hashing lets go of the interpreter's lock."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_sha256, files))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,126 @@
+"""What evaluations and filters keep of each row, and what it depends on. Reads files alone, without a model and without torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlrl.common.fingerprint import weights_fingerprint
+from vlrl.common.jsonl import read_jsonl, write_atomically
+from vlrl.config import Config, Evaluation
+from vlrl.data.shards import Dataset
+from vlrl.evaluation.compare import SUMMARY
+from vlrl.inputs import Inputs, open_each
+from vlrl.stats import Assessment, assessed
+from vlrl.tasks import load_task
+from vlrl.types import RowRewards
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What is to be sampled, and the file of what is known of it, row by row, with which one that was stopped goes on.
+
+    Of a data set the first way.rows rows, in its order.
+    """
+
+    task: str
+    dataset: Dataset
+    way: Evaluation
+    path: Path
+
+    @property
+    def num_rows(self) -> int:
+        return min(len(self.dataset), self.way.rows)
+
+
+def heldout_rows(inputs: Inputs) -> dict[str, Dataset]:
+    """The held-out rows of each task that names any."""
+    return {task: Dataset(mix.eval_rows) for task, mix in inputs.config.mixture.items() if mix.eval_rows}
+
+
+def evaluations(inputs: Inputs, out: Path) -> dict[str, list[Measurement]]:
+    """By way to sample, what `vlrl eval` measures: a file of each task that names held-out rows, in OUT and in OUT/WAY."""
+    return {name: _of_way(inputs, name, out / name) for name in inputs.config.evaluation.ways()}
+
+
+def _of_way(inputs: Inputs, name: str, out: Path) -> list[Measurement]:
+    """Those of one way to sample: every task's, with as many samples as it asks for itself."""
+    evaluation, also = inputs.config.evaluation, inputs.config.evaluation.also.get(name)
+    way = evaluation.ways()[name]
+    found = []
+    for task, rows in heldout_rows(inputs).items():
+        samples = (also and also.samples) or inputs.config.mixture[task].eval_samples or way.samples
+        of_task = way.model_copy(update={"samples": samples})
+        found.append(Measurement(task=task, dataset=rows, way=of_task, path=out / f"{task}.jsonl"))
+    return found
+
+
+def origin(inputs: Inputs, weights: str, measurement: Measurement) -> dict[str, Any]:
+    """What the rewards depend on. weights: the fingerprint of the model's."""
+    config, task, way = inputs.config, measurement.task, measurement.way
+    mix, timeout_s = config.mixture[task], config.mixture[task].scoring.timeout_s or config.scoring.timeout_s
+    return {
+        "data": measurement.dataset.fingerprint,
+        "weights": weights,
+        "task_file": inputs.tasks[task].fingerprint,
+        **config.model_dump(mode="json", include={"model", "seed", "images"}),
+        **mix.model_dump(mode="json", include={"task", "system", "instruction"}),
+        **way.model_dump(include={"samples", "temperature", "top_p", "top_k"}),
+        "max_new_tokens": way.max_new_tokens or config.max_new_tokens(task),
+        "dtype": config.policy.dtype,
+        "engine": config.engine.model_dump(mode="json", include={"max_model_len", "vllm"}),
+        "scoring": config.scoring.model_dump(mode="json", include={"memory_mb", "isolation"}) | {"timeout_s": timeout_s},
+    }
+
+
+def fault(inputs: Inputs, weights: str, measurement: Measurement) -> str:
+    """Why the file must not be gone on with; empty where it may, or is not there."""
+    path, now = measurement.path, origin(inputs, weights, measurement)
+    head, *rows = list(read_jsonl(path)) or [now]
+    remedy = "give another --out, or remove that file to measure again"
+    if head != now:
+        names = [name for name in {**head, **now} if head.get(name) != now.get(name)]
+        changes = ", ".join(f"{name} was {head.get(name)}, is {now.get(name)} now" for name in names)
+        return f"{path} was measured otherwise: {changes}; {remedy}"
+    if len(rows) > measurement.num_rows:
+        return f"{path} holds {len(rows)} rows, and {measurement.num_rows} are asked for now; {remedy}"
+    return ""
+
+
+def row_rewards(line: Mapping[str, Any]) -> RowRewards:
+    """A line of a measurement's file after the first."""
+    return RowRewards(row=line["row"], rewards=tuple(line["rewards"]), failed=line["failed"])
+
+
+def write_summary(folder: Path, model: str, found: Mapping[str, Assessment]) -> None:
+    """Writes the numbers of one way to sample, by task."""
+    tasks = {task: asdict(each) for task, each in found.items()}
+    write_atomically(folder / SUMMARY, [json.dumps({"model": model, "tasks": tasks}, indent=2) + "\n"])
+
+
+def finished_evaluation(config: Config, out: Path) -> dict[str, dict[str, Assessment]] | None:
+    """By way and task, an evaluation that OUT holds whole; None if a row is missing, or what it depends on has changed."""
+    try:
+        tasks = open_each(
+            {name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()}
+        )
+        inputs = Inputs(config=config, tasks=tasks, rows={})
+        measurements = evaluations(inputs, out)
+    except ValueError:  # for the run's own checks to tell
+        return None
+    every = [each for of_way in measurements.values() for each in of_way]
+    lines = {each.path: list(read_jsonl(each.path)) for each in every}  # the first says what the others depend on
+    if not every or any(len(lines[each.path]) != 1 + each.num_rows for each in every):
+        return None
+    weights = weights_fingerprint(config.model)
+    if any(fault(inputs, weights, each) for each in every):
+        return None
+    found = {
+        way: {each.task: assessed(list(map(row_rewards, lines[each.path][1:])), each.way.samples) for each in of_way}
+        for way, of_way in measurements.items()
+    }
+    for way, of_tasks in found.items():
+        write_summary(out / way, config.model, of_tasks)
+    return found

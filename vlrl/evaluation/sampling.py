@@ -1,0 +1,115 @@
+"""What a model gets for rows that it is given, sampled several times: the ground of evaluations and of filtering."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vlrl.common.jsonl import append_jsonl, read_jsonl, write_atomically
+from vlrl.common.signals import Stopped, StopSignal
+from vlrl.config import Evaluation
+from vlrl.evaluation.records import Measurement, fault, origin, row_rewards
+from vlrl.rollout.engine import Decoding, Engine, sampling_seed
+from vlrl.rollout.groups import encode_prompts, sample_groups
+from vlrl.rollout.unscored import Unscored
+from vlrl.run import Run
+from vlrl.scoring import Scorer
+from vlrl.telemetry.progress import progress
+from vlrl.types import Draw, Group, Prompt, RowRewards, Status
+
+_ROUND = 0x46  # keeps these sampling seeds apart from the training steps'
+_ROLLOUTS_AT_A_TIME = 1024
+
+
+def sample_rows(
+    run: Run,
+    prompts: Sequence[Prompt],
+    engine: Engine,
+    scorer: Scorer,
+    *,
+    way: Evaluation,
+    seed_round: int,
+    where: str,
+    tick: Callable[[int], None],
+    stop: StopSignal | None = None,
+) -> dict[int, RowRewards]:
+    """The rewards of each prompt's row by slot. All ranks call it, each samples a share, and all get all.
+
+    seed_round: sets the sampling seeds apart from those of other rounds. tick: told how many rollouts have come in.
+    RuntimeError, naming `where`, where more of a task's rollouts have no verdict than the run file allows. Stopped, on all ranks,
+    where `stop` was requested meanwhile.
+    """
+    sampled, owned = run.replica(prompts)
+
+    def came_in() -> None:
+        tick(run.ranks.size)
+        if stop:
+            stop.end_sampling(run.config.engine.tensor_parallel)
+
+    groups: list[Group] = []
+    with suppress(Stopped):
+        groups = sample_groups(
+            sampled,
+            encode_prompts(sampled, run.encoder, run.config.engine.max_model_len),
+            engine=engine,
+            scorer=scorer,
+            decoding=Decoding(temperature=way.temperature, top_p=way.top_p, top_k=way.top_k),
+            seed=lambda slot, sample: sampling_seed(run.config.seed, seed_round, slot, sample),
+            owned=owned,
+            tick=came_in,
+        )
+    if stop and run.ranks.any(stop.requested):
+        raise Stopped
+    Unscored().see(groups, run.ranks, most=run.config.scoring.max_failed_share, where=where)
+    return {slot: row for part in run.ranks.gather(dict(map(_rewards, groups))) for slot, row in part.items()}
+
+
+def check_measurements(run: Run, measurements: Sequence[Measurement]) -> None:
+    """ValueError, on all ranks, for a file with numbers that others would replace. All ranks call it, before an engine starts.
+
+    A file belongs to one model, one verifier and one way to sample: what was measured otherwise, or of more rows, stays.
+    """
+    faults = [fault(run, run.weights, each) for each in measurements] if run.ranks.is_first else []
+    if found := [fault for fault in run.ranks.gather(faults)[0] if fault]:
+        raise ValueError("\n".join(found))
+
+
+def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) -> list[RowRewards]:
+    """The rewards of each row. All ranks call it; rows that the file has are not sampled again.
+
+    RuntimeError where more rollouts have no verdict than the run file allows.
+    """
+    task, way, path, count = measurement.task, measurement.way, measurement.path, measurement.num_rows
+    start_of_file = origin(run, run.weights, measurement)
+    run = run.with_rows({task: measurement.dataset})
+    known = run.ranks.gather(_begin(path, start_of_file) if run.ranks.is_first else None)[0]
+    rows = list(map(row_rewards, known))
+    at_a_time = max(1, _ROLLOUTS_AT_A_TIME // way.samples)
+    done = len(rows) * way.samples
+    with progress(f"Sampling {task}", count * way.samples, done=done, shown=run.ranks.is_first) as tick:
+        for start in range(len(rows), count, at_a_time):
+            places = range(start, min(start + at_a_time, count))
+            draws = [Draw(slot=index, task=task, index=index, minibatch=0) for index in places]
+            prompts = [run.prompt(draw, way.samples, way.max_new_tokens) for draw in draws]
+            where = f"task {task}, rows {places[0]} to {places[-1]}"
+            found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick)
+            rows += [found[slot] for slot in places]
+            if run.ranks.is_first:
+                append_jsonl(path, [asdict(found[slot]) for slot in places])
+    return rows
+
+
+def _begin(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines after the first, which says what they depend on. Leaves the file without a torn last line."""
+    _, *lines = list(read_jsonl(path)) or [head]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(line) + "\n" for line in [head, *lines]))
+    return lines
+
+
+def _rewards(group: Group) -> tuple[int, RowRewards]:
+    rewards = tuple(score.reward for score in group.scores if score.status is Status.OK)
+    failed = group.prompt.group_size - len(rewards)
+    return group.prompt.slot, RowRewards(row=group.prompt.row.key, rewards=rewards, failed=failed)

@@ -1,0 +1,227 @@
+"""Group attention: a prompt once, then its G responses, in one row of tokens.
+
+The prompt attends to itself causally; each response attends to the prompt and, causally, to itself, never to another
+response or group. Linear layers and the vision tower then see each prompt once, and attention does no more work than G
+separate sequences would. Registered with transformers as `vlrl_group`; what sees what reaches it as the keyword `looks`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, groupby, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+
+# isort: split
+from transformers import AttentionInterface
+
+from vlrl.models.flash_attention import Dense, Varlen
+
+GROUP_ATTENTION = "vlrl_group"
+
+GroupSizes = tuple[int, tuple[int, ...]]
+"""The tokens of a prompt, and those of each of the responses that follow it in the row."""
+
+Span = tuple[int, int]
+"""Where a stretch of the row's tokens begins and ends."""
+
+_SHORT = 64  # tokens; longer sequences gain nothing from being computed side by side
+_BLOCK = 256  # tokens; the CPU's kernel takes all of the square's time for half of it beyond that
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Tokens of a packed row: `index` tells which.
+
+    batch: (B, longest) where they are B sequences that a kernel takes side by side, filled up with zeros; places: where in those
+    B x longest each token stands, if anything is filled up.
+    """
+
+    index: slice | Tensor
+    batch: tuple[int, int] | None = None
+    places: Tensor | None = None
+
+    def take(self, x: Tensor) -> Tensor:
+        """These tokens of x [T, ...], as [B, longest, ...] or, without a batch, end to end."""
+        taken = x[self.index] if isinstance(self.index, slice) else x.index_select(0, self.index)
+        if self.batch is None:
+            return taken
+        if self.places is not None:
+            count, longest = self.batch
+            taken = x.new_zeros(count * longest, *x.shape[1:]).index_copy_(0, self.places, taken)
+        return taken.unflatten(0, self.batch)
+
+    def flat(self, y: Tensor) -> Tensor:
+        """The tokens of what a kernel made of `take`, end to end."""
+        if self.batch is None:
+            return y
+        return y.flatten(0, 1) if self.places is None else y.flatten(0, 1).index_select(0, self.places)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """Some tokens' queries at some tokens' keys, by one call of a kernel."""
+
+    queries: Rows
+    keys: Rows
+    kernel: Dense | Varlen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looks:
+    """All that a row's tokens see. own: their own sequence, each token once; others: besides it."""
+
+    own: tuple[Look, ...]
+    others: tuple[Look, ...]
+
+
+def looks_of(groups: Sequence[GroupSizes], *, device: torch.device, varlen: bool) -> Looks:
+    """What the tokens of a row of these groups see.
+
+    A lone response continues its prompt's sequence. varlen: two calls serve all groups, of a kernel that takes sequences of any
+    lengths; else there is a call for each long sequence, and one for the short ones of like length.
+    """
+    stretches, shared = _spans(groups)
+    if varlen:
+        own = [_varlen(stretches, stretches, causal=True, device=device)]
+        others = [_varlen([r for r, _ in shared], [p for _, p in shared], causal=False, device=device)] if shared else []
+    else:
+        blocks, rests = _blocks(stretches)
+        own = [
+            *(_dense(block, block, causal=True) for block in blocks if _size(block) > _SHORT),
+            *_side_by_side([block for block in blocks if _size(block) <= _SHORT], device=device),
+        ]
+        others = [_dense(queries, keys, causal=False) for queries, keys in (*rests, *shared)]
+    return Looks(own=tuple(own), others=tuple(others))
+
+
+def _spans(groups: Sequence[GroupSizes]) -> tuple[list[Span], list[tuple[Span, Span]]]:
+    """The sequences that attend to themselves, end to end; and of each group that shares its prompt its responses and prompt."""
+    sizes: list[int] = []
+    shared: list[tuple[Span, Span]] = []
+    for prompt, responses in groups:
+        start = sum(sizes)
+        if len(responses) > 1:
+            middle = start + prompt
+            sizes += [prompt, *responses]
+            shared.append(((middle, middle + sum(responses)), (start, middle)))
+        else:
+            sizes.append(prompt + sum(responses))
+    return list(pairwise(accumulate(sizes, initial=0))), shared
+
+
+def _blocks(stretches: Sequence[Span]) -> tuple[list[Span], list[tuple[Span, Span]]]:
+    """Sequences cut into blocks; and of each block after a sequence's first the keys that it has before itself."""
+    blocks: list[Span] = []
+    rests: list[tuple[Span, Span]] = []
+    for start, end in stretches:
+        cut = list(pairwise([*range(start, end, _BLOCK), end]))
+        blocks += cut
+        rests += [(block, (start, block[0])) for block in cut[1:]]
+    return blocks, rests
+
+
+def _dense(queries: Span, keys: Span, *, causal: bool) -> Look:
+    rows = [Rows(index=slice(*span), batch=(1, _size(span))) for span in (queries, keys)]
+    return Look(queries=rows[0], keys=rows[1], kernel=Dense(causal=causal))
+
+
+def _side_by_side(spans: Sequence[Span], *, device: torch.device) -> Iterator[Look]:
+    """Short sequences, those of like length together: none is filled up to more than twice its length."""
+    for _, alike in groupby(sorted(spans, key=_size), key=lambda span: _size(span).bit_length()):
+        together = list(alike)
+        longest = _size(together[-1])
+        places = torch.cat([torch.arange(_size(span)) + number * longest for number, span in enumerate(together)])
+        rows = Rows(index=_index(together).to(device), batch=(len(together), longest), places=places.to(device))
+        yield Look(queries=rows, keys=rows, kernel=Dense(causal=True))
+
+
+def _varlen(queries: Sequence[Span], keys: Sequence[Span], *, causal: bool, device: torch.device) -> Look:
+    ends = [torch.tensor([0, *accumulate(map(_size, spans))], dtype=torch.int32).to(device) for spans in (queries, keys)]
+    kernel = Varlen(
+        query_ends=ends[0],
+        key_ends=ends[1],
+        longest=(max(map(_size, queries)), max(map(_size, keys))),
+        causal=causal,
+    )
+    rows = [slice(None), slice(None)] if causal else [_index(spans).to(device) for spans in (queries, keys)]
+    return Look(queries=Rows(index=rows[0]), keys=Rows(index=rows[1]), kernel=kernel)
+
+
+def _index(spans: Sequence[Span]) -> Tensor:
+    return torch.cat([torch.arange(*span) for span in spans])
+
+
+def _size(span: Span) -> int:
+    return span[1] - span[0]
+
+
+class GroupAttention(torch.autograd.Function):
+    """query [T, heads, d] and key, value [T, key heads, d] of a packed row to [T, heads, d]."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, looks: Looks, scale: float) -> Tensor:
+        out = torch.empty_like(query)
+        log_sums = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
+        for look in looks.own:
+            rows = look.queries.index
+            out[rows], log_sums[rows] = _forward(look, query, key, value, scale)
+        for look in looks.others:
+            rows = look.queries.index
+            piece, sums = _forward(look, query, key, value, scale)
+            both = torch.logaddexp(log_sums[rows], sums)
+            kept, added = (torch.exp(part - both)[..., None] for part in (log_sums[rows], sums))
+            out[rows] = (out[rows] * kept + piece * added).to(out.dtype)
+            log_sums[rows] = both
+        ctx.save_for_backward(query, key, value, out, log_sums)
+        ctx.looks, ctx.scale = looks, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, log_sums = ctx.saved_tensors
+        found = [torch.empty_like(x) for x in (query, key, value)]
+
+        def pieces(look: Look) -> Iterator[tuple[Tensor, slice | Tensor, Tensor]]:
+            q, k = look.queries, look.keys
+            gradient, taken, of_all, sums = (q.take(x) for x in (gradients[0], query, out, log_sums))
+            parts = look.kernel.backward(gradient, taken, of_all, sums, k.take(key), k.take(value), ctx.scale)
+            for whole, rows, part in zip(found, (q, k, k), parts, strict=True):
+                yield whole, rows.index, rows.flat(part)
+
+        for whole, rows, part in chain.from_iterable(map(pieces, ctx.looks.own)):
+            whole[rows] = part
+        for whole, rows, part in chain.from_iterable(map(pieces, ctx.looks.others)):
+            whole[rows] += part
+        return (*found, None, None)
+
+
+def _forward(look: Look, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, sums = look.kernel.forward(look.queries.take(query), look.keys.take(key), look.keys.take(value), scale)
+    return look.queries.flat(out), look.queries.flat(sums)
+
+
+def group_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    looks: Looks,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention of a packed row.
+
+    query: [1, heads, T, d]; key, value: [1, key heads, T, d]. Returns [1, T, heads, d], as transformers' attention does.
+    """
+    assert attention_mask is None and dropout == 0.0, "a packed row carries its mask in `looks` and knows no dropout"
+    return GroupAttention.apply(*(x[0].transpose(0, 1) for x in (query, key, value)), looks, scaling)[None], None
+
+
+AttentionInterface.register(GROUP_ATTENTION, group_attention)

@@ -1,0 +1,47 @@
+"""Log-probs of a pack's response tokens: the module that DeepSpeed wraps.
+
+The support is the one sampling has: temperature, and minus infinity on banned ids.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlrl.models.attention import looks_of
+from vlrl.models.flash_attention import has_varlen
+from vlrl.models.logprob_head import LogProbHead
+from vlrl.models.packing import Pack
+
+
+class PackedModel(nn.Module):
+    """A Qwen3-VL whose forward takes a Pack.
+
+    temperature: of the sampling; banned: ids that sampling never yields. The model's lm_head becomes one of log-probs.
+    """
+
+    banned: Tensor
+    qwen: Any
+
+    def __init__(self, qwen: nn.Module, *, temperature: float, banned: Sequence[int]):
+        super().__init__()
+        self.qwen = qwen
+        self.temperature = temperature
+        qwen.lm_head = LogProbHead(self.qwen.lm_head.weight)
+        never = torch.zeros(len(qwen.lm_head.weight), dtype=torch.bool)
+        never[list(banned)] = True
+        self.register_buffer("banned", never, persistent=False)
+
+    def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """[N] log-probs and [N] entropies (no gradient) of the pack's targets, in fp32."""
+        features = self.qwen.model.get_image_features(pack.pixels, pack.grid, return_dict=True)
+        hidden = self.qwen.model(
+            input_ids=pack.tokens[None],
+            position_ids=pack.positions[:, None],
+            mm_encoder_outputs={"image": features},
+            use_cache=False,
+            looks=looks_of(pack.groups, device=pack.tokens.device, varlen=has_varlen(pack.tokens.device, self.qwen.dtype)),
+        ).last_hidden_state[0, pack.predictors]
+        temperature = torch.full((len(pack.targets),), self.temperature, device=hidden.device)
+        return self.qwen.lm_head(hidden, pack.targets, temperature, self.banned)

@@ -1,0 +1,123 @@
+"""Groups to one row of tokens: prompt and images once, then the responses, without padding.
+
+A Pack is the input of one forward pass. Ranks with and without images would run different parts of the model, which
+DeepSpeed's ZeRO can't; so a pack without an image ends in a filler, an image of zero pixels that takes no part in the loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlrl.models.attention import GroupSizes
+from vlrl.models.processor import EncodedPrompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pack:
+    """One row of T tokens holding whole groups, and the N response tokens whose log-probs are asked for.
+
+    tokens: [T]; positions: [3, T] MRoPE; pixels: [patches, patch size]; grid: [images, 3]; groups: their sizes, in order.
+    predictors: [N] index of the hidden state that predicts each response token; targets: [N] those tokens.
+    sequence: [N] which of the num_sequences responses a token belongs to, in the order of the groups.
+    filler: the last `filler` of the N tokens are not responses and take no part in any loss.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    pixels: Tensor
+    grid: Tensor
+    groups: tuple[GroupSizes, ...]
+    predictors: Tensor
+    targets: Tensor
+    sequence: Tensor
+    num_sequences: int
+    filler: int = 0
+
+    def to(self, device: torch.device) -> "Pack":
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return replace(self, **moved)
+
+
+_TENSORS = ("tokens", "positions", "pixels", "grid", "predictors", "targets", "sequence")
+
+PackedGroup = tuple[EncodedPrompt, Sequence[Sequence[int]]]
+"""A prompt and the tokens of each of its responses."""
+
+
+def pack_groups(items: Sequence[PackedGroup], filler: EncodedPrompt) -> Pack:
+    """One pack of the given groups; an empty list gives the filler alone, a pass that costs nothing and changes nothing."""
+    has_image = any(len(prompt.grid) for prompt, _ in items)
+    row = list(items) if has_image else [*items, (filler, [[0]])]
+    tokens, positions, groups, predictors, targets, lengths = [], [], [], [], [], []
+    start = 0
+    for prompt, responses in row:
+        sizes = [len(response) for response in responses]
+        assert all(sizes), "a response has at least its end token"
+        groups.append((len(prompt.tokens), tuple(sizes)))
+        tokens.append(prompt.tokens)
+        positions.append(prompt.positions)
+        last_of_prompt = start + len(prompt.tokens) - 1
+        start = last_of_prompt + 1
+        for response in responses:
+            size = len(response)
+            tokens.append(torch.tensor(response))
+            positions.append((prompt.next_position + torch.arange(size)).expand(3, size))
+            predictors.append(torch.cat([torch.tensor([last_of_prompt]), torch.arange(start, start + size - 1)]))
+            targets.append(tokens[-1])
+            lengths.append(size)
+            start += size
+    return Pack(
+        tokens=_joined(tokens),
+        positions=_joined(positions, axis=1),
+        pixels=_joined([prompt.pixels for prompt, _ in row]),
+        grid=_joined([prompt.grid for prompt, _ in row]),
+        groups=tuple(groups),
+        predictors=_joined(predictors),
+        targets=_joined(targets),
+        sequence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        num_sequences=len(lengths) - (not has_image),
+        filler=0 if has_image else 1,
+    )
+
+
+def _joined(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """torch.cat by one thread: packs are made in a thread of their own, where torch would start a pool beside the main thread's,
+    and with more OpenMP threads than cores each operation of both wakes its pool slowly (an update took a quarter longer)."""
+    return torch.from_numpy(np.concatenate([part.numpy() for part in parts], axis))
+
+
+def split_to_budget(groups: Sequence[tuple[int, Sequence[int]]], budget: int) -> list[list[tuple[int, slice]]]:
+    """Groups in passes of at most `budget` tokens, in order; one too large for a pass is split by responses.
+
+    groups: (tokens of the prompt, tokens of each response). Returns, for each pass, (number of the group, its responses).
+    A split group's prompt is repeated, which leaves the gradient as it is. A single response that exceeds the budget with its
+    prompt still gets a pass of its own.
+
+    >>> split_to_budget([(4, [3, 3, 3]), (2, [5])], budget=10)
+    [[(0, slice(0, 2, None))], [(0, slice(2, 3, None))], [(1, slice(0, 1, None))]]
+    """
+    passes: list[list[tuple[int, slice]]] = []
+    room = 0
+    for number, (prompt, responses) in enumerate(groups):
+        for piece in _split_group(prompt, responses, budget):
+            cost = prompt + sum(responses[piece])
+            if not passes or cost > room:
+                passes.append([])
+                room = budget
+            passes[-1].append((number, piece))
+            room -= cost
+    return passes
+
+
+def _split_group(prompt: int, responses: Sequence[int], budget: int) -> list[slice]:
+    starts: list[int] = []
+    room = 0
+    for number, response in enumerate(responses):
+        if not starts or response > room:
+            starts.append(number)
+            room = budget - prompt
+        room -= response
+    return [slice(first, last) for first, last in zip(starts, [*starts[1:], len(responses)], strict=True)]

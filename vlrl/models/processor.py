@@ -1,0 +1,172 @@
+"""Chat messages and images to tensors, once per prompt.
+
+The result serves both sides: vLLM gets the same token ids and the same pixel values that the trainer computes with, so
+nothing is decoded, resized or tokenised twice and the two can't disagree about an image.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+from vlrl.config import Images
+from vlrl.data.images import open_image
+from vlrl.tasks import parts_of
+from vlrl.types import Message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedPrompt:
+    """A prompt as the model sees it.
+
+    tokens: [P] ids, one placeholder per image feature. positions: [3, P] MRoPE positions (time, height, width).
+    next_position: where a response's positions start. pixels: [patches, patch size] and grid: [images, 3] in patches,
+    both empty for text. image_keys: a hash per image, equal for equal pixels. image_spans: (offset, length) in tokens.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    next_position: int
+    pixels: Tensor
+    grid: Tensor
+    image_keys: tuple[str, ...]
+    image_spans: tuple[tuple[int, int], ...]
+
+
+class Encoder:
+    """Turns chat messages into EncodedPrompts with a Qwen3-VL processor.
+
+    processor: transformers' Qwen3VLProcessor; image sizes are bounded by `images`, resized by qwen-vl-utils.
+    """
+
+    def __init__(self, processor, images: Images):
+        from qwen_vl_utils import fetch_image
+
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.images = images
+        self.patch_size = processor.image_processor.patch_size
+        self.merge_size = processor.image_processor.merge_size
+        self.patch_width = 3 * processor.image_processor.temporal_patch_size * self.patch_size**2
+        self.image_token = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.video_token = self.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+        self._resize: Callable = fetch_image
+
+    @property
+    def end_token(self) -> int:
+        return self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+    def banned_tokens(self, vocabulary: int) -> list[int]:
+        """Ids that sampling never yields: image and video placeholders, and those past the tokenizer's last."""
+        return [self.image_token, self.video_token, *range(len(self.tokenizer), vocabulary)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The response's text without its end token; other special tokens stay visible."""
+        ids = list(tokens)
+        if ids and ids[-1] == self.end_token:
+            ids.pop()
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def encode_response(self, text: str) -> list[int]:
+        """A demonstration's ids with the end token, as the model should have sampled them."""
+        return [*self.tokenizer.encode(text, add_special_tokens=False), self.end_token]
+
+    def encode(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """ValueError for a video, a broken or huge image, or a literal image placeholder in the text."""
+        references = [part["image"] for part in _parts(messages) if part["type"] == "image"]
+        pixels, grid, keys = self._pixels(references)
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        tokens, spans = self._expand(self.tokenizer.encode(text, add_special_tokens=False), grid)
+        positions, next_position = mrope_positions(len(tokens), spans, grid, self.merge_size)
+        return EncodedPrompt(
+            tokens=torch.tensor(tokens),
+            positions=positions,
+            next_position=next_position,
+            pixels=pixels,
+            grid=grid,
+            image_keys=keys,
+            image_spans=tuple(spans),
+        )
+
+    def filler(self) -> EncodedPrompt:
+        """The smallest prompt with an image, of zero pixels: gives every rank's pass a vision tower, at no loss."""
+        side = self.merge_size
+        grid = torch.tensor([[1, side, side]])
+        positions, next_position = mrope_positions(1, [(0, 1)], grid, self.merge_size)
+        return EncodedPrompt(
+            tokens=torch.tensor([self.image_token]),
+            positions=positions,
+            next_position=next_position,
+            pixels=torch.zeros(side * side, self.patch_width),
+            grid=grid,
+            image_keys=("filler",),
+            image_spans=((0, 1),),
+        )
+
+    def _pixels(self, references: Sequence[str]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        if not references:
+            return torch.zeros(0, self.patch_width), torch.zeros(0, 3, dtype=torch.long), ()
+        images = [self._open(reference) for reference in references]
+        batch = self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
+        keys = tuple(hashlib.blake2b(image.tobytes() + repr(image.size).encode(), digest_size=16).hexdigest() for image in images)
+        return batch["pixel_values"].float(), batch["image_grid_thw"].long(), keys
+
+    def _open(self, reference: str):
+        image = open_image(reference, max_side=self.images.max_side)
+        bounds = {"min_pixels": self.images.min_pixels, "max_pixels": self.images.max_pixels}
+        try:
+            return self._resize({"image": image, **bounds}, image_patch_size=self.patch_size)
+        except ValueError as error:
+            raise ValueError(f"image {reference} of {image.size[0]}x{image.size[1]} pixels can't be used: {error}") from None
+
+    def _expand(self, tokens: Sequence[int], grid: Tensor) -> tuple[list[int], list[tuple[int, int]]]:
+        """Each image's one placeholder becomes as many as it has features."""
+        found = sum(token == self.image_token for token in tokens)
+        if found != len(grid) or self.video_token in tokens:
+            raise ValueError(
+                f"a prompt with {len(grid)} images holds {found} image and {tokens.count(self.video_token)} video placeholders; "
+                "take <|image_pad|> and <|video_pad|> out of its text"
+            )
+        features = iter((grid.prod(dim=1) // self.merge_size**2).tolist())
+        expanded: list[int] = []
+        spans = []
+        for token in tokens:
+            length = next(features) if token == self.image_token else 1
+            if token == self.image_token:
+                spans.append((len(expanded), length))
+            expanded.extend([token] * length)
+        return expanded, spans
+
+
+def mrope_positions(length: int, spans: Sequence[tuple[int, int]], grid: Tensor, merge_size: int) -> tuple[Tensor, int]:
+    """Qwen3-VL's positions of a prompt: text counts on in all three rows, an image spreads over height and width.
+
+    length: tokens in the prompt; spans: (offset, length) of each image; grid: [images, 3] in patches. Returns [3, length]
+    and the position after the last, from which a response counts on. As `Qwen3VLModel.get_rope_index`, per prompt.
+    """
+    pieces: list[Tensor] = []
+    done, position = 0, 0
+    for (offset, count), (_, height, width) in zip(spans, grid.tolist(), strict=True):
+        text = offset - done
+        pieces.append((torch.arange(text) + position).expand(3, text))
+        position += text
+        rows, columns = height // merge_size, width // merge_size
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        pieces.append(torch.stack([torch.zeros(count, dtype=torch.long), y.reshape(-1), x.reshape(-1)]) + position)
+        position += max(rows, columns)
+        done = offset + count
+    rest = length - done
+    pieces.append((torch.arange(rest) + position).expand(3, rest))
+    return torch.cat(pieces, dim=1), position + rest
+
+
+def _parts(messages: Sequence[Message]) -> list[dict]:
+    """The messages' content parts in order; ValueError for anything but text and images."""
+    parts = [part for message in messages for part in parts_of(message)]
+    for part in parts:
+        if part["type"] not in ("text", "image"):
+            raise ValueError(f"a prompt holds a {part['type']!r} part; vlrl takes text and images only for now")
+    return parts

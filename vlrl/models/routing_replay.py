@@ -1,0 +1,99 @@
+"""Which experts a mixture of experts sends each token to: recorded, compared, and replayed.
+
+Between the old policy and the updated one, and between engine and trainer, some tokens change experts, and their ratio jumps for
+that alone. Replayed, a token goes to the experts of the old policy (R2, arXiv 2512.01374) or of the engine (R3, 2510.11370),
+weighted by the probabilities that the router gives them now, through which its gradient flows. A dense model has no router and
+nothing here acts.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+
+# isort: split
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextTopKRouter
+
+Routes = dict[str, Tensor]
+"""Each router's choices by its module's name: [tokens, experts a token], in the order of one pass, fillers among them. A token
+whose choices are below 0 is free to go where its router sends it."""
+
+
+_LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+def engine_routes(groups: Sequence[tuple[int, Sequence[np.ndarray]]], length: int) -> Tensor:
+    """[length, layers, experts a token] of a pack's tokens, below 0 where the engine tells none.
+
+    groups: tokens of each prompt, and the routes of its rollouts, as Rollout has them: of the prompt the first rollout's count.
+    """
+    told = torch.full((length, *groups[0][1][0].shape[1:]), -1, dtype=torch.int32)
+    start = 0
+    for prompt, of_rollouts in groups:
+        told[start : start + prompt] = torch.from_numpy(of_rollouts[0][:prompt].astype(np.int32))
+        start += prompt
+        for routes in of_rollouts:
+            own = torch.from_numpy(routes[prompt:].astype(np.int32))
+            told[start : start + len(own)] = own
+            start += len(own) + 1  # the last token went through no layer
+    return told
+
+
+class Routing:
+    """Hooks on a model's routers. choices: those of the last forward, which a recompute in the backward repeats."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.choices: Routes = {}
+        self._replayed: Routes | None = None
+        self._num_experts = 0
+        self._names: list[str] = []
+        for name, module in model.named_modules():
+            if isinstance(module, Qwen3VLMoeTextTopKRouter):
+                self._num_experts = module.num_experts
+                self._names.append(name)
+                module.register_forward_hook(self._hook(name))
+
+    @contextmanager
+    def replay(self, routes: Routes) -> Iterator[None]:
+        """Tokens go to these experts, in the forward and in a recompute: it must last until after the backward."""
+        self._replayed = routes
+        try:
+            yield
+        finally:
+            self._replayed = None
+
+    def of_layers(self, routes: Tensor) -> Routes:
+        """[tokens, layers, experts a token] as routes: each router's by the number of its layer."""
+        return {name: routes[:, int(_LAYER.findall(name)[-1])] for name in self._names}
+
+    def load(self) -> float | None:
+        """The busiest expert's share of its router's choices in the last forward, times the experts: 1 where all do alike."""
+        if not self.choices:
+            return None
+        counts = [torch.bincount(chosen.flatten(), minlength=self._num_experts) for chosen in self.choices.values()]
+        return max(float(count.max() / count.sum()) for count in counts) * self._num_experts
+
+    def changed(self, routes: Routes) -> float | None:
+        """The share of the last forward's choices that are not among these, those of the old policy."""
+        if not routes:
+            return None
+        kept = [(self.choices[name][..., None] == routes[name][..., None, :]).any(-1) for name in routes]
+        return 1.0 - sum(float(each.sum()) for each in kept) / sum(each.numel() for each in kept)
+
+    def _hook(self, name: str):
+        def hook(module: nn.Module, _: object, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
+            logits, _, chosen = output
+            self.choices[name] = chosen.detach()
+            if self._replayed is None:
+                return None
+            old = self._replayed[name].to(chosen)
+            old = torch.where(old < 0, chosen, old)
+            kept = torch.softmax(logits, dim=-1, dtype=torch.float32).gather(-1, old)
+            return logits, (kept / kept.sum(dim=-1, keepdim=True)).to(logits.dtype), old
+
+        return hook

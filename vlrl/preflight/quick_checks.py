@@ -1,0 +1,147 @@
+"""What can be refused in seconds, before torch is imported: folders, tasks, data sets, verifiers, and what a resume must share.
+
+All faults of files and settings are found together, each as one sentence; where there is none, the verifiers are put to the test.
+What needs the model's processor comes later, in full_checks. A bad row that no check meets costs its own group, not the run.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+
+from vlrl.config import Config
+from vlrl.data.images import open_image
+from vlrl.data.row_checks import check_apart
+from vlrl.data.shards import Dataset, check_row
+from vlrl.distributed.checkpoint import check_same_config
+from vlrl.inputs import Inputs, attempt_each, spread, telling_rows
+from vlrl.models.config_json import read_local_config
+from vlrl.preflight.model_settings import setting_faults
+from vlrl.preflight.verifier_checks import verifier_faults
+from vlrl.tasks import described, load_task
+from vlrl.types import Draw, Row
+
+_HASHED_BYTES = 1 << 30  # of one data set; hashing it all takes about a second
+_MAX_READ = 20_000
+
+
+def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) -> None:
+    """ValueError with a line for each fault.
+
+    to_train: False where the model will only be sampled, which needs no mixture and no checkpoint.
+    """
+    mixture = config.mixture
+    tasks, task_faults = attempt_each(
+        {name: partial(load_task, mix.task or name, config.task_folders) for name, mix in mixture.items()}
+    )
+    rows, row_faults = attempt_each({name: partial(Dataset, mix.rows) for name, mix in mixture.items()})
+    heldout, heldout_faults = attempt_each(
+        {name: partial(Dataset, mix.eval_rows) for name, mix in mixture.items() if mix.eval_rows}
+    )
+    inputs = Inputs(config=config, tasks=tasks, rows=rows)
+    faults = [*_setting_faults(config, world_size), *task_faults, *row_faults, *heldout_faults]
+    if to_train and not row_faults:
+        faults += _mixture_faults(inputs)
+        faults += attempt_each({name: partial(check_apart, rows[name], held_out) for name, held_out in heldout.items()})[1]
+    faults += _data_faults(inputs, demonstrated=config.coldstart.steps > 0)
+    faults += _data_faults(inputs.with_rows(heldout), demonstrated=False)
+    if to_train and not (task_faults or row_faults):
+        faults += _resume_faults(inputs, world_size)
+    if not faults:
+        datasets = {name: [each[name] for each in (rows, heldout) if name in each] for name in tasks}
+        faults += verifier_faults(config, tasks, datasets)
+    if faults:
+        raise ValueError("\n".join(dict.fromkeys(faults)))
+
+
+def _setting_faults(config: Config, world_size: int) -> Iterator[str]:
+    """Settings that the ranks or the model cannot follow; a model on the hub is looked at once it is here."""
+    if world_size % config.engine.tensor_parallel:
+        yield (
+            f"engine.tensor_parallel: {world_size} ranks do not split into engines of {config.engine.tensor_parallel}; "
+            "start a multiple of it"
+        )
+    try:
+        model = read_local_config(config.model)
+    except ValueError as error:
+        yield str(error)
+    else:
+        yield from setting_faults(config, model["text_config"], world_size) if model else ()
+
+
+def _mixture_faults(inputs: Inputs) -> Iterator[str]:
+    mixtures = {"": inputs.mixture}
+    if inputs.config.coldstart.steps:
+        mixtures["cold start: "] = inputs.coldstart_mixture
+    for phase, mixture in mixtures.items():
+        try:
+            mixture()
+        except ValueError as error:
+            yield f"{phase}{error}"
+
+
+def _resume_faults(inputs: Inputs, world_size: int) -> Iterator[str]:
+    """Differences from the newest checkpoint's settings; whether that one is whole is for loading to find out."""
+    states = sorted((inputs.config.folder / "checkpoints").glob("step-*/state.json"))
+    for path in states[-1:]:
+        try:
+            state = json.loads(path.read_text())
+        except json.JSONDecodeError:
+            return
+        try:
+            check_same_config(state, inputs.resume_identity(world_size), step=int(path.parent.name.removeprefix("step-")))
+        except ValueError as error:
+            yield str(error)
+
+
+def _data_faults(inputs: Inputs, *, demonstrated: bool) -> Iterator[str]:
+    """Of each data set: its bytes, its rows, and the prompts of a few of them. demonstrated: it needs responses."""
+    for name, dataset in inputs.rows.items():
+        if not len(dataset):
+            yield f"{dataset.folder} holds no rows; build it again: vlrl data build RECIPE --out FOLDER"
+            continue
+        if sum(facts["bytes"] for facts in dataset.manifest.files.values()) <= _HASHED_BYTES:
+            _, faults = attempt_each({"": dataset.verify})
+            if faults:
+                yield from faults
+                continue
+        numbers = spread(len(dataset), _MAX_READ)
+        rows, unreadable = attempt_each({number: partial(_read_row, dataset, number, demonstrated) for number in numbers})
+        yield from _first_of(dataset, unreadable, len(numbers))
+        if name in inputs.tasks:
+            tried = telling_rows(rows)
+            _, unusable = attempt_each({number: partial(_try_prompt, inputs, name, number) for number in tried})
+            yield from _first_of(dataset, unusable, len(tried))
+
+
+def _first_of(dataset: Dataset, faults: list[str], num_tried: int) -> Iterator[str]:
+    if faults:
+        yield f"{dataset.folder}: {len(faults)} of {num_tried} rows looked at can't be used; the first: {faults[0]}"
+
+
+def _read_row(dataset: Dataset, number: int, demonstrated: bool) -> Row:
+    """ValueError where it is torn, holds what a row has no place for, or lacks what it is needed for."""
+    try:
+        row = dataset[number]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"row {number} cannot be read ({error}); build the data set again") from None
+    check_row(row, row.key)
+    if demonstrated and not row.response:
+        raise ValueError(f"row {row.key} has no response to learn from; set coldstart.steps to 0, or write one in to_row")
+    return row
+
+
+def _try_prompt(inputs: Inputs, name: str, number: int) -> None:
+    """ValueError where the row can't become a prompt with images that can be opened."""
+    row = inputs.rows[name][number]
+    try:
+        inputs.prompt(Draw(slot=0, task=name, index=number, minibatch=0), 1)
+    except ValueError:
+        raise
+    except Exception as error:  # the task's prompt is foreign code
+        path = inputs.tasks[name].path
+        raise ValueError(f"{path}: no prompt can be made of row {row.key} ({described(error)})") from error
+    for ref in row.images:
+        try:
+            open_image(ref, max_side=inputs.config.images.max_side)
+        except ValueError as error:
+            raise ValueError(f"row {row.key}: {error}") from None

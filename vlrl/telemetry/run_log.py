@@ -1,0 +1,121 @@
+"""What a run leaves: metrics, rollouts, histograms and tokens as .jsonl, summary.json, and, if wanted, a copy of them in wandb.
+
+The files are the record: each line is strict JSON (a number that is not finite becomes text such as "nan", which float()
+reads back) and carries its step, so that a resumed run can cut back what came after its checkpoint. Only rank 0 makes a log.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlrl.common.jsonl import append_jsonl, read_jsonl, strict, write_atomically
+from vlrl.config import Wandb
+from vlrl.telemetry.wandb_tracker import Mirror
+from vlrl.types import Group
+
+_FILES = ("metrics.jsonl", "rollouts.jsonl", "histograms.jsonl", "tokens.jsonl")
+
+
+class RunLog:
+    """The log of one run in `folder`, which is made if missing; lines are added to those already there.
+
+    Every method that writes raises OSError with a sentence where the folder cannot be written, a full disk above all.
+    """
+
+    def __init__(self, folder: Path, *, name: str, config: Mapping[str, Any], wandb: Wandb) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._open_mirror = partial(Mirror, wandb, folder, name=name, config=config)
+        self._mirror = self._open_mirror()
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records one step's metrics: `step(12, {"reward/geometry3k": 0.43, "time/generate": 2.1})`."""
+        append_jsonl(self.folder / "metrics.jsonl", [{"step": step, **metrics}])
+        self._mirror.step(step, metrics)
+
+    def rollouts(self, step: int, groups: Sequence[Group]) -> None:
+        """Records every rollout of a step, one line each; images stay references."""
+        lines = [line for group in groups for line in _rollout_lines(step, group)]
+        append_jsonl(self.folder / "rollouts.jsonl", lines)
+        self._mirror.rollouts(step, lines)
+
+    def histograms(self, step: int, counts: Mapping[str, Sequence[int]]) -> None:
+        """Records a step's histograms: counts by bin, see vlrl.algorithm.diagnostics for the edges."""
+        append_jsonl(self.folder / "histograms.jsonl", [{"step": step, **counts}])
+
+    def tokens(self, step: int, traces: Sequence[Mapping[str, Any]]) -> None:
+        """Records what became of the tokens of a few of a step's responses, one line each."""
+        append_jsonl(self.folder / "tokens.jsonl", [{"step": step, **trace} for trace in traces])
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Writes summary.json anew, whole or not at all."""
+        write_atomically(self.folder / "summary.json", [json.dumps(strict(values), allow_nan=False, indent=2) + "\n"])
+        self._mirror.summary(values)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The steps' metrics that are logged so far, in order."""
+        return list(read_jsonl(self.folder / "metrics.jsonl"))
+
+    def truncate(self, step: int) -> None:
+        """Cuts the line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
+        for path in (self.folder / name for name in _FILES):
+            if path.exists():
+                with path.open(encoding="utf-8", errors="replace") as lines:
+                    write_atomically(path, (line for line in lines if _step_of(line) <= step))
+
+    def set_aside(self, step: int, folder: Path) -> None:
+        """Copies the lines of the steps after `step` into a new folder, whole or not at all; nothing where it is there."""
+        if folder.exists():
+            return
+        fresh = folder.with_name(f"{folder.name}.new")
+        fresh.mkdir(parents=True, exist_ok=True)
+        for path in (self.folder / name for name in _FILES):
+            if path.exists():
+                with path.open(encoding="utf-8", errors="replace") as lines:
+                    write_atomically(fresh / path.name, (line for line in lines if step < _step_of(line) < math.inf))
+        fresh.rename(folder)
+
+    def begin_another_copy(self) -> None:
+        """Ends the copy in wandb and begins another, for a run that went back: the steps of a copy only go up."""
+        self._mirror.close()
+        self._mirror = self._open_mirror()
+
+    def close(self) -> None:
+        """Ends the wandb run; the files need no end."""
+        self._mirror.close()
+
+
+def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
+    prompt = group.prompt
+    advantages = group.advantages or (None,) * len(group.rollouts)
+    for rollout, score, advantage in zip(group.rollouts, group.scores, advantages, strict=True):
+        yield {
+            "step": step,
+            "task": prompt.task,
+            "slot": prompt.slot,
+            "round": prompt.round,
+            "sample": rollout.sample,
+            "row": prompt.row.key,
+            "messages": prompt.messages,
+            "answer": prompt.row.answer,
+            "boxes": {key: prompt.row.meta[key] for key in ("width", "height", "box", "boxes") if key in prompt.row.meta},
+            "response": rollout.text,
+            "finish_reason": rollout.finish_reason,
+            "num_tokens": len(rollout.tokens),
+            "reward": score.reward,
+            "parts": score.parts,
+            "status": score.status,
+            "detail": score.detail,
+            "advantage": advantage,
+        }
+
+
+def _step_of(line: str) -> float:
+    """The step that a line belongs to, infinite where it is torn."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, TypeError):
+        return math.inf

@@ -1,0 +1,260 @@
+"""The trained model under DeepSpeed: log-probs, backward, step, and its weights by name.
+
+The caller normalises the loss by the global count of its mini-batch. DeepSpeed averages gradients over ranks whatever
+`scale_wrt_gas` says, so the loss is multiplied by the number of ranks here, and only here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlrl import config as cfg
+from vlrl.distributed.ranks import Ranks
+from vlrl.models.checkpoint_io import load_model, released, save_checkpoint
+from vlrl.models.expert_parallel import dealt_over, expert_parallel_settings, whole, whole_name
+from vlrl.models.packed_model import PackedModel
+from vlrl.models.packing import Pack
+from vlrl.models.routing_replay import Routing
+from vlrl.trainer.weight_change import Changes
+
+_BUCKET_BYTES = 512 << 20
+
+
+class Policy:
+    """A Qwen3-VL being trained.
+
+    model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
+    banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any;
+    `tokens_per_pass` is 0 where it is to be found; `lr_scale` multiplies the schedule's rate.
+    """
+
+    def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]):
+        import deepspeed
+
+        self.ranks = ranks
+        self.settings = settings
+        self.version = 0
+        self.lr_scale = 1.0
+        self.tokens_per_pass = 0 if settings.tokens_per_pass == "auto" else settings.tokens_per_pass
+        packed = _packed(settings, model, temperature, banned)
+        self.routing = Routing(packed)
+        config = deepspeed_config(settings)
+        if settings.expert_parallel > 1:
+            dealt = expert_parallel_settings(packed.qwen, settings.expert_parallel)
+            config["expert_parallel"] = dealt | config.get("expert_parallel", {})
+        self._rate = _schedule(settings, updates)
+        self.engine, *_ = deepspeed.initialize(
+            model=packed,
+            model_parameters=[parameter for parameter in packed.parameters() if parameter.requires_grad],
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: self.lr_scale * self._rate(n)),
+            config=config,
+        )
+
+    def logprobs(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """[N] log-probs and [N] entropies of the pack's targets, without gradient, as the update computes them."""
+        with torch.no_grad():
+            return self.engine(pack.to(self.ranks.device))
+
+    def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """[N] log-probs with gradient, and [N] entropies without."""
+        return self.engine(pack.to(self.ranks.device))
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a pass's gradients. loss: scalar, normalised by the global count of the mini-batch.
+
+        ArithmeticError, before anything is changed, where the loss is not finite.
+        """
+        if not torch.isfinite(loss):
+            raise ArithmeticError(f"the loss of this pass is {loss.item()}; its weights are left as they were before the update")
+        self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
+
+    def step(self) -> float | None:
+        """One optimizer step over the passes since the last. Returns the global gradient norm where the ZeRO stage knows it."""
+        self.engine.step()
+        self.version += 1
+        norm = self.engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def changes(self) -> Changes:
+        """To be asked after the next step how far it moved each part of the model."""
+        return Changes(self.engine.module.qwen, self.ranks, zero_stage=self.settings.zero_stage)
+
+    @property
+    def bytes_to_come(self) -> int:
+        """What the optimizer's moments will take at the first step; under ZeRO they are there from the start."""
+        trained = sum(parameter.numel() for parameter in self.engine.module.parameters() if parameter.requires_grad)
+        return 0 if self.settings.zero_stage else 8 * trained
+
+    @property
+    def lr(self) -> float:
+        return self.engine.get_lr()[0]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter once, as (name, tensor) in the layout of released checkpoints; under ZeRO-3 all ranks iterate.
+
+        A tied head is not listed: it is the embedding.
+        """
+        return chain.from_iterable(self.weight_buckets())
+
+    def weight_buckets(self, most_bytes: int = _BUCKET_BYTES) -> Iterator[list[tuple[str, Tensor]]]:
+        """The named weights in buckets of at most most_bytes, or of one block (self_attn, mlp, ...) where that is larger.
+
+        They are views, without a copy of the policy's, but for experts that are dealt over ranks. Under ZeRO-3 a bucket is
+        gathered by one collective, and its memory is free as soon as nobody holds its tensors. What an engine fuses is in one
+        block, so it is done with a bucket at its end.
+        """
+        import deepspeed
+
+        for bucket in in_buckets(self.engine.module.qwen.named_parameters(), most_bytes):
+            parameters = [parameter for _, parameter in bucket]
+            is_sharded = self.settings.zero_stage == 3
+            with deepspeed.zero.GatheredParameters(parameters) if is_sharded else nullcontext():
+                yield [(name, released(name, weight)) for name, weight in whole(bucket)]
+
+    @property
+    def parameter_names(self) -> frozenset[str]:
+        """The names that `named_weights` yields."""
+        return frozenset(whole_name(name) for name, _ in self.engine.module.qwen.named_parameters())
+
+    def export(self, folder: Path, source: str, processor: Any) -> None:
+        """Writes a Hugging Face folder that transformers and vLLM load, with the config of `source`. All ranks call it."""
+        weights = self.named_weights()
+        if self.ranks.is_first:
+            save_checkpoint(weights, source, folder, processor)
+        else:
+            for _ in weights:  # under ZeRO-3 gathering is a collective
+                pass
+        self.ranks.barrier()
+
+    def save(self, folder: Path) -> None:
+        """Writes weights, optimizer and schedule; every rank calls it with the same folder."""
+        self.engine.save_checkpoint(str(folder), tag="policy", client_state={"version": self.version}, save_latest=False)
+
+    def load(self, folder: Path, *, lr_scale: float = 1.0) -> None:
+        """Restores what `save` wrote; every rank calls it with the same folder. lr_scale: of the rate from now on."""
+        path, state = self.engine.load_checkpoint(str(folder), tag="policy")
+        if path is None:
+            raise ValueError(f"no policy in {folder}")
+        self.version, self.lr_scale = state["version"], lr_scale
+        schedule = self.engine.lr_scheduler
+        for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)  # the next update's, else as it was when saved
+
+
+class Reference:
+    """The model that a KL term holds the policy to: the starting checkpoint, frozen; sharded where the policy is."""
+
+    def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, temperature: float, banned: list[int]):
+        import deepspeed
+
+        packed = _packed(settings, model, temperature, banned).requires_grad_(False)
+        self.ranks = ranks
+        if settings.zero_stage == 3:
+            sharded = {
+                key: value for key, value in deepspeed_config(settings).items() if key not in ("optimizer", "gradient_clipping")
+            }
+            self.module, *_ = deepspeed.initialize(model=packed, config=sharded)
+        else:
+            self.module = packed.to(ranks.device)
+
+    def logprobs(self, pack: Pack) -> Tensor:
+        """[N] log-probs of the pack's targets."""
+        with torch.no_grad():
+            return self.module(pack.to(self.ranks.device))[0]
+
+
+def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """The parameters in order, cut between blocks where a bucket would become larger than most_bytes."""
+    bucket: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for _, members in groupby(named, key=lambda item: block_of(item[0])):
+        block = list(members)
+        block_size = sum(_whole_size(each) * each.element_size() for _, each in block)
+        if bucket and size + block_size > most_bytes:
+            yield bucket
+            bucket, size = [], 0
+        bucket += block
+        size += block_size
+    if bucket:
+        yield bucket
+
+
+def _whole_size(parameter: nn.Parameter) -> int:
+    """A sharded parameter's own tensor is empty, DeepSpeed keeps its size beside it; of dealt experts it is a rank's share."""
+    return getattr(parameter, "ds_numel", parameter.numel()) * dealt_over(parameter)
+
+
+def block_of(name: str) -> str:
+    """The block of a layer that a parameter belongs to, else its module.
+
+    >>> block_of("model.language_model.layers.3.self_attn.q_proj.weight"), block_of("model.language_model.norm.weight")
+    ('model.language_model.layers.3.self_attn', 'model.language_model.norm')
+    """
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return name.rpartition(".")[0] if number is None else ".".join(parts[: number + 2])
+
+
+def deepspeed_config(settings: cfg.Policy) -> dict[str, Any]:
+    """DeepSpeed's configuration: what vlrl needs, then the run file's `deepspeed:` block on top."""
+    adam = {"lr": settings.lr, "betas": list(settings.betas), "eps": settings.eps, "weight_decay": settings.weight_decay}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # any number of passes, then one step
+        "gradient_clipping": settings.gradient_clipping,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "bf16": {"enabled": settings.dtype == "bfloat16"},
+        "optimizer": {"type": "AdamW", "params": adam | {"torch_adam": True, "fused": True}},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+    return _merge(config, settings.deepspeed)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        # Another optimizer takes other parameters: it replaces the whole entry.
+        merged[key] = _merge(base[key], value) if both and key != "optimizer" else value
+    return merged
+
+
+def _packed(settings: cfg.Policy, model: str, temperature: float, banned: list[int]) -> PackedModel:
+    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    qwen = load_model(
+        model, dtype=dtype, freeze_vision=settings.freeze_vision, gradient_checkpointing=settings.gradient_checkpointing
+    )
+    if settings.zero_stage == 3:
+        _keep_experts_together(qwen)
+    return PackedModel(qwen, temperature=temperature, banned=banned)
+
+
+def _schedule(settings: cfg.Policy, updates: int) -> Callable[[int], float]:
+    """Linear warm-up, then linear decay to `final_lr` of the rate at the last of the updates.
+
+    A plain function, which torch leaves out of a checkpoint: a run that resumes with more steps decays over all of them.
+    """
+
+    def rate(update: int) -> float:
+        if update < settings.warmup_steps:
+            return (update + 1) / (settings.warmup_steps + 1)
+        progress = min(1.0, (update - settings.warmup_steps) / max(1, updates - settings.warmup_steps))
+        return 1.0 + (settings.final_lr - 1.0) * progress
+
+    return rate
+
+
+def _keep_experts_together(qwen: torch.nn.Module) -> None:
+    """Under ZeRO-3 a sparse block is gathered as one unit: which experts run differs between ranks."""
+    from deepspeed.utils import set_z3_leaf_modules
+    from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextSparseMoeBlock
+
+    if any(isinstance(module, Qwen3VLMoeTextSparseMoeBlock) for module in qwen.modules()):
+        set_z3_leaf_modules(qwen, [Qwen3VLMoeTextSparseMoeBlock])

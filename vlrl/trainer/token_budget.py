@@ -1,0 +1,107 @@
+"""policy.tokens_per_pass: auto. The largest passes whose forward and backward the memory holds, found by making some."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from vlrl.models.packing import Pack, PackedGroup, pack_groups
+from vlrl.models.processor import EncodedPrompt
+from vlrl.run import Run
+from vlrl.telemetry.progress import announce
+from vlrl.trainer.peak_memory import free_bytes, raised_bytes
+from vlrl.trainer.policy import Policy
+
+_SHARE = 0.8  # of what is free; the rest is for what a step does beside its passes
+_ENOUGH = 1.1  # a pass that could be no larger than this times the last is not tried
+_TOO_MUCH = 1 << 62
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A prompt as the run will have them, and the most responses that it may get, of the most tokens."""
+
+    prompt: EncodedPrompt
+    group_size: int
+    max_new_tokens: int
+
+    @property
+    def patches_per_token(self) -> float:
+        return int(self.prompt.grid.prod(dim=1).sum()) / len(self.prompt.tokens)
+
+    @property
+    def smallest(self) -> int:
+        """Tokens of a pass that has one response."""
+        return len(self.prompt.tokens) + self.max_new_tokens
+
+    @property
+    def largest(self) -> int:
+        """Tokens of the whole group."""
+        return len(self.prompt.tokens) + self.group_size * self.max_new_tokens
+
+
+def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, groups: int) -> int:
+    """The most tokens that a pass may have. All ranks call it, with the same samples, and get the same.
+
+    The samples with most and fewest patches a token are computed, forward and backward, in ever larger passes, each of a size
+    that the last says will fit, as if all its memory grew with it; what is returned did fit. groups: of a rank's mini-batch, of
+    which no pass needs more. The gradients are zeros, and the policy is what it was. RuntimeError where not even one response
+    fits, or where there is no sample.
+    """
+    if not samples:
+        raise RuntimeError(
+            "policy.tokens_per_pass: no prompt can be made of the first rows, for the reasons above; give a number"
+        )
+    most = groups * max(sample.largest for sample in samples)
+    by_density = sorted(samples, key=lambda sample: sample.patches_per_token)
+
+    def needed(size: int) -> int:
+        packs = [pack_of(sample, size, run.filler) for sample in (by_density[0], by_density[-1])]
+        try:
+            return max(int(raised_bytes(partial(_pass, policy, pack)) * max(1.0, size / len(pack.tokens))) for pack in packs)
+        except torch.OutOfMemoryError:
+            return _TOO_MUCH
+
+    size, good = max(sample.smallest for sample in samples), 0
+    needed(size)  # the gradients come to stay
+    room = run.ranks.min(max(0, int(_SHARE * (free_bytes() - policy.bytes_to_come))))
+    while True:
+        needs = max(1, *run.ranks.gather(needed(size)))
+        if needs <= room:
+            good = size
+        elif not good:
+            raise RuntimeError(
+                f"policy.tokens_per_pass: memory does not hold the forward and backward of one response and its prompt, {size} "
+                f"tokens, in {room / 2**30:.1f} GiB; set gradient_checkpointing: true, a higher zero_stage, a lower "
+                "engine.gpu_memory, or shorter responses"
+            )
+        # A pass of another size has another share of prompts: what was foreseen may not fit, and less is tried then.
+        other = min(most, int(size * min(2.0, room / needs) * (1.0 if needs <= room else 0.95)))
+        if good == most or (other < _ENOUGH * good and other < most):
+            return good
+        size = other
+
+
+def pack_of(sample: Sample, size: int, filler: EncodedPrompt) -> Pack:
+    """A pass of at most `size` tokens, or of one response: the sample's group, again and again, its last cut to what is left."""
+    prompt, response = len(sample.prompt.tokens), [0] * sample.max_new_tokens
+    items: list[PackedGroup] = []
+    while not items or size >= sample.smallest:
+        responses = max(1, min(sample.group_size, (size - prompt) // len(response)))
+        items.append((sample.prompt, [response] * responses))
+        size -= prompt + responses * len(response)
+    return pack_groups(items, filler)
+
+
+def fit_passes(run: Run, policy: Policy, samples: Callable[[], Sequence[Sample]], *, groups: int, phase: str) -> None:
+    """Finds policy.tokens_per_pass where the run file leaves that to be found; see `tokens_that_fit`. phase: what it is for."""
+    if run.config.policy.tokens_per_pass == "auto":
+        announce(f"Finding the largest pass for the {phase} that fits in memory", shown=run.ranks.is_first)
+        policy.tokens_per_pass = tokens_that_fit(run, policy, samples(), groups=groups)
+        announce(f"Largest pass for the {phase} that fits in memory: {policy.tokens_per_pass} tokens", shown=run.ranks.is_first)
+
+
+def _pass(policy: Policy, pack: Pack) -> None:
+    logp, _ = policy.forward(pack)
+    policy.backward(0.0 * logp.sum())
