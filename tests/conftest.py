@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from vlrl.config import Images
-from vlrl.scoring import Scorer
 from vlrl.sandbox import jail
+from vlrl.scoring import Scorer
 
 # On a busy machine an example may take its time; only a hang is a fault, and the timeout in pyproject.toml ends it.
 hypothesis.settings.register_profile("vlrl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -116,14 +116,14 @@ def pictures(tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def ranks():
     """This process alone as a run's only rank; what a launcher would have put in the environment is gone afterwards."""
-    from vlrl.ranks import join_ranks
+    from vlrl.distributed.ranks import join_ranks
 
     with patch.dict(os.environ):
         yield join_ranks()
 
 
 def _tiny(folder: Path, *, moe: bool) -> str:
-    from vlrl.model.tiny import build_tiny
+    from vlrl.models.tiny import build_tiny
 
     build_tiny(folder, TEXTS, moe=moe)
     return str(folder)

@@ -153,8 +153,8 @@ EXPORTED = """
 import sys
 from pathlib import Path
 from vlrl.config import load_config
-from vlrl.policy import Policy
-from vlrl.ranks import join_ranks
+from vlrl.trainer.policy import Policy
+from vlrl.distributed.ranks import join_ranks
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
 from vlrl.run import open_run

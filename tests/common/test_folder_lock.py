@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 HOLDER = """
 import subprocess, sys
 from pathlib import Path
-from vlrl.folder_lock import held
+from vlrl.common.folder_lock import held
 
 with held(Path(sys.argv[1]), doing="trained", remedy="choose another name"):
     child = subprocess.Popen(["sleep", "600"])

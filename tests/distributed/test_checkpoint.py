@@ -249,7 +249,7 @@ def test_a_crash_while_a_step_is_replaced_still_has_the_old_one(tmp_path, monkey
 SAVER = """
 import sys
 from pathlib import Path
-from vlrl.checkpoint import save
+from vlrl.distributed.checkpoint import save
 
 def write(folder):
     for number in range(4):

@@ -109,7 +109,7 @@ def test_a_child_ends_with_its_parent_even_if_that_is_killed():
     body = f"{TAKE}{SAY}import time\nsay('up')\ntime.sleep(10**6)"
     program = f"""
 import os, sys, time
-from vlrl.processes import Child
+from vlrl.sandbox.processes import Child
 child = Child([sys.executable, "-c", {body!r}], limits={{}}, env=os.environ)
 child.receive(time.monotonic() + {PATIENCE_S})
 print(child._process.pid, flush=True)

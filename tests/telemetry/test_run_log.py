@@ -237,7 +237,7 @@ def test_the_real_wandb_offline_is_silent_and_keeps_its_files_in_the_run_folder(
 import pathlib
 from tests.telemetry.test_run_log import group
 from vlrl.config import Wandb
-from vlrl.runlog import RunLog
+from vlrl.telemetry.run_log import RunLog
 
 log = RunLog(pathlib.Path("run"), name="toy", config={{"steps": 1}}, wandb=Wandb(tables_every=1))
 log.step(1, {{"reward/a": float("nan")}})
@@ -267,7 +267,7 @@ log.close()
 def clock(monkeypatch):
     """The seconds that progress reads, as a list of one number to change."""
     now = [0.0]
-    monkeypatch.setattr("vlrl.metrics.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("vlrl.telemetry.progress.time.monotonic", lambda: now[0])
     return now
 
 
