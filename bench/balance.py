@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     ranks = join_ranks()
-    encoder = load_encoder(options.model, cfg.Images())
+    encoder = load_encoder(options.model, cfg.ImagesConfig())
     qwen = load_model(options.model, dtype=torch.float32, freeze_vision=False, gradient_checkpointing=False)
     model = PackedModel(qwen, temperature=1.0, banned=[])
     filler = encoder.filler()

@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     ranks = join_ranks()
-    encoder = load_encoder(options.model, cfg.Images())
+    encoder = load_encoder(options.model, cfg.ImagesConfig())
     with tempfile.TemporaryDirectory() as folder:
         case = Case(groups=options.groups, group_size=8, side=256, words=8, lengths=[64])
         groups, encoded = made_up(case, encoder, Path(folder))
@@ -52,9 +52,9 @@ def main() -> None:
     minibatch = make_minibatch(mine, encoded, filler=encoder.filler(), budget=16384, keep_zero=False, ranks=ranks)
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     ways = {
-        "ZeRO-1": cfg.Policy(dtype=dtype, zero_stage=1, lr=LR),
-        "ZeRO-3": cfg.Policy(dtype=dtype, zero_stage=3, lr=LR),
-        "dealt": cfg.Policy(dtype=dtype, zero_stage=1, lr=LR, expert_parallel=ranks.size),
+        "ZeRO-1": cfg.PolicyConfig(dtype=dtype, zero_stage=1, lr=LR),
+        "ZeRO-3": cfg.PolicyConfig(dtype=dtype, zero_stage=3, lr=LR),
+        "dealt": cfg.PolicyConfig(dtype=dtype, zero_stage=1, lr=LR, expert_parallel=ranks.size),
     }
     policies = {
         name: Policy(settings, options.model, ranks=ranks, updates=10**6, temperature=1.0, banned=[])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from vlrl.trainer.peak_memory import raised_bytes
+from vlrl.trainer.peak_memory import peak_bytes
 
 Work = Callable[[], object]
 
@@ -47,7 +47,7 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
 def peak_mb(work: Work) -> float:
     """How much a second call raises the memory over what the first left there: the accelerator's, or the resident set."""
     work()
-    return raised_bytes(work) / 2**20
+    return peak_bytes(work) / 2**20
 
 
 def in_a_process(module: str, arguments: Sequence[str]) -> str:

@@ -37,15 +37,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-    ranks, encoder = join_ranks(), load_encoder(options.model, cfg.Images())
+    ranks, encoder = join_ranks(), load_encoder(options.model, cfg.ImagesConfig())
     banned = encoder.banned_tokens(check_model(options.model)["text_config"]["vocab_size"])
     with tempfile.TemporaryDirectory() as folder:
         case = Case(groups=options.groups, group_size=options.group_size, side=512, words=8, lengths=[options.tokens])
         _, encoded = made_up(case, encoder, Path(folder))
-    settings = cfg.Policy(dtype=dtype, zero_stage=1)
+    settings = cfg.PolicyConfig(dtype=dtype, zero_stage=1)
     policy = Policy(settings, options.model, ranks=ranks, updates=1, temperature=1.0, banned=banned)
     engine = Engine(
-        cfg.Engine(max_model_len=4096, vllm={"max_num_seqs": options.groups * options.group_size}),
+        cfg.EngineConfig(max_model_len=4096, vllm={"max_num_seqs": options.groups * options.group_size}),
         options.model,
         dtype=dtype,
         seed=0,

@@ -57,12 +57,12 @@ def over_ranks(options: argparse.Namespace, folder: Path) -> None:
     """This rank's half of the same eight groups; the seconds of all."""
     torch.set_num_threads(1)
     ranks = join_ranks()
-    encoder = load_encoder(options.model, cfg.Images(max_pixels=4 * IMAGE**2))
+    encoder = load_encoder(options.model, cfg.ImagesConfig(max_pixels=4 * IMAGE**2))
     groups, encoded = made_up(replace(MIDDLE, groups=8), encoder, folder)
     mine = [group for group in groups if group.prompt.slot % ranks.size == ranks.rank]
     tokens = sum(len(encoded[g.prompt.slot].tokens) + len(r.tokens) for g in groups for r in g.rollouts)
     minibatch = make_minibatch(mine, encoded, filler=encoder.filler(), budget=16384, keep_zero=False, ranks=ranks)
-    settings = cfg.Policy(dtype="float32", zero_stage=1, lr=LR)
+    settings = cfg.PolicyConfig(dtype="float32", zero_stage=1, lr=LR)
     policy = Policy(settings, options.model, ranks=ranks, updates=10**6, temperature=1.0, banned=[])
     times = interleaved({"update": lambda: update(policy, minibatch, None, gates=GATES)}, options.repeats)["update"]
     if ranks.is_first:
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    options.tokens_per_pass, options.dtype, options.gradient_checkpointing = 16384, "float32", False
+    options.max_tokens_per_micro_batch, options.dtype, options.gradient_checkpointing = 16384, "float32", False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.axes == ["ranks"]:

@@ -53,7 +53,7 @@ CASES = {
 PATHS = ("trl", "separate", "group")
 HEADINGS = ("case", "path", "useful tokens/s", "faster than TRL", "tokens computed", "TFLOP", "MFU", "peak, MB", "loss off by")
 HEADINGS += ("gradient off by",)
-GATES = TaskGates(cfg.Algorithm(), {f"task{n}": cfg.TaskMix(weight=1, rows=Path("none")) for n in range(5)})
+GATES = TaskGates(cfg.AlgorithmConfig(), {f"task{n}": cfg.TaskConfig(weight=1, rows=Path("none")) for n in range(5)})
 
 
 def one_by_one(groups: list[Group], encoded: dict[int, EncodedPrompt]) -> tuple[list[Group], dict[int, EncodedPrompt]]:
@@ -77,7 +77,7 @@ class Bench:
     """A case, ready to be stepped by each path. computed: the tokens, and operations of a forward and backward, by path."""
 
     def __init__(self, case: Case, options: argparse.Namespace, folder: Path, paths: Sequence[str] = PATHS):
-        encoder = load_encoder(options.model, cfg.Images(max_pixels=4 * IMAGE**2))
+        encoder = load_encoder(options.model, cfg.ImagesConfig(max_pixels=4 * IMAGE**2))
         groups, encoded = made_up(replace(case, groups=options.groups), encoder, folder)
         self.tokens = sum(len(encoded[g.prompt.slot].tokens) + len(r.tokens) for g in groups for r in g.rollouts)
         self.ranks = join_ranks()
@@ -122,10 +122,12 @@ class Bench:
 
     def _open(self, path: str, encoder: Encoder, groups: list[Group], encoded: dict[int, EncodedPrompt], options) -> None:
         self.minibatches[path] = make_minibatch(
-            groups, encoded, filler=encoder.filler(), budget=options.tokens_per_pass, keep_zero=False, ranks=self.ranks
+            groups, encoded, filler=encoder.filler(), budget=options.max_tokens_per_micro_batch, keep_zero=False, ranks=self.ranks
         )
         stage = 0 if options.dtype == "float32" else 1
-        settings = cfg.Policy(dtype=options.dtype, zero_stage=stage, lr=LR, gradient_checkpointing=options.gradient_checkpointing)
+        settings = cfg.PolicyConfig(
+            dtype=options.dtype, zero_stage=stage, lr=LR, gradient_checkpointing=options.gradient_checkpointing
+        )
         self.policies[path] = Policy(settings, options.model, ranks=self.ranks, updates=10**6, temperature=1.0, banned=[])
 
     def _work(self, groups: list[Group], encoded: dict[int, EncodedPrompt]) -> tuple[int, float]:
@@ -149,7 +151,7 @@ class Bench:
             size = len(each.engine_logp)
             loss, _ = policy_loss(
                 logp[:size], logp[:size].detach(), logp[:size].detach(), each.advantages, each.pack.sequence[:size],
-                num_scored=minibatch.num_scored, gate=GATES.gate(each.tasks), engine_weight_cap=2.0,
+                num_scored=minibatch.num_scored, gate=GATES.gate(each.tasks), tis_cap=2.0,
             )  # fmt: skip
             loss.backward()
             yield loss.item()
@@ -161,7 +163,7 @@ def _length(tensors) -> float:
 
 def _alone(name: str, path: str, options: argparse.Namespace) -> dict[str, Any]:
     """One path's seconds and peak, measured in a process of its own."""
-    same = ("model", "groups", "trl_batch", "tokens_per_pass", "dtype", "repeats")
+    same = ("model", "groups", "trl_batch", "max_tokens_per_micro_batch", "dtype", "repeats")
     arguments = [f"--{key.replace('_', '-')}={getattr(options, key)}" for key in same]
     arguments += ["--gradient-checkpointing"] * options.gradient_checkpointing + ["--apart"] * options.apart
     return json.loads(in_a_process("bench.update", [*arguments, "--cases", name, "--alone", path]))
@@ -200,7 +202,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--trl-batch", type=int, default=16)
-    parser.add_argument("--tokens-per-pass", type=int, default=16384)
+    parser.add_argument("--max-tokens-per-micro-batch", type=int, default=16384)
     parser.add_argument("--dtype", default="bfloat16" if torch.cuda.is_available() else "float32")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--apart", action="store_true")

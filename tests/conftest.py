@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlrl.config import Images
+from vlrl.config import ImagesConfig
 from vlrl.sandbox import jail
 from vlrl.scoring import Scorer
 
@@ -29,7 +29,7 @@ MAY_BE_SKIPPED = ("needs a jail", "needs a tmpfs", "needs /dev/full", "needs Chr
 """How the reason of a skip begins. Any other skip is a failure, so that no guard is left out unseen."""
 
 TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", "def f(x):\n    return x + 3"] * 10
-SMALL_IMAGES = Images(min_pixels=32 * 32, max_pixels=128 * 128)
+SMALL_IMAGES = ImagesConfig(min_pixels=32 * 32, max_pixels=128 * 128)
 
 
 GROUPS = (

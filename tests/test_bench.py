@@ -8,7 +8,7 @@ import torch
 from bench.plot import main as plot
 from bench.sizes import SIZES
 from tests.loop import finished, python
-from vlrl.config import Images
+from vlrl.config import ImagesConfig
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.models.tiny import config_of
 
@@ -36,7 +36,7 @@ def test_the_sizes_have_the_parameters_of_the_released_models(tiny_dense):
     from transformers import AutoModelForImageTextToText
 
     released = {"2B": 2.13, "4B": 4.44, "8B": 8.77, "30B-A3B": 31.07}
-    tokenizer = load_encoder(tiny_dense, Images()).tokenizer
+    tokenizer = load_encoder(tiny_dense, ImagesConfig()).tokenizer
     for size, (text, vision, tied) in SIZES.items():
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config_of(tokenizer, text, vision, tied=tied))

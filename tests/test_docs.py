@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlrl.config import Reward
+from vlrl.config import RewardConfig
 from vlrl.tasks import check_examples, load_task
 from vlrl.types import Row
 
@@ -125,7 +125,7 @@ def test_the_run_of_own_task_trains_and_reports(followed):
 
 def test_the_reward_of_own_task_is_one_that_a_run_file_may_hold():
     (block,) = (block for block in OWN_TASK if block.kind == "yaml")
-    reward = Reward(**yaml.safe_load(block.text)["reward"])
+    reward = RewardConfig(**yaml.safe_load(block.text)["reward"])
     assert (reward.gate, sum(reward.weights.values())) == ("boxed", 1.0)
 
 

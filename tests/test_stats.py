@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlrl import stats as intervals
+from vlrl import stats
 from vlrl.stats import difference, estimate, pass_at
 
 
 def test_the_examples_in_the_docstrings_hold():
-    assert doctest.testmod(intervals, optionflags=doctest.ELLIPSIS).failed == 0
+    assert doctest.testmod(stats, optionflags=doctest.ELLIPSIS).failed == 0
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())

@@ -17,7 +17,7 @@ from vlrl.data.images import open_image
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import NewRow, write_dataset
 from vlrl.distributed.checkpoint import newest_good
-from vlrl.sandbox import jail as sandbox
+from vlrl.sandbox import jail
 
 STEPS = 6
 
@@ -40,8 +40,8 @@ def small(tmp_path_factory, tiny_dense) -> Loop:
     settings = {"runs": root / "runs", "model": tiny_dense, "task_folders": ["tasks", root / "tasks"], "mixture": mixture}
     settings |= {"steps": STEPS, "prompts_per_step": 8, "sampling.group_size": 4, "sampling.max_new_tokens": 24}
     settings |= {
-        "sampling.refills": 1,
-        "policy.tokens_per_pass": 512,
+        "sampling.dynamic_sampling_rounds": 1,
+        "policy.max_tokens_per_micro_batch": 512,
         "policy.warmup_steps": 2,
         "evaluation.rows": 2,
         "evaluation.samples": 2,
@@ -310,12 +310,14 @@ def rows_and_held_out(folder, rows):
 @pytest.mark.slow
 def test_a_jail_that_dies_stops_the_run_with_its_reason(small, tmp_path, monkeypatch):
     (tmp_path / "jailed.py").write_text(JAILED)
-    (tmp_path / "bwrap").write_text(f'#!/bin/sh\n[ -e {tmp_path}/dead ] && exit 1\nexec {sandbox._bwrap()} "$@"\n')
+    (tmp_path / "bwrap").write_text(f'#!/bin/sh\n[ -e {tmp_path}/dead ] && exit 1\nexec {jail._bwrap()} "$@"\n')
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     rows = [NewRow(question=f"Row {n}?", answer="1", response="ab") for n in range(24)]
     task = {"jailed": {"weight": 1, **rows_and_held_out(tmp_path, rows)}}
-    loop = small.with_(name="dead", sampling__refills=0, mixture=task, task_folders=[tmp_path], coldstart__steps=0, steps=200)
+    loop = small.with_(
+        name="dead", sampling__dynamic_sampling_rounds=0, mixture=task, task_folders=[tmp_path], coldstart__steps=0, steps=200
+    )
     process = loop.start()
     while not loop.metrics and process.poll() is None:
         time.sleep(0.1)
@@ -334,7 +336,7 @@ def test_broken_verifications_are_counted_and_masked_and_too_many_stop_the_run(s
     many = {draw.index for draw in mixture.draw(1)[: prompts // 2]}
     rows = [NewRow(question=f"Row {n}?", answer="raise" if n in few | many else "fine", response="ab") for n in range(num_rows)]
     task = {"even_length": {"weight": 1, **rows_and_held_out(tmp_path, rows)}}
-    loop = small.with_(name="failing", sampling__refills=0, mixture=task, coldstart__steps=0, steps=3)
+    loop = small.with_(name="failing", sampling__dynamic_sampling_rounds=0, mixture=task, coldstart__steps=0, steps=3)
 
     printed = finished(loop.start(), exit_code=2)
     assert "step 1: 4 of the last 32 rollouts of task even_length have no verdict and count in no average" in printed

@@ -14,7 +14,7 @@ from vlrl.models.packing import PackedGroup, pack_groups, split_to_budget
 from vlrl.run import Run
 from vlrl.telemetry.progress import announce, progress
 from vlrl.trainer.policy import Policy
-from vlrl.trainer.token_budget import Sample, fit_passes
+from vlrl.trainer.token_budget import Sample, choose_token_budget
 from vlrl.types import Draw
 
 _DONE = "coldstart.json"
@@ -40,7 +40,7 @@ def _train(run: Run, folder: Path) -> None:
     policy = Policy(run.coldstart_policy, config.model, ranks=run.ranks, updates=steps, temperature=1.0, banned=run.banned)
     mixture = run.coldstart_mixture()
     groups = -(-config.coldstart.batch_size // run.ranks.size)
-    fit_passes(run, policy, partial(_samples, run, mixture.draw(0)), groups=groups, phase="cold start")
+    choose_token_budget(run, policy, partial(_samples, run, mixture.draw(0)), groups=groups, phase="cold start")
     with progress("Cold start", steps, shown=run.ranks.is_first) as tick:
         for step in range(steps):
             loss = _supervised_step(run, policy, mixture.draw(step))
@@ -55,7 +55,7 @@ def _supervised_step(run: Run, policy: Policy, draws: Sequence[Draw]) -> float:
     """One step on the demonstrations' tokens, averaged over the tokens of the whole batch. Returns that loss."""
     items = _demonstrations(run, [draw for number, draw in enumerate(draws) if number % run.ranks.size == run.ranks.rank])
     sizes = [(len(prompt.tokens), [len(responses[0])]) for prompt, responses in items]
-    pieces = [[items[n] for n, _ in piece] for piece in split_to_budget(sizes, policy.tokens_per_pass)]
+    pieces = [[items[n] for n, _ in piece] for piece in split_to_budget(sizes, policy.max_tokens_per_micro_batch)]
     pieces += [[]] * (max(run.ranks.gather(len(pieces))) - len(pieces))
     num_tokens = run.ranks.sum({"tokens": sum(length for _, (length,) in sizes)})["tokens"]
     total = 0.0

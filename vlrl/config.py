@@ -28,7 +28,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Reward(Section):
+class RewardConfig(Section):
     """How a task's score becomes the reward that it trains on; as it is, that is the verifier's own.
 
     weights: of the score's parts and of "reward", the verifier's own, instead of that one alone. gate: a part that must be at
@@ -44,14 +44,14 @@ class Reward(Section):
     language_penalty: Annotated[float, Field(ge=0)] = 0.0
 
 
-class TaskScoring(Section):
+class TaskScoringConfig(Section):
     """Where scoring a task differs from the others': a deadline of its own, and a bound on its share of the workers."""
 
     timeout_s: Positive | None = None
     workers: Count | None = None
 
 
-class TaskMix(Section):
+class TaskConfig(Section):
     """A task's place in the mixture; what is not given here is as for the whole run.
 
     task: its file's stem, where the name in the mixture is another, as where two data sets share a task.
@@ -74,31 +74,33 @@ class TaskMix(Section):
     tau_pos: Positive | None = None
     tau_neg: Positive | None = None
     loss_weight: Positive = 1.0
-    reward: Reward = Reward()
-    scoring: TaskScoring = TaskScoring()
+    reward: RewardConfig = RewardConfig()
+    scoring: TaskScoringConfig = TaskScoringConfig()
 
 
-class Sampling(Section):
-    """refills: how often a group whose rewards are all equal, of which nothing is learnt, is replaced by one for another row.
+class SamplingConfig(Section):
+    """How training samples responses.
 
-    It is of the same task and stands at the same place: the mixture holds among the groups that count (DAPO's dynamic sampling,
-    arXiv 2503.14476, section 3.2).
+    dynamic_sampling_rounds: how many times a step replaces the groups whose rewards are all equal, and which teach nothing, by
+    groups for other rows of the same task, so that the mixture's ratios hold among the groups that count (DAPO's dynamic
+    sampling, arXiv 2503.14476, section 3.2). 0 turns it off.
     """
 
     group_size: GroupSize = 16
     max_new_tokens: Count = 4096
     temperature: Positive = 1.0
-    refills: Annotated[int, Field(ge=0)] = 0
+    dynamic_sampling_rounds: Annotated[int, Field(ge=0)] = 0
 
 
-class Algorithm(Section):
+class AlgorithmConfig(Section):
     """SAPO (arXiv 2511.20347) by default; GRPO, GSPO and the plain policy gradient are other gates of the same loss.
 
     clip_low, clip_high: the bounds of GRPO's clip; under gspo, which clips a whole sequence's ratio, 3e-4 and 4e-4.
-    average: over sequences of means over tokens (SAPO, GRPO), over all tokens of a mini-batch (DAPO), or the sum over tokens
-    by the scored rollouts times sampling.max_new_tokens (Dr. GRPO, which has normalise_std: false beside it).
+    loss_aggregation: sequence, the mean over sequences of the mean over their tokens (SAPO, GRPO); token, the mean over all
+    tokens of a mini-batch (DAPO); constant, the sum over tokens divided by scored rollouts times sampling.max_new_tokens (Dr.
+    GRPO, with normalise_std: false).
     mask_truncated: a response that reached max_new_tokens has its part in its group's baseline and none in the loss (DAPO).
-    engine_weight: min(pi_old / engine, cap), or 0 outside of floor and cap (IcePop).
+    tis_mode: min(pi_old / engine, cap), or 0 outside of floor and cap (IcePop).
     routing_replay: a mixture's tokens go to the experts of the old policy while it is updated (r2, arXiv 2512.01374), or to those
     that they went to in the engine, for the old policy's log-probs too (r3, arXiv 2510.11370).
     """
@@ -112,11 +114,11 @@ class Algorithm(Section):
     normalise_std: bool = True
     std: Literal["sample", "population"] = "sample"
     std_epsilon: Annotated[float, Field(ge=0)] = 1e-6
-    average: Literal["sequence", "token", "constant"] = "sequence"
+    loss_aggregation: Literal["sequence", "token", "constant"] = "sequence"
     mask_truncated: bool = False
-    engine_weight: Literal["capped", "masked"] = "capped"
-    engine_weight_cap: Positive = 2.0
-    engine_weight_floor: Share = 0.5
+    tis_mode: Literal["truncate", "mask"] = "truncate"
+    tis_cap: Positive = 2.0
+    tis_floor: Share = 0.5
     routing_replay: Literal["none", "r2", "r3"] = "none"
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
 
@@ -126,10 +128,10 @@ class Algorithm(Section):
         return _GSPO_CLIPS | raw if isinstance(raw, dict) and raw.get("gate") in ("gspo", "gspo_token") else raw
 
 
-class Policy(Section):
+class PolicyConfig(Section):
     """The trained model under DeepSpeed; `deepspeed` is passed through on top of what vlrl sets.
 
-    tokens_per_pass: of one forward and backward, into which a mini-batch is cut; auto: the most that the memory holds.
+    max_tokens_per_micro_batch: of one forward and backward, into which a mini-batch is cut; auto: the most that the memory holds.
     expert_parallel: ranks that a mixture's experts are dealt over (DeepSpeed's AutoEP), instead of sharding them by ZeRO-3.
     """
 
@@ -139,22 +141,22 @@ class Policy(Section):
     eps: Positive = 1.0e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    final_lr: Share = 1.0
+    min_lr_ratio: Share = 1.0
     gradient_clipping: Positive = 1.0
     zero_stage: Literal[0, 1, 2, 3] = 2
-    tokens_per_pass: Count | Literal["auto"] = "auto"
+    max_tokens_per_micro_batch: Count | Literal["auto"] = "auto"
     expert_parallel: Count = 1
     gradient_checkpointing: bool = False
     freeze_vision: bool = False
     deepspeed: dict[str, Any] = {}
 
 
-class Engine(Section):
+class EngineConfig(Section):
     """The vLLM engine in the training process; `vllm` is passed through on top of what vlrl sets."""
 
     tensor_parallel: Count = 1
     max_model_len: Count = 8192
-    gpu_memory: Share = 0.5
+    gpu_memory_utilization: Share = 0.5
     kv_cache_gb: Count = 1
     sleep: bool = True
     canary_every: Annotated[int, Field(ge=0)] = 1
@@ -162,7 +164,7 @@ class Engine(Section):
     vllm: dict[str, Any] = {}
 
 
-class Images(Section):
+class ImagesConfig(Section):
     """Bounds on an image's area in pixels; larger ones are scaled down, smaller ones up, at most max_side a side is read."""
 
     min_pixels: Count = 64 * 64
@@ -170,7 +172,7 @@ class Images(Section):
     max_side: Count = 16384
 
 
-class Scoring(Section):
+class ScoringConfig(Section):
     """isolation: of a model's code; "limits" alone, without the jail, must be asked for (see vlrl.sandbox.jail)."""
 
     workers: Count = 2
@@ -180,7 +182,7 @@ class Scoring(Section):
     isolation: Literal["jail", "limits"] = "jail"
 
 
-class AlsoEvaluated(Section):
+class EvaluationPreset(Section):
     """Another way to sample the held-out rows; what is not given is as in `evaluation`."""
 
     samples: Count | None = None
@@ -190,10 +192,10 @@ class AlsoEvaluated(Section):
     max_new_tokens: Count | None = None
 
 
-class Evaluation(Section):
+class EvaluationConfig(Section):
     """How held-out rows are sampled. top_k: 0 is no limit; max_new_tokens: else as in training.
 
-    every: steps, 0 for before and after the run alone. also: by name, other ways to sample that vlrl eval measures besides.
+    every: steps, 0 for before and after the run alone. presets: by name, other ways to sample that vlrl eval measures besides.
     """
 
     rows: Count = 256
@@ -203,14 +205,16 @@ class Evaluation(Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     max_new_tokens: Count | None = None
     every: Annotated[int, Field(ge=0)] = 0
-    also: dict[str, AlsoEvaluated] = {}
+    presets: dict[str, EvaluationPreset] = {}
 
-    def ways(self) -> dict[str, "Evaluation"]:
+    def ways(self) -> dict[str, "EvaluationConfig"]:
         """Each way to sample by its name; that of `evaluation` itself has none."""
-        return {"": self} | {name: self.model_copy(update=way.model_dump(exclude_none=True)) for name, way in self.also.items()}
+        return {"": self} | {
+            name: self.model_copy(update=way.model_dump(exclude_none=True)) for name, way in self.presets.items()
+        }
 
 
-class ColdStart(Section):
+class ColdStartConfig(Section):
     """Supervised steps on the rows' own responses before the run; 0 steps is none."""
 
     steps: Annotated[int, Field(ge=0)] = 0
@@ -219,13 +223,13 @@ class ColdStart(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 10
 
 
-class Checkpoints(Section):
+class CheckpointsConfig(Section):
     every: Annotated[int, Field(ge=0)] = 50
     keep: Count = 2
     signal_grace_s: Positive = 25.0
 
 
-class Rollback(Section):
+class RollbackConfig(Section):
     """What a run changes when it goes back to a checkpoint from before a collapse (on_collapse: rollback); it then samples with
     new seeds in any case.
 
@@ -242,7 +246,7 @@ class Rollback(Section):
     signals: tuple[Literal["reward", "entropy", "length", "ratio"], ...] = ("reward",)
 
 
-class Wandb(Section):
+class WandbConfig(Section):
     """tables_every: steps between two tables of rollouts, 0 for none."""
 
     mode: Literal["disabled", "offline", "online"] = "offline"
@@ -255,23 +259,23 @@ class Config(Section):
     model: str
     steps: Count
     prompts_per_step: Count
-    mixture: dict[str, TaskMix]
+    mixture: dict[str, TaskConfig]
     seed: int = 0
     runs: Path = Path("runs")
     task_folders: tuple[Path, ...] = (Path("tasks"),)
     threads: Annotated[int, Field(ge=0)] = 0
     on_collapse: Literal["warn", "stop", "rollback"] = "warn"
-    rollback: Rollback = Rollback()
-    sampling: Sampling = Sampling()
-    algorithm: Algorithm = Algorithm()
-    policy: Policy = Policy()
-    engine: Engine = Engine()
-    images: Images = Images()
-    scoring: Scoring = Scoring()
-    coldstart: ColdStart = ColdStart()
-    evaluation: Evaluation = Evaluation()
-    checkpoints: Checkpoints = Checkpoints()
-    wandb: Wandb = Wandb()
+    rollback: RollbackConfig = RollbackConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    policy: PolicyConfig = PolicyConfig()
+    engine: EngineConfig = EngineConfig()
+    images: ImagesConfig = ImagesConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    coldstart: ColdStartConfig = ColdStartConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    wandb: WandbConfig = WandbConfig()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Config":
@@ -363,7 +367,7 @@ def _faults(config: Config) -> Iterator[str]:
                 f"engine.max_model_len: {context} tokens leave no room for a prompt beside max_new_tokens "
                 f"{config.max_new_tokens(task)} of task {task!r}; raise the one or lower the other"
             )
-    if config.on_collapse != "rollback" and config.rollback != Rollback():
+    if config.on_collapse != "rollback" and config.rollback != RollbackConfig():
         yield f"rollback: has no effect with on_collapse: {config.on_collapse}; set on_collapse: rollback, or leave it out"
     if config.on_collapse == "rollback" and not config.rollback.signals:
         yield "rollback.signals: is empty, so that no collapse makes the run go back; name at least one, such as reward"

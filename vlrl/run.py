@@ -47,10 +47,10 @@ class Run(Inputs):
         return {"weights": self.weights, **self.contents, "policy": policy, **settings}
 
     @property
-    def coldstart_policy(self) -> cfg.Policy:
+    def coldstart_policy(self) -> cfg.PolicyConfig:
         """The policy's settings with the cold start's rate, which stays as it is after the warm-up."""
         settings = self.config.coldstart
-        rate = {"lr": settings.lr, "warmup_steps": settings.warmup_steps, "final_lr": 1.0}
+        rate = {"lr": settings.lr, "warmup_steps": settings.warmup_steps, "min_lr_ratio": 1.0}
         return self.config.policy.model_copy(update=rate)
 
     def replica(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], set[int]]:

@@ -115,7 +115,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Assessment:
+class EvalResult:
     """Of a task: samples a row, avg@samples, pass@k for k = 1, 2, 4, ... and samples, and rollouts without a verdict."""
 
     samples: int
@@ -124,11 +124,11 @@ class Assessment:
     failed: int
 
 
-def assessed(rows: Sequence[RowRewards], samples: int) -> Assessment:
+def eval_result(rows: Sequence[RowRewards], samples: int) -> EvalResult:
     """avg@k and pass@k over the rows that have a verdict; of pass@k, over those with k of them."""
     scored = [row for row in rows if row.rewards]
     ks = sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
-    return Assessment(
+    return EvalResult(
         samples=samples,
         average=estimate([row.mean for row in scored]),
         passes={

@@ -22,7 +22,7 @@ from vlrl.coldstart import coldstart
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, Stopped, StopSignal
 from vlrl.config import Config, dump_config
-from vlrl.evaluation.evaluate import Assessment, before_and_after, evaluate, evaluation_metrics
+from vlrl.evaluation.evaluate import EvalResult, before_and_after, evaluate, evaluation_metrics
 from vlrl.rollout.batch import Batch, refilled, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.groups import summarise, without_routes
@@ -35,7 +35,7 @@ from vlrl.telemetry.progress import announce, progress
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer.policy import Policy, Reference
 from vlrl.trainer.resume import Parts, act_on_collapse, resume, save
-from vlrl.trainer.update import Seen, TaskGates, make_minibatch, numbered, old_logprobs, update
+from vlrl.trainer.update import TaskGates, UpdateStats, make_minibatch, numbered, old_logprobs, update
 from vlrl.types import Group
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def train(run: Run) -> dict[str, Any]:
         outside = Clock()
         with progress("Training", config.steps, done=step, shown=run.ranks.is_first) as tick:
             while step < config.steps:
-                clock = Clock(run.ranks.settle)
+                clock = Clock(run.ranks.synchronize)
                 with clock("time/step"):
                     batch = _sample(parts, step, clock)
                     if batch is None:
@@ -104,7 +104,7 @@ def _sample(parts: Parts, step: int, clock: Clock) -> Batch | None:
     return sample_batch(parts.in_force, parts.mixture, parts.engine, parts.scorer, step, clock=clock, stop=parts.stop)
 
 
-def _update(parts: Parts, batch: Batch, clock: Clock) -> list[Seen]:
+def _update(parts: Parts, batch: Batch, clock: Clock) -> list[UpdateStats]:
     """The step's optimizer steps, one per mini-batch; π_old is the policy before the first. Returns what each saw."""
     settings, run = parts.in_force.config.algorithm, parts.run
     parts.engine.sleep()
@@ -114,7 +114,7 @@ def _update(parts: Parts, batch: Batch, clock: Clock) -> list[Seen]:
                 [group for group in batch.groups if group.prompt.minibatch == number],
                 batch.encoded,
                 filler=run.filler,
-                budget=parts.policy.tokens_per_pass,
+                budget=parts.policy.max_tokens_per_micro_batch,
                 keep_zero=settings.kl_coefficient > 0,
                 mask_truncated=settings.mask_truncated,
                 ranks=run.ranks,
@@ -144,7 +144,7 @@ def _traced(groups: list[Group], minibatches: int) -> set[int]:
     return set({prompt.task: prompt.slot for prompt in reversed(learnt)}.values())
 
 
-def _token_lines(run: Run, groups: list[Group], seen: list[Seen]) -> list[dict[str, Any]]:
+def _token_lines(run: Run, groups: list[Group], seen: list[UpdateStats]) -> list[dict[str, Any]]:
     """The traced responses, with each token as text."""
     rollouts = {(rollout.slot, rollout.sample): rollout for group in groups for rollout in group.rollouts}
     return [
@@ -166,7 +166,7 @@ def _hand_over(parts: Parts, clock: Clock) -> dict[str, float]:
     return told
 
 
-def _log(parts: Parts, step: int, batch: Batch, seen: list[Seen], more: dict[str, float]) -> dict[str, float]:
+def _log(parts: Parts, step: int, batch: Batch, seen: list[UpdateStats], more: dict[str, float]) -> dict[str, float]:
     """Writes the step's metrics and rollouts. RuntimeError where too many rollouts could not be scored."""
     run = parts.run
     by_minibatch = [numbered(each, number) for number, each in enumerate(seen, start=1)]
@@ -239,18 +239,18 @@ def _open_log(config: Config) -> RunLog:
     return RunLog(config.folder, name=config.name, config=config.model_dump(mode="json"), wandb=config.wandb)
 
 
-def _evaluated_before(parts: Parts, first: int) -> dict[str, Assessment]:
+def _evaluated_before(parts: Parts, first: int) -> dict[str, EvalResult]:
     """Each task's evaluation before the first step: measured once, then kept beside the run.
 
     ValueError where a run that goes on after `first` steps has lost it: that model is gone.
     """
     run, path = parts.run, parts.run.config.folder / "evaluated_before.json"
-    of = {"origin": run.origin, "evaluation": run.config.evaluation.model_dump(exclude={"every", "also"})}
+    of = {"origin": run.origin, "evaluation": run.config.evaluation.model_dump(exclude={"every", "presets"})}
     kept = run.ranks.gather(json.loads(path.read_text()) if run.ranks.is_first and path.exists() else None)[0]
     if first and not kept:
         raise ValueError(f"{path} is missing: what the run began with can't be measured again; put it back, or start a new run")
     if kept and (first or kept["of"] == of):
-        return TypeAdapter(dict[str, Assessment]).validate_python(kept["tasks"])
+        return TypeAdapter(dict[str, EvalResult]).validate_python(kept["tasks"])
     try:
         before = evaluate(run, parts.engine, parts.scorer, "before", parts.stop)
     except Stopped:
@@ -275,7 +275,7 @@ def _finished(config: Config) -> dict[str, Any] | None:
     return json.loads(summary.read_text()) if done else None
 
 
-def _finish(parts: Parts, before: dict[str, Assessment]) -> dict[str, Any]:
+def _finish(parts: Parts, before: dict[str, EvalResult]) -> dict[str, Any]:
     """Saves and exports the trained model, evaluates it, and writes the summary."""
     run, config = parts.run, parts.run.config
     save(parts, config.steps, wait=True)

@@ -11,7 +11,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from vlrl.trainer.peak_memory import raised_bytes
+from vlrl.trainer.peak_memory import peak_bytes
 
 Value = float | int | str | bool
 
@@ -104,7 +104,7 @@ def milliseconds(scale: Scale, work: Callable[[], object]) -> float:
     work()
     times = []
     for _ in range(scale.repeats):
-        settle(scale)
+        synchronize(scale)
         times.append(_once(scale, work))
     return statistics.median(times)
 
@@ -124,10 +124,10 @@ def _once(scale: Scale, work: Callable[[], object]) -> float:
 
 def gigabytes(work: Callable[[], object]) -> float:
     """How far a call raises the memory over what was taken before it."""
-    return raised_bytes(work) / 1e9
+    return peak_bytes(work) / 1e9
 
 
-def settle(scale: Scale) -> None:
+def synchronize(scale: Scale) -> None:
     if scale.on_gpu:
         torch.cuda.synchronize()
 

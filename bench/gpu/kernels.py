@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.gpu.checking import Scale, Tell, clear, gigabytes, milliseconds, normal, off
-from vlrl.models.attention import GroupAttention, GroupSizes, Look, Looks, Rows, looks_of
+from vlrl.models.attention import AttentionCall, AttentionPlan, GroupAttention, GroupSizes, TokenSelection, attention_plan
 from vlrl.models.flash_attention import Varlen, has_varlen
 from vlrl.models.logprob_head import LogProbs
 
@@ -54,8 +54,8 @@ def group_attention(scale: Scale, tell: Tell) -> None:
     tell("kernel", "varlen" if varlen else "dense")
     for heads, key_heads in scale.heads:
         inputs = _rows(scale, heads, key_heads, sum(prompt + sum(responses) for prompt, responses in GROUPS))
-        looks = looks_of(GROUPS, device=scale.device, varlen=varlen)
-        found = _with_gradients(lambda *x, looks=looks: GroupAttention.apply(*x, looks, scale.head_dim**-0.5), inputs)
+        plan = attention_plan(GROUPS, device=scale.device, varlen=varlen)
+        found = _with_gradients(lambda *x, plan=plan: GroupAttention.apply(*x, plan, scale.head_dim**-0.5), inputs)
         exact = _with_gradients(partial(_separately, scale.head_dim**-0.5), [x.float() for x in inputs])
         for part, one, other in zip(("out", "dq", "dk", "dv"), found, exact, strict=True):
             tell(f"{heads}/{key_heads} heads, {part} off by", error := off(one, other))
@@ -65,8 +65,8 @@ def group_attention(scale: Scale, tell: Tell) -> None:
     prompt, response = scale.many_tokens // 16, scale.many_tokens // 32
     many: list[GroupSizes] = [(prompt // 4, (response // 4,) * 30)] * 4
     inputs = _rows(scale, heads, key_heads, sum(p + sum(r) for p, r in many))
-    looks = looks_of(many, device=scale.device, varlen=varlen)
-    work = partial(_with_gradients, lambda *x: GroupAttention.apply(*x, looks, scale.head_dim**-0.5), inputs)
+    plan = attention_plan(many, device=scale.device, varlen=varlen)
+    work = partial(_with_gradients, lambda *x: GroupAttention.apply(*x, plan, scale.head_dim**-0.5), inputs)
     tell(f"{len(inputs[0])} tokens, ms", milliseconds(scale, work))
     tell(f"{len(inputs[0])} tokens, GB", gigabytes(work))
 
@@ -178,8 +178,11 @@ def _together(patches: int, inputs: list[Tensor]) -> list[Tensor]:
     tokens = len(inputs[0])
     ends = torch.arange(0, tokens + 1, patches, dtype=torch.int32, device=inputs[0].device)
     kernel = Varlen(query_ends=ends, key_ends=ends, longest=(patches, patches), causal=False)
-    looks = Looks(own=(Look(queries=Rows(index=slice(None)), keys=Rows(index=slice(None)), kernel=kernel),), others=())
-    return _with_gradients(lambda *x: GroupAttention.apply(*x, looks, inputs[0].shape[-1] ** -0.5), inputs)
+    plan = AttentionPlan(
+        own=(AttentionCall(queries=TokenSelection(index=slice(None)), keys=TokenSelection(index=slice(None)), kernel=kernel),),
+        others=(),
+    )
+    return _with_gradients(lambda *x: GroupAttention.apply(*x, plan, inputs[0].shape[-1] ** -0.5), inputs)
 
 
 def optimizer(scale: Scale, tell: Tell) -> None:

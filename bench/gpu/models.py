@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.gpu.checking import Scale, Tell, clear, gigabytes, milliseconds, off, settle
+from bench.gpu.checking import Scale, Tell, clear, gigabytes, milliseconds, off, synchronize
 from bench.made_up import Case, made_up
 from bench.sizes import SIZES
 from vlrl import config as cfg
@@ -19,7 +19,7 @@ from vlrl.models.packed_model import PackedModel
 from vlrl.models.packing import Pack, pack_groups
 from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.models.tiny import build_tiny, write_random
-from vlrl.trainer.peak_memory import raised_bytes
+from vlrl.trainer.peak_memory import peak_bytes
 
 Group = tuple[EncodedPrompt, list[list[int]]]
 
@@ -43,7 +43,7 @@ def packed_model(scale: Scale, *, dtype: torch.dtype | None = None, checkpointin
 
 def groups_of(scale: Scale, *, groups: int, side: int, length: int, group_size: int = 8) -> tuple[Encoder, list[Group]]:
     """Made-up groups, with a picture each unless side is 0, and responses of a length."""
-    encoder = load_encoder(checkpoint(scale), cfg.Images(max_pixels=1 << 22))
+    encoder = load_encoder(checkpoint(scale), cfg.ImagesConfig(max_pixels=1 << 22))
     case = Case(groups=groups, group_size=group_size, side=side, words=30, lengths=[length, max(1, length // 3), length])
     made, encoded = made_up(case, encoder, scale.folder)
     return encoder, [(encoded[group.prompt.slot], [list(r.tokens) for r in group.rollouts]) for group in made]
@@ -232,7 +232,7 @@ def waits(scale: Scale, tell: Tell) -> None:
         logp = logp[:size]
         loss, tokens = policy_loss(
             logp, logp.detach(), logp.detach(), advantages, pack.sequence[:size], num_scored=pack.num_sequences, gate=gate,
-            engine_weight_cap=2.0,
+            tis_cap=2.0,
         )  # fmt: skip
         loss.backward()
         if diagnosed:
@@ -271,7 +271,7 @@ def where_time_goes(scale: Scale, tell: Tell) -> None:
     tell("a pass, ms", milliseconds(scale, lambda: _pass(model, pack)))
     with torch.profiler.profile() as profile:  # of all that there is here
         _pass(model, pack)
-        settle(scale)
+        synchronize(scale)
     operations = profile.key_averages()
     spent = {each.key: (each.self_device_time_total if scale.on_gpu else each.self_cpu_time_total) / 1e3 for each in operations}
     if scale.on_gpu:
@@ -293,7 +293,7 @@ def out_of_memory(scale: Scale, tell: Tell) -> None:
     before = _gradient_of(model, pack)
     clear(scale)
     taken = torch.cuda.memory_allocated()
-    forward, whole = raised_bytes(lambda: model(pack)), raised_bytes(lambda: _pass(model, pack))
+    forward, whole = peak_bytes(lambda: model(pack)), peak_bytes(lambda: _pass(model, pack))
     tell("GB of a forward", forward / 1e9)
     tell("GB of both", whole / 1e9)
     clear(scale)

@@ -54,7 +54,7 @@ def loss_of(batch: Minibatch, keep: list[int] | None = None, *, gate: Gate = GAT
         torch.repeat_interleave(torch.arange(len(keep)), torch.tensor([len(spot) for spot in spots], dtype=torch.long)),
         num_scored=num_scored or len(batch.advantages),
         gate=gate,
-        engine_weight_cap=1.5,
+        tis_cap=1.5,
         reference_logp=batch.reference_logp[tokens] if kl else None,
         kl_coefficient=kl,
     )[0]
@@ -87,7 +87,7 @@ def test_a_tokens_logit_gradient_sums_to_zero_over_the_vocabulary():
     logp = logits.log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
     old = logp.detach() + 0.3 * torch.randn(5)
     advantages, sequence = torch.tensor([0.8, -1.2]), torch.tensor([0, 0, 1, 1, 1])
-    loss, _ = policy_loss(logp, old, old, advantages, sequence, num_scored=2, gate=sapo(), engine_weight_cap=2.0)
+    loss, _ = policy_loss(logp, old, old, advantages, sequence, num_scored=2, gate=sapo(), tis_cap=2.0)
     (by_logit,) = torch.autograd.grad(loss, logits, retain_graph=True)
     (by_logp,) = torch.autograd.grad(loss, logp)
     expected = by_logp[:, None] * (torch.nn.functional.one_hot(chosen, 7) - logits.softmax(-1))
@@ -146,7 +146,7 @@ def test_tokens_of_a_pack_may_lie_in_any_order():
     shuffled = torch.randperm(9, generator=torch.Generator().manual_seed(3))
     fields = [values[shuffled] for values in (batch.logp, batch.old_logp, batch.engine_logp)]
     for gate in GATES.values():
-        loss, _ = policy_loss(*fields, batch.advantages, batch.sequence[shuffled], num_scored=3, gate=gate, engine_weight_cap=1.5)
+        loss, _ = policy_loss(*fields, batch.advantages, batch.sequence[shuffled], num_scored=3, gate=gate, tis_cap=1.5)
         assert torch.allclose(loss, loss_of(batch, gate=gate), atol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_extreme_ratios_have_finite_losses_and_gradients(gap, advantage):
             torch.tensor([0]),
             num_scored=1,
             gate=gate,
-            engine_weight_cap=2.0,
+            tis_cap=2.0,
             reference_logp=old,
             kl_coefficient=0.1,
         )
@@ -203,7 +203,7 @@ def test_sapo_passes_no_gradient_from_ratio_nineteen_on():
     logp = torch.tensor([19.0, 40.0]).log().requires_grad_()
     for advantage in (1.0, -1.0):
         args = (torch.zeros(2), torch.zeros(2), torch.full((2,), advantage), torch.arange(2))
-        loss, _ = policy_loss(logp, *args, num_scored=2, gate=sapo(), engine_weight_cap=2.0)
+        loss, _ = policy_loss(logp, *args, num_scored=2, gate=sapo(), tis_cap=2.0)
         assert torch.autograd.grad(loss, logp)[0].tolist() == [0, 0]
 
 
@@ -211,7 +211,7 @@ def test_the_engines_weight_is_capped_constant_and_outside_the_gate():
     logp = torch.tensor([-1.0, -1.0], requires_grad=True)
     old = torch.tensor([-1.0, -1.0], requires_grad=True)
     engine = torch.tensor([-1.2, -9.0], requires_grad=True)
-    loss, _ = policy_loss(logp, old, engine, torch.ones(2), torch.arange(2), num_scored=2, gate=sapo(), engine_weight_cap=2.0)
+    loss, _ = policy_loss(logp, old, engine, torch.ones(2), torch.arange(2), num_scored=2, gate=sapo(), tis_cap=2.0)
     expected = -torch.tensor([0.2, 0.0]).exp() / 2
     expected[1] = -2.0 / 2
     grads = torch.autograd.grad(loss, (logp, old, engine), allow_unused=True)
@@ -221,7 +221,7 @@ def test_the_engines_weight_is_capped_constant_and_outside_the_gate():
 def test_masked_engine_weights_drop_the_tokens_outside_both_bounds():
     logp = torch.zeros(4, requires_grad=True)
     engine = -torch.tensor([0.4, 0.6, 1.9, 2.1]).log()  # old / engine, as pi_old is 1
-    options = {"num_scored": 4, "gate": sapo(), "engine_weight_cap": 2.0, "engine_weight_floor": 0.5, "drop_outside": True}
+    options = {"num_scored": 4, "gate": sapo(), "tis_cap": 2.0, "tis_floor": 0.5, "drop_outside": True}
     loss, _ = policy_loss(logp, torch.zeros(4), engine, torch.ones(4), torch.arange(4), **options)
     assert torch.allclose(torch.autograd.grad(loss, logp)[0], -torch.tensor([0.0, 0.6, 1.9, 0.0]) / 4)
 
@@ -229,7 +229,7 @@ def test_masked_engine_weights_drop_the_tokens_outside_both_bounds():
 def test_a_denominator_makes_every_token_weigh_the_same():
     batch = minibatch([1, 5])
     args = (batch.logp, batch.logp.detach(), batch.logp.detach(), torch.ones(2), batch.sequence)
-    loss, _ = policy_loss(*args, num_scored=2, gate=sapo(), engine_weight_cap=2.0, denominator=6)
+    loss, _ = policy_loss(*args, num_scored=2, gate=sapo(), tis_cap=2.0, denominator=6)
     assert torch.allclose(torch.autograd.grad(loss, batch.logp)[0], torch.full((6,), -1 / 6))
 
 
@@ -247,6 +247,6 @@ def test_a_minibatch_without_scored_rollouts_and_a_kl_term_without_reference_are
     batch = minibatch([2])
     args = (batch.logp, batch.old_logp, batch.engine_logp, batch.advantages, batch.sequence)
     with pytest.raises(AssertionError, match="without a scored rollout"):
-        policy_loss(*args, num_scored=0, gate=sapo(), engine_weight_cap=2.0)
+        policy_loss(*args, num_scored=0, gate=sapo(), tis_cap=2.0)
     with pytest.raises(AssertionError, match="reference"):
-        policy_loss(*args, num_scored=1, gate=sapo(), engine_weight_cap=2.0, kl_coefficient=0.1)
+        policy_loss(*args, num_scored=1, gate=sapo(), tis_cap=2.0, kl_coefficient=0.1)

@@ -77,7 +77,7 @@ def test_loss_and_gradient_equal_trls(name, kl, engine, seed):
         torch.arange(5)[:, None].expand(5, 8)[mask],
         num_scored=5,
         gate=gate,
-        engine_weight_cap=CAP,
+        tis_cap=CAP,
         reference_logp=reference[mask],
         kl_coefficient=kl,
     )

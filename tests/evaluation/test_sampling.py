@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.preflight import bad_input_table
-from vlrl.config import Evaluation, load_config
+from vlrl.config import EvaluationConfig, load_config
 from vlrl.distributed.ranks import Ranks
 from vlrl.evaluation.records import Measurement, origin
 from vlrl.evaluation.sampling import _begin, check_measurements
@@ -25,7 +25,7 @@ def run(tiny_dense, tmp_path, monkeypatch) -> Run:
 def kept(run) -> Measurement:
     """Five rows, four samples each, measured before."""
     measurement = Measurement(
-        task="sums", dataset=run.rows["sums"], way=Evaluation(rows=5, samples=4), path=Path("out/sums.jsonl")
+        task="sums", dataset=run.rows["sums"], way=EvaluationConfig(rows=5, samples=4), path=Path("out/sums.jsonl")
     )
     _begin(measurement.path, origin(run, run.weights, measurement))
     with measurement.path.open("a") as file:

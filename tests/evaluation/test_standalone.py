@@ -10,7 +10,7 @@ from tests.evaluation.test_pass_rate import SPLIT
 from tests.loop import finished, python
 from vlrl.cli.main import app
 from vlrl.data.shards import NewRow, write_dataset
-from vlrl.evaluation.evaluate import assessed
+from vlrl.evaluation.evaluate import eval_result
 from vlrl.types import RowRewards
 
 ANSWERS = ["always", "never", *["sometimes"] * 6]
@@ -96,7 +96,7 @@ def test_an_evaluation_is_not_replaced_by_that_of_other_weights_another_verifier
 
 def test_other_ways_to_sample_are_measured_beside_and_tell_what_they_are(evaluated):
     also = {"greedy": {"temperature": 0, "samples": 1}, "short": {"max_new_tokens": 2, "top_k": 5}}
-    printed = evaluated("ways", **{"evaluation.also": also})
+    printed = evaluated("ways", **{"evaluation.presets": also})
     files = {way: (evaluated.root / "ways" / way / "split.jsonl").read_text() for way in ("", "greedy", "short")}
     heads = {way: json.loads(text.splitlines()[0]) for way, text in files.items()}
     told = {way: tuple(head[key] for key in ("samples", "temperature", "top_k", "max_new_tokens")) for way, head in heads.items()}
@@ -162,6 +162,6 @@ def test_rows_without_a_verdict_are_left_out_and_counted():
         RowRewards(row="b", rewards=(1.0,), failed=1),
         RowRewards(row="c", rewards=(), failed=2),
     ]
-    found = assessed(rows, 2)
+    found = eval_result(rows, 2)
     assert (found.average.mean, found.average.rows, found.failed) == (0.75, 2, 3)
     assert (found.passes[2].mean, found.passes[2].rows) == (1.0, 1)

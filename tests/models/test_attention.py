@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlrl.models import flash_attention as flash
-from vlrl.models.attention import GroupAttention, looks_of
+from vlrl.models.attention import GroupAttention, attention_plan
 from vlrl.models.flash_attention import Dense, has_varlen
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
@@ -40,8 +40,8 @@ def by_mask(query, key, value, mask, scale):
 
 
 def grouped(groups, *inputs, scale=WIDTH**-0.5, varlen=False):
-    looks = looks_of(groups, device=inputs[0].device, varlen=varlen)
-    return GroupAttention.apply(*inputs, looks, scale)
+    plan = attention_plan(groups, device=inputs[0].device, varlen=varlen)
+    return GroupAttention.apply(*inputs, plan, scale)
 
 
 def with_gradients(out, inputs):

@@ -18,7 +18,7 @@ LARGE = {"lr": 0.05, "gradient_clipping": UNCLIPPED}  # a step after which some 
 
 
 def gates(replay: bool) -> TaskGates:
-    return TaskGates(cfg.Algorithm(routing_replay="r2" if replay else "none"), MIX)
+    return TaskGates(cfg.AlgorithmConfig(routing_replay="r2" if replay else "none"), MIX)
 
 
 def moved(model, pictures, ranks, *, replay: bool, **settings):
@@ -146,5 +146,5 @@ def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_upd
         with policy.routing.replay(policy.routing.of_layers(each.engine_routes)):
             again, _ = policy.logprobs(each.pack)
         assert torch.equal(again, old.logp)
-    seen = update(policy, minibatch, None, gates=TaskGates(cfg.Algorithm(routing_replay="r3"), MIX))
+    seen = update(policy, minibatch, None, gates=TaskGates(cfg.AlgorithmConfig(routing_replay="r3"), MIX))
     assert seen.totals["policy/ratio"][0] == pytest.approx(seen.totals["policy/ratio"][1])

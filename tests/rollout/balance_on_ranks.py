@@ -10,7 +10,7 @@ from tests.trainer.replay import fixed_groups
 from vlrl.distributed.ranks import join_ranks
 from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.flops import Cost
-from vlrl.rollout.balance import balanced
+from vlrl.rollout.balance import balance
 
 ranks = join_ranks()
 encoder = load_encoder(sys.argv[1], SMALL_IMAGES)
@@ -18,7 +18,7 @@ groups, encoded = fixed_groups(encoder, sys.argv[2].split(","))
 mine = [group for group in groups if group.prompt.slot % 2 == ranks.rank]
 cost = Cost.of(check_model(sys.argv[1]))
 own = {group.prompt.slot: encoded[group.prompt.slot] for group in mine}
-kept, prompts, told = balanced(mine, own, cost, ranks, minibatches=2)
+kept, prompts, told = balance(mine, own, cost, ranks, minibatches=2)
 everywhere = [group for part in ranks.gather(kept) for group in part]
 assert sorted(group.prompt.slot for group in everywhere) == list(range(len(groups)))
 for group in kept:

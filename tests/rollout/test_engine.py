@@ -49,7 +49,7 @@ class Parts:
 
 
 def open_policy(model: str, ranks: Ranks, banned: list[int], temperature: float = 1.0) -> Policy:
-    settings = cfg.Policy(dtype="float32", zero_stage=1, lr=1e-2)
+    settings = cfg.PolicyConfig(dtype="float32", zero_stage=1, lr=1e-2)
     return Policy(settings, model, ranks=ranks, updates=100, temperature=temperature, banned=banned)
 
 
@@ -58,7 +58,7 @@ def start(model: str, ranks: Ranks, folder: Path) -> Parts:
     banned = encoder.banned_tokens(check_model(model)["text_config"]["vocab_size"])
     policy = open_policy(model, ranks, banned)
     engine = Engine(
-        cfg.Engine(max_model_len=512),
+        cfg.EngineConfig(max_model_len=512),
         model,
         dtype="float32",
         seed=0,
@@ -231,12 +231,12 @@ def test_a_picture_is_opened_once_for_all_samples_and_the_update(parts, pictures
                 rollouts=tuple(rollout for rollout in rollouts if rollout.slot == slot),
                 scores=tuple(Score(reward=float(n % 2)) for n in range(4)),
             ),
-            cfg.Algorithm(),
+            cfg.AlgorithmConfig(),
         )
         for slot in encoded
     ]
     minibatch = make_minibatch(groups, encoded, filler=parts.encoder.filler(), budget=4096, keep_zero=False, ranks=parts.ranks)
-    gates = TaskGates(cfg.Algorithm(), {"digits": cfg.TaskMix(weight=1, rows=Path("none"))})
+    gates = TaskGates(cfg.AlgorithmConfig(), {"digits": cfg.TaskConfig(weight=1, rows=Path("none"))})
     update(parts.policy, minibatch, old_logprobs(parts.policy, minibatch), gates=gates)
     assert opened == pictures
 

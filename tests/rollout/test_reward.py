@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vlrl import config as cfg
 from vlrl.rollout import reward as module
 from vlrl.rollout.groups import with_advantages
-from vlrl.rollout.reward import overrun, shaped, unknown_parts
+from vlrl.rollout.reward import compose_reward, length_overrun, unknown_parts
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
 
 LIMIT = 100
@@ -28,8 +28,8 @@ def group_of(*pairs: tuple[Score, int]) -> Group:
     return Group(prompt=prompt, rollouts=rollouts, scores=tuple(score for score, _ in pairs))
 
 
-def rewards(settings: cfg.Reward, *pairs: tuple[Score, int]) -> list[float]:
-    return [score.reward for score in shaped(group_of(*pairs), settings).scores]
+def rewards(settings: cfg.RewardConfig, *pairs: tuple[Score, int]) -> list[float]:
+    return [score.reward for score in compose_reward(group_of(*pairs), settings).scores]
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -38,24 +38,24 @@ def test_the_examples_in_the_docstrings_hold():
 
 def test_without_settings_a_group_stays_the_very_same():
     group = group_of((RIGHT, 5), (HUNG, 5))
-    assert shaped(group, cfg.Reward()) is group
+    assert compose_reward(group, cfg.RewardConfig()) is group
 
 
 def test_weights_are_over_parts_and_the_verifiers_own_reward():
-    settings = cfg.Reward(weights={"reward": 0.9, "format": 0.2})
+    settings = cfg.RewardConfig(weights={"reward": 0.9, "format": 0.2})
     assert rewards(settings, (RIGHT, 5), (BARE, 5)) == pytest.approx([1.0, 1.1])
 
 
 def test_a_closed_gate_leaves_nothing_but_penalties():
-    settings = cfg.Reward(gate="boxed", length_penalty=0.5, length_buffer=10)
+    settings = cfg.RewardConfig(gate="boxed", length_penalty=0.5, length_buffer=10)
     assert rewards(settings, (RIGHT, 5), (BARE, 5), (BARE, LIMIT)) == [1.0, 0.0, -0.5]
 
 
 @given(st.integers(0, 500), st.integers(1, 200))
 def test_the_penalty_grows_with_the_length_and_stays_in_bounds(num_tokens, buffer):
-    share = overrun(num_tokens, LIMIT, buffer)
-    assert 0 <= share <= overrun(num_tokens + 1, LIMIT, buffer) <= 1
-    assert overrun(LIMIT, LIMIT, buffer) == 1 and overrun(LIMIT - buffer, LIMIT, buffer) == 0
+    share = length_overrun(num_tokens, LIMIT, buffer)
+    assert 0 <= share <= length_overrun(num_tokens + 1, LIMIT, buffer) <= 1
+    assert length_overrun(LIMIT, LIMIT, buffer) == 1 and length_overrun(LIMIT - buffer, LIMIT, buffer) == 0
 
 
 def test_an_answer_in_another_language_than_the_question_costs_its_penalty():
@@ -64,22 +64,22 @@ def test_an_answer_in_another_language_than_the_question_costs_its_penalty():
     texts = ("There are seven apples in the basket, so the answer is seven.", "篮子里有七个苹果，所以答案是七。这是正确的结果。")
     rollouts = tuple(replace(rollout, text=text) for rollout, text in zip(group.rollouts, texts, strict=True))
     group = replace(group, prompt=replace(group.prompt, row=Row(question=question)), rollouts=rollouts)
-    assert [score.reward for score in shaped(group, cfg.Reward(language_penalty=0.3)).scores] == [1.0, 0.7]
+    assert [score.reward for score in compose_reward(group, cfg.RewardConfig(language_penalty=0.3)).scores] == [1.0, 0.7]
 
 
 def test_a_score_that_is_not_ok_stays_masked():
-    settings = cfg.Reward(weights={"reward": 2.0}, length_penalty=1.0)
-    group = shaped(group_of((RIGHT, 5), (BARE, LIMIT), (HUNG, LIMIT)), settings)
+    settings = cfg.RewardConfig(weights={"reward": 2.0}, length_penalty=1.0)
+    group = compose_reward(group_of((RIGHT, 5), (BARE, LIMIT), (HUNG, LIMIT)), settings)
     assert group.scores[2] is HUNG
-    advantages = with_advantages(group, cfg.Algorithm()).advantages
+    advantages = with_advantages(group, cfg.AlgorithmConfig()).advantages
     assert advantages[2] == 0 and advantages[0] > 0 > advantages[1]
 
 
 def test_the_verifiers_own_reward_is_kept_as_a_part():
-    (score,) = shaped(group_of((RIGHT, LIMIT)), cfg.Reward(length_penalty=1.0)).scores
+    (score,) = compose_reward(group_of((RIGHT, LIMIT)), cfg.RewardConfig(length_penalty=1.0)).scores
     assert (score.reward, score.parts["verdict"], score.parts["boxed"]) == (0.0, 1.0, 1.0)
 
 
 def test_parts_that_no_score_has_are_named():
-    settings = cfg.Reward(weights={"reward": 1.0, "boxd": 0.1}, gate="formt")
+    settings = cfg.RewardConfig(weights={"reward": 1.0, "boxd": 0.1}, gate="formt")
     assert unknown_parts(settings, {"boxed", "format"}) == ["boxd", "formt"]

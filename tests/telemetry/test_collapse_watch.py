@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlrl.telemetry.collapse_watch import RECENT, Watch
+from vlrl.telemetry.collapse_watch import RECENT, CollapseWatch
 
 
-def said_at(watch: Watch, step: int, metrics: dict) -> list[str]:
+def said_at(watch: CollapseWatch, step: int, metrics: dict) -> list[str]:
     return [call.sentence for call in watch.see(step, metrics)]
 
 
-def run(values, name: str = "reward/sums", watch: Watch | None = None, **also) -> list[tuple[int, str]]:
+def run(values, name: str = "reward/sums", watch: CollapseWatch | None = None, **also) -> list[tuple[int, str]]:
     """(step, sentence) of every call while a metric takes these values, step by step."""
-    watch = watch or Watch()
+    watch = watch or CollapseWatch()
     return [(step, said) for step, value in enumerate(values, start=1) for said in said_at(watch, step, {name: value, **also})]
 
 
@@ -62,7 +62,7 @@ def test_each_signal_has_its_own_bounds(name, before, after, says):
 
 
 def test_the_tails_of_the_ratio_are_watched_by_mini_batch():
-    watch = Watch()
+    watch = CollapseWatch()
     calm = {"policy/ratio_p01/minibatch_2": 0.98, "policy/ratio_p99/minibatch_2": 1.02}
     wild = {"policy/ratio_p01/minibatch_2": 0.3, "policy/ratio_p99/minibatch_2": 3.0}
     assert [watch.see(step, calm) for step in range(20)] == [[]] * 20
@@ -76,7 +76,7 @@ def test_too_short_a_history_is_not_judged():
 
 @pytest.mark.parametrize(("reward", "count"), [(0.9, 0), (0.5, 0), (0.4, 1)])
 def test_an_entropy_that_falls_is_called_only_where_the_task_s_reward_falls_too(reward, count):
-    watch, name = Watch(), "policy/entropy/sums/minibatch_1"
+    watch, name = CollapseWatch(), "policy/entropy/sums/minibatch_1"
     lines = [{name: 0.5, "reward/sums": 0.5}] * 20 + [{name: 0.05, "reward/sums": reward}] * 5
     assert len([said for step, line in enumerate(lines) for said in said_at(watch, step, line)]) == count
 
@@ -104,14 +104,14 @@ def test_of_a_hundred_runs_that_lose_most_of_a_reward_nearly_all_are_called_with
 
 def test_numbers_that_the_log_keeps_as_text_are_passed_over():
     line = {"policy/ratio_p01/minibatch_1": "nan", "policy/ratio_p99/minibatch_1": "nan", "reward/sums": "nan"}
-    assert [Watch().see(step, line) for step in range(20)] == [[]] * 20
+    assert [CollapseWatch().see(step, line) for step in range(20)] == [[]] * 20
 
 
 @settings(deadline=None)
 @given(st.integers(20, 60), st.integers(1, 20))
 def test_the_weights_of_the_step_before_a_sudden_fall_are_the_last_that_may_have_done_well(fall, lasts):
     """The steps up to `fall` are high and those after it low: most of the five steps sampled from the weights were high."""
-    watch, calls = Watch(), []
+    watch, calls = CollapseWatch(), []
     for step in range(1, fall + 1 + lasts):
         calls += watch.see(step, {"reward/sums": 0.8 if step <= fall else 0.1, "reward/code": 0.5})
     assert len(calls) == (lasts >= 3)
@@ -125,7 +125,7 @@ def test_the_weights_of_the_step_before_a_sudden_fall_are_the_last_that_may_have
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=80))
 def test_the_last_step_that_did_well_never_goes_back_nor_comes_within_the_last_five(rewards):
-    watch, last = Watch(), 0
+    watch, last = CollapseWatch(), 0
     for step, reward in enumerate(rewards, start=1):
         for call in watch.see(step, {"reward/sums": reward}):
             assert call.well_after <= step - RECENT - 1
@@ -135,7 +135,7 @@ def test_the_last_step_that_did_well_never_goes_back_nor_comes_within_the_last_f
 
 
 def test_a_task_that_is_drawn_now_and_then_did_well_before_the_first_of_its_last_steps():
-    watch = Watch()
+    watch = CollapseWatch()
     for step in range(0, 100, 7):
         watch.see(step, {"reward/sums": 0.5})
     assert watch.well_after(["reward"]) == 98 - 4 * 7 - 1

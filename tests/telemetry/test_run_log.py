@@ -13,14 +13,14 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from vlrl.config import Wandb
+from vlrl.config import WandbConfig
 from vlrl.telemetry.progress import progress
 from vlrl.telemetry.run_log import RunLog
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
 
 
 def run_log(folder: Path, wandb: str = "disabled") -> RunLog:
-    return RunLog(folder, name="toy", config={"steps": 3}, wandb=Wandb(mode=wandb, tables_every=2))
+    return RunLog(folder, name="toy", config={"steps": 3}, wandb=WandbConfig(mode=wandb, tables_every=2))
 
 
 def strict_lines(path: Path) -> list[dict]:

@@ -22,8 +22,8 @@ from vlrl.trainer.policy import Policy
 from vlrl.trainer.update import MiniBatch, TaskGates, make_minibatch, old_logprobs, update
 from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
 
-ALGORITHM = cfg.Algorithm()
-MIX = {"sum": cfg.TaskMix(weight=1, rows=Path("none"))}
+ALGORITHM = cfg.AlgorithmConfig()
+MIX = {"sum": cfg.TaskConfig(weight=1, rows=Path("none"))}
 GATES = TaskGates(ALGORITHM, MIX)
 SGD = {"optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
 UNCLIPPED = 1e9
@@ -78,7 +78,7 @@ def fixed_minibatches(
 
 def open_policy(model: str, ranks: Ranks, **settings) -> Policy:
     """The model in fp32 at ZeRO 0, unless the settings say otherwise."""
-    chosen = cfg.Policy(**{"dtype": "float32", "zero_stage": 0, "lr": 1e-3} | settings)
+    chosen = cfg.PolicyConfig(**{"dtype": "float32", "zero_stage": 0, "lr": 1e-3} | settings)
     return Policy(chosen, model, ranks=ranks, updates=5, temperature=1.0, banned=[])
 
 

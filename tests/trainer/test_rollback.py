@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tests.loop import TORCHRUN, Loop, same_weights
 from tests.preflight.bad_input_table import RUN_FILE
 from vlrl import config
-from vlrl.config import Config, Wandb, parse_config
+from vlrl.config import Config, WandbConfig, parse_config
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import NewRow, write_dataset
 from vlrl.distributed import checkpoint
 from vlrl.telemetry import collapse_watch as watch
-from vlrl.telemetry.collapse_watch import Call
+from vlrl.telemetry.collapse_watch import Alarm
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer import rollback
 from vlrl.trainer.rollback import Rollback
@@ -41,8 +41,8 @@ def one(number: int, to_step: int, *tasks: str) -> Rollback:
     return Rollback(number=number, called_at=to_step + 9, to_step=to_step, sentences=("reward fell",), tasks=tasks, change="")
 
 
-def call(signal: str = "reward", of: str = "sums", well_after: int = 20) -> Call:
-    return Call(signal=signal, of=of, sentence=f"{signal} of {of} fell", well_after=well_after)
+def call(signal: str = "reward", of: str = "sums", well_after: int = 20) -> Alarm:
+    return Alarm(signal=signal, of=of, sentence=f"{signal} of {of} fell", well_after=well_after)
 
 
 @settings(deadline=None)
@@ -159,14 +159,14 @@ def test_what_is_undone_on_the_disk_is_the_same_after_a_kill_at_any_moment(tmp_p
         return killed_after
 
     def undo() -> None:
-        log = RunLog(tmp_path, name="run", config={}, wandb=Wandb(mode="disabled"))
+        log = RunLog(tmp_path, name="run", config={}, wandb=WandbConfig(mode="disabled"))
         log.set_aside(4, tmp_path / "rolled_back/1")
         checkpoint.drop(
             tmp_path / "checkpoints", lambda step, state: rollback.is_left_behind(step, state["rollbacks"], [one(1, 4)])
         )
         log.truncate(4)
 
-    log = RunLog(tmp_path, name="run", config={}, wandb=Wandb(mode="disabled"))
+    log = RunLog(tmp_path, name="run", config={}, wandb=WandbConfig(mode="disabled"))
     for step in range(1, 8):
         log.step(step, {"a": step})
         log.histograms(step, {"b": [step]})
@@ -224,7 +224,7 @@ def fading(tmp_path_factory, tiny_dense) -> Loop:
     }
     options = {"runs": root / "runs", "model": tiny_dense, "task_folders": [root], "mixture": parts, "coldstart.steps": 0}
     options |= {"steps": STEPS, "prompts_per_step": 4, "sampling.group_size": 4, "sampling.max_new_tokens": 8}
-    options |= {"policy.tokens_per_pass": 512, "policy.warmup_steps": 2, "evaluation.rows": 2, "evaluation.samples": 1}
+    options |= {"policy.max_tokens_per_micro_batch": 512, "policy.warmup_steps": 2, "evaluation.rows": 2, "evaluation.samples": 1}
     options |= {"checkpoints.every": EVERY, "checkpoints.keep": 3, "on_collapse": "rollback"}
     options |= {"rollback": {"kl_coefficient": 0.01, "scale_task_loss": 0.5}}
     return Loop(overrides=options)

@@ -12,7 +12,7 @@ from tests.models.helpers import message
 from tests.trainer.replay import fixed_minibatches, losses_of, open_policy, weights_of
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.trainer import token_budget as fit
-from vlrl.trainer.token_budget import Sample, fit_passes, pack_of, tokens_that_fit
+from vlrl.trainer.token_budget import Sample, choose_token_budget, pack_of, tokens_that_fit
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_with_memory_in_plenty_whole_mini_batches_fit_and_the_policy_stays_what_
 def test_the_passes_found_are_told_with_what_they_are_for(monkeypatch, capsys):
     monkeypatch.setattr("vlrl.trainer.token_budget.tokens_that_fit", lambda *_, **__: 8576)
     run = SimpleNamespace(
-        config=SimpleNamespace(policy=SimpleNamespace(tokens_per_pass="auto")), ranks=SimpleNamespace(is_first=True)
+        config=SimpleNamespace(policy=SimpleNamespace(max_tokens_per_micro_batch="auto")), ranks=SimpleNamespace(is_first=True)
     )
-    policy = SimpleNamespace(tokens_per_pass=0)
-    fit_passes(run, policy, list, groups=2, phase="cold start")
-    assert policy.tokens_per_pass == 8576
+    policy = SimpleNamespace(max_tokens_per_micro_batch=0)
+    choose_token_budget(run, policy, list, groups=2, phase="cold start")
+    assert policy.max_tokens_per_micro_batch == 8576
     assert "Largest pass for the cold start that fits in memory: 8576 tokens\n" in capsys.readouterr().out

@@ -25,7 +25,7 @@ from tests.trainer.replay import (
 from vlrl import config as cfg
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.trainer.policy import Reference
-from vlrl.trainer.update import Seen, TaskGates, make_minibatch, old_logprobs, update
+from vlrl.trainer.update import TaskGates, UpdateStats, make_minibatch, old_logprobs, update
 
 WHOLE, SPLIT = 4096, 40  # tokens a pass: one pass a mini-batch, or a pass a response or two
 REFERENCE = {"adamw": f"adamw-0-{WHOLE}", "sgd": f"sgd-0-{WHOLE}"}
@@ -131,7 +131,7 @@ def test_a_minibatch_without_a_scored_rollout_steps_nothing(tiny_dense, pictures
     policy = open_policy(tiny_dense, ranks)
     before = weights_of(policy)
     minibatch = replace(fixed_minibatches(tiny_dense, pictures, ranks)[0], num_scored=0)
-    assert update(policy, minibatch, None, gates=GATES) == Seen()
+    assert update(policy, minibatch, None, gates=GATES) == UpdateStats()
     assert policy.version == 0 and equal(weights_of(policy), before)
 
 
@@ -152,7 +152,7 @@ def test_groups_without_advantage_stay_in_the_denominator_and_are_not_computed(t
 
 @pytest.mark.parametrize("average", ["sequence", "token", "constant"])
 def test_an_average_over_tokens_is_the_same_however_the_passes_are_cut(tiny_dense, pictures, ranks, average):
-    gates = TaskGates(cfg.Algorithm(average=average), MIX)
+    gates = TaskGates(cfg.AlgorithmConfig(average=average), MIX)
     steps = []
     for budget in (WHOLE, SPLIT):
         policy = open_policy(tiny_dense, ranks, gradient_clipping=UNCLIPPED, deepspeed=SGD)
@@ -176,8 +176,8 @@ def test_truncated_responses_stay_in_the_baseline_and_leave_the_loss(tiny_dense,
 
 
 def test_each_task_has_its_own_taus():
-    mixture = {"a": cfg.TaskMix(weight=1, rows="none"), "b": cfg.TaskMix(weight=1, rows="none", tau_pos=2.0, tau_neg=3.0)}
-    gates = TaskGates(cfg.Algorithm(), mixture)
+    mixture = {"a": cfg.TaskConfig(weight=1, rows="none"), "b": cfg.TaskConfig(weight=1, rows="none", tau_pos=2.0, tau_neg=3.0)}
+    gates = TaskGates(cfg.AlgorithmConfig(), mixture)
     assert gates.tau(("a", "b", "b"), torch.tensor([1.0, 1.0, -1.0])).tolist() == pytest.approx([1.0, 2.0, 3.0])
     ratio, sequence = torch.tensor([1.5, 1.5, 1.5]).log(), torch.arange(3)
     f = gates.gate(("a", "b", "b"))(ratio, torch.tensor([1.0, 1.0, -1.0]), sequence, 3)
@@ -189,7 +189,7 @@ def test_the_first_minibatch_has_ratio_exactly_1_and_the_second_has_not(tiny_moe
     policy = open_policy(tiny_moe, ranks, zero_stage=stage)
     minibatches = fixed_minibatches(tiny_moe, pictures, ranks, budget=SPLIT)
     old = [old_logprobs(policy, minibatch) for minibatch in minibatches]
-    gates = TaskGates(cfg.Algorithm(gate="pg"), MIX)
+    gates = TaskGates(cfg.AlgorithmConfig(gate="pg"), MIX)
     first = update(policy, minibatches[0], old[0], gates=gates).totals
     second = update(policy, minibatches[1], old[1], gates=gates).totals
     assert first["policy/ratio_max"] == (1.0, 1.0) and first["policy/abs_log_ratio"][0] == 0
@@ -246,7 +246,7 @@ def test_a_kl_term_is_nothing_at_the_start_and_something_after_a_step(tiny_dense
     for coefficient in (0.0, 0.5):
         policy = open_policy(tiny_dense, ranks, zero_stage=stage)
         reference = Reference(policy.settings, tiny_dense, ranks=ranks, temperature=1.0, banned=[]) if coefficient else None
-        options = {"gates": TaskGates(cfg.Algorithm(kl_coefficient=coefficient), MIX), "reference": reference}
+        options = {"gates": TaskGates(cfg.AlgorithmConfig(kl_coefficient=coefficient), MIX), "reference": reference}
         first = loss_of(policy, minibatch, **options)
         after_one = weights_of(policy)
         results.append((first, after_one, loss_of(policy, minibatch, **options)))

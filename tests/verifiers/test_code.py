@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PATIENCE_S, needs_a_jail
-from vlrl.sandbox import code_child
-from vlrl.sandbox import jail as sandbox
+from vlrl.sandbox import code_child, jail
 from vlrl.tasks import BadRow
 from vlrl.types import Status
 from vlrl.verifiers import code
@@ -127,34 +126,34 @@ def f(path):
 
 
 def test_a_process_that_cannot_start_is_not_the_solutions_fault(monkeypatch):
-    monkeypatch.setenv(sandbox.ISOLATION, "jail")
-    monkeypatch.setattr(sandbox, "_way", lambda: (["/bin/false"], None))
+    monkeypatch.setenv(jail.ISOLATION, "jail")
+    monkeypatch.setattr(jail, "_way", lambda: (["/bin/false"], None))
     with pytest.raises(RuntimeError, match="did not start"):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 
 
 def test_a_process_that_cannot_be_confined_runs_nothing(monkeypatch):
-    monkeypatch.setattr(sandbox, "_filter", lambda: "AAAAAAAAAAA=")
+    monkeypatch.setattr(jail, "_filter", lambda: "AAAAAAAAAAA=")
     with pytest.raises(RuntimeError, match="cannot be confined"):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 
 
 def test_a_machine_that_cannot_jail_says_what_to_allow(monkeypatch):
-    monkeypatch.setenv(sandbox.ISOLATION, "jail")
-    monkeypatch.setattr(sandbox, "_bwrap", lambda: "/bin/false")
-    monkeypatch.setattr(sandbox, "_way", sandbox._way.__wrapped__)
-    assert "cannot jail a model's code" in sandbox.why_not() and "scoring.isolation: limits" in sandbox.why_not()
-    with pytest.raises(sandbox.SandboxError):
+    monkeypatch.setenv(jail.ISOLATION, "jail")
+    monkeypatch.setattr(jail, "_bwrap", lambda: "/bin/false")
+    monkeypatch.setattr(jail, "_way", jail._way.__wrapped__)
+    assert "cannot jail a model's code" in jail.why_not() and "scoring.isolation: limits" in jail.why_not()
+    with pytest.raises(jail.SandboxError):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 
 
 def test_another_isolation_is_used_only_where_it_is_named(monkeypatch):
-    monkeypatch.setenv(sandbox.ISOLATION, "limits")
+    monkeypatch.setenv(jail.ISOLATION, "limits")
     source = "import os\ndef f(x):\n    os.stat(x)\n    return os.fork()"
     (outcome,) = run_calls(source, "f", [("/etc/passwd",)], timeout_s=PATIENCE_S, memory_mb=256)
     assert "Operation not permitted" in outcome.error
-    monkeypatch.setenv(sandbox.ISOLATION, "none")
-    with pytest.raises(sandbox.SandboxError, match="known: jail, limits"):
+    monkeypatch.setenv(jail.ISOLATION, "none")
+    with pytest.raises(jail.SandboxError, match="known: jail, limits"):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 
 

@@ -36,8 +36,8 @@ def policy_loss(
     *,
     num_scored: int,
     gate: Gate,
-    engine_weight_cap: float,
-    engine_weight_floor: float = 0.0,
+    tis_cap: float,
+    tis_floor: float = 0.0,
     drop_outside: bool = False,
     denominator: float | None = None,
     reference_logp: Tensor | None = None,
@@ -48,12 +48,12 @@ def policy_loss(
     logp, old_logp, engine_logp, reference_logp: [N] log-probs of the sampled tokens under the policy being updated (the only one
     with a gradient), the policy at the start of the step, the engine that sampled, and the reference. advantages: [S].
     sequence: [N] int64 in 0..S-1; a sequence lies whole in one pack. r = exp(logp - old_logp); w = min(exp(old_logp -
-    engine_logp), engine_weight_cap), a constant, corrects for an engine that samples from slightly other probabilities.
+    engine_logp), tis_cap), a constant, corrects for an engine that samples from slightly other probabilities.
 
     Pass no rollout that could not be scored. num_scored counts the scored rollouts of the mini-batch over all packs and ranks,
     so it also counts those left out for having no advantage. A pack without tokens gives 0, still connected to logp.
 
-    drop_outside: tokens whose w is under engine_weight_floor or above engine_weight_cap count nothing (IcePop's mask, 2510.18855)
+    drop_outside: tokens whose w is under tis_floor or above tis_cap count nothing (IcePop's mask, 2510.18855)
     instead of being capped. denominator: the sum over all tokens is divided by it, instead of means over sequences: the
     mini-batch's number of tokens (DAPO, 2503.14476, eq. 8) or a constant (Dr. GRPO, 2503.20783).
     """
@@ -64,8 +64,8 @@ def policy_loss(
     engine_log_ratio = log_ratio(old_logp, engine_logp).detach()
     advantage = advantages.float()[sequence]
     weight = engine_log_ratio.exp()
-    inside = (weight >= engine_weight_floor) & (weight <= engine_weight_cap)
-    weight = weight * inside if drop_outside else weight.clamp(max=engine_weight_cap)
+    inside = (weight >= tis_floor) & (weight <= tis_cap)
+    weight = weight * inside if drop_outside else weight.clamp(max=tis_cap)
     objective = weight * gate(policy_log_ratio, advantage, sequence, num_sequences) * advantage
     if reference_logp is not None:
         objective = objective - kl_coefficient * k3(log_ratio(reference_logp, logp))

@@ -104,11 +104,11 @@ def evaluate(
             print(f"{out} has every row, measured in the same way; nothing was sampled")
             return
         run = open_to_sample(run_file, overrides)
-        from vlrl.evaluation.standalone import assess
+        from vlrl.evaluation.standalone import run_evaluation
 
-        assessments = assess(run, out)
+        results = run_evaluation(run, out)
         if run.ranks.is_first:
-            _print_evaluation(config.model, assessments)
+            _print_evaluation(config.model, results)
 
 
 @app.command(epilog="Example: vlrl compare runs/one/eval runs/two/eval --gate 2")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from vlrl.common.signals import Interrupted, interruptible
-from vlrl.config import ColdStart, Config, load_config
+from vlrl.config import ColdStartConfig, Config, load_config
 from vlrl.telemetry.progress import announce
 
 RunFile = Annotated[Path, typer.Argument(help="The run file, as those in configs/.")]
@@ -115,4 +115,4 @@ def open_run(config: Config, *, to_train: bool = True) -> Any:
 def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:
     """The run file's run, checked for what sampling its model needs; every rank calls it."""
     config = load(run_file, overrides)
-    return open_run(config.model_copy(update={"coldstart": ColdStart()}), to_train=False)
+    return open_run(config.model_copy(update={"coldstart": ColdStartConfig()}), to_train=False)

@@ -27,7 +27,7 @@ Agree = Callable[[int], int]
 
 MAY_DIFFER = (
     *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
-    *("tokens_per_pass", "rollbacks"),
+    *("max_tokens_per_micro_batch", "rollbacks"),
 )
 """What may change at a resume: settings of where a run is kept, how long it goes on and when it is stopped, not of what a step
 computes; and the numbers that the run found by itself, which the resumed run takes over."""

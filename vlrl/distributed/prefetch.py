@@ -9,7 +9,7 @@ T = TypeVar("T")
 _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
 
 
-class Ahead(Sequence[T]):
+class Prefetched(Sequence[T]):
     """Items that one thread makes in order, all Aheads' after one another; an item is waited for where it is not there yet.
 
     What making an item raises is raised where it is asked for.

@@ -33,7 +33,7 @@ class Ranks:
     def device(self) -> torch.device:
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Waits until the accelerator has done all that it was given."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()

@@ -13,14 +13,14 @@ from vlrl.evaluation.sampling import sample_rows
 from vlrl.rollout.engine import Engine
 from vlrl.run import Run
 from vlrl.scoring import Scorer
-from vlrl.stats import Assessment, assessed
+from vlrl.stats import EvalResult, eval_result
 from vlrl.telemetry.progress import progress
 from vlrl.types import Draw
 
 _ROUND = 0x45  # keeps an evaluation's sampling seeds apart from the training steps'
 
 
-def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSignal | None = None) -> dict[str, Assessment]:
+def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSignal | None = None) -> dict[str, EvalResult]:
     """Each task's held-out rows under the weights that the engine holds. All ranks call it and get the result.
 
     RuntimeError where more of a task's rollouts have no verdict than the run file allows; Stopped where `stop` is requested.
@@ -36,23 +36,23 @@ def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSig
     with progress(f"Evaluating {label}", len(prompts) * way.samples, shown=run.ranks.is_first) as tick:
         where = f"evaluation {label}"
         found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick, stop=stop)
-    return {task: assessed([found[draw.slot] for draw in draws if draw.task == task], way.samples) for task in heldout}
+    return {task: eval_result([found[draw.slot] for draw in draws if draw.task == task], way.samples) for task in heldout}
 
 
-def mean_accuracy(assessments: Mapping[str, Assessment]) -> float:
+def mean_accuracy(results: Mapping[str, EvalResult]) -> float:
     """The tasks' averages, averaged with equal weight. There must be a task."""
-    return fmean(each.average.mean for each in assessments.values())
+    return fmean(each.average.mean for each in results.values())
 
 
-def evaluation_metrics(assessments: Mapping[str, Assessment]) -> dict[str, float]:
+def evaluation_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
     """eval/TASK and eval/mean, eval/pass@K/TASK of every K above 1, and eval/failed/TASK, the rollouts without a verdict."""
-    failed = {f"eval/failed/{task}": float(each.failed) for task, each in assessments.items()}
-    averages = {f"eval/{task}": each.average.mean for task, each in assessments.items()}
-    passes = {f"eval/pass@{k}/{task}": one.mean for task, each in assessments.items() for k, one in each.passes.items() if k > 1}
-    return averages | passes | failed | ({"eval/mean": mean_accuracy(assessments)} if assessments else {})
+    failed = {f"eval/failed/{task}": float(each.failed) for task, each in results.items()}
+    averages = {f"eval/{task}": each.average.mean for task, each in results.items()}
+    passes = {f"eval/pass@{k}/{task}": one.mean for task, each in results.items() for k, one in each.passes.items() if k > 1}
+    return averages | passes | failed | ({"eval/mean": mean_accuracy(results)} if results else {})
 
 
-def before_and_after(before: Mapping[str, Assessment], after: Mapping[str, Assessment]) -> dict[str, Any]:
+def before_and_after(before: Mapping[str, EvalResult], after: Mapping[str, EvalResult]) -> dict[str, Any]:
     """A run's summary: of each task both accuracies with their intervals and the rollouts without a verdict, and the means.
 
     The mean is None where no task was evaluated.

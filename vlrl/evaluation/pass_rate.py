@@ -6,7 +6,7 @@ this way (arXiv 2511.21631, section on reasoning data). A row's pass rate is the
 
 from pathlib import Path
 
-from vlrl.config import Evaluation
+from vlrl.config import EvaluationConfig
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.evaluation.records import Measurement
@@ -31,7 +31,7 @@ def filter_rows(run: Run, out: Path, *, samples: int, at_most: float) -> dict[st
         Measurement(
             task=task,
             dataset=dataset,
-            way=Evaluation(rows=len(dataset), samples=samples, temperature=temperature),
+            way=EvaluationConfig(rows=len(dataset), samples=samples, temperature=temperature),
             path=out / task / RATES,
         )
         for task, dataset in run.rows.items()

@@ -9,11 +9,11 @@ from typing import Any
 
 from vlrl.common.fingerprint import weights_fingerprint
 from vlrl.common.jsonl import read_jsonl, write_atomically
-from vlrl.config import Config, Evaluation
+from vlrl.config import Config, EvaluationConfig
 from vlrl.data.shards import Dataset
 from vlrl.evaluation.compare import SUMMARY
 from vlrl.inputs import Inputs, open_each
-from vlrl.stats import Assessment, assessed
+from vlrl.stats import EvalResult, eval_result
 from vlrl.tasks import load_task
 from vlrl.types import RowRewards
 
@@ -27,7 +27,7 @@ class Measurement:
 
     task: str
     dataset: Dataset
-    way: Evaluation
+    way: EvaluationConfig
     path: Path
 
     @property
@@ -47,7 +47,7 @@ def evaluations(inputs: Inputs, out: Path) -> dict[str, list[Measurement]]:
 
 def _of_way(inputs: Inputs, name: str, out: Path) -> list[Measurement]:
     """Those of one way to sample: every task's, with as many samples as it asks for itself."""
-    evaluation, also = inputs.config.evaluation, inputs.config.evaluation.also.get(name)
+    evaluation, also = inputs.config.evaluation, inputs.config.evaluation.presets.get(name)
     way = evaluation.ways()[name]
     found = []
     for task, rows in heldout_rows(inputs).items():
@@ -94,13 +94,13 @@ def row_rewards(line: Mapping[str, Any]) -> RowRewards:
     return RowRewards(row=line["row"], rewards=tuple(line["rewards"]), failed=line["failed"])
 
 
-def write_summary(folder: Path, model: str, found: Mapping[str, Assessment]) -> None:
+def write_summary(folder: Path, model: str, found: Mapping[str, EvalResult]) -> None:
     """Writes the numbers of one way to sample, by task."""
     tasks = {task: asdict(each) for task, each in found.items()}
     write_atomically(folder / SUMMARY, [json.dumps({"model": model, "tasks": tasks}, indent=2) + "\n"])
 
 
-def finished_evaluation(config: Config, out: Path) -> dict[str, dict[str, Assessment]] | None:
+def finished_evaluation(config: Config, out: Path) -> dict[str, dict[str, EvalResult]] | None:
     """By way and task, an evaluation that OUT holds whole; None if a row is missing, or what it depends on has changed."""
     try:
         tasks = open_each(
@@ -118,7 +118,7 @@ def finished_evaluation(config: Config, out: Path) -> dict[str, dict[str, Assess
     if any(fault(inputs, weights, each) for each in every):
         return None
     found = {
-        way: {each.task: assessed(list(map(row_rewards, lines[each.path][1:])), each.way.samples) for each in of_way}
+        way: {each.task: eval_result(list(map(row_rewards, lines[each.path][1:])), each.way.samples) for each in of_way}
         for way, of_way in measurements.items()
     }
     for way, of_tasks in found.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlrl.common.jsonl import append_jsonl, read_jsonl, write_atomically
 from vlrl.common.signals import Stopped, StopSignal
-from vlrl.config import Evaluation
+from vlrl.config import EvaluationConfig
 from vlrl.evaluation.records import Measurement, fault, origin, row_rewards
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups
@@ -29,7 +29,7 @@ def sample_rows(
     engine: Engine,
     scorer: Scorer,
     *,
-    way: Evaluation,
+    way: EvaluationConfig,
     seed_round: int,
     where: str,
     tick: Callable[[int], None],

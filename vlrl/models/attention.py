@@ -33,7 +33,7 @@ _BLOCK = 256  # tokens; the CPU's kernel takes all of the square's time for half
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
+class TokenSelection:
     """Tokens of a packed row: `index` tells which.
 
     batch: (B, longest) where they are B sequences that a kernel takes side by side, filled up with zeros; places: where in those
@@ -62,23 +62,23 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class AttentionCall:
     """Some tokens' queries at some tokens' keys, by one call of a kernel."""
 
-    queries: Rows
-    keys: Rows
+    queries: TokenSelection
+    keys: TokenSelection
     kernel: Dense | Varlen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Looks:
+class AttentionPlan:
     """All that a row's tokens see. own: their own sequence, each token once; others: besides it."""
 
-    own: tuple[Look, ...]
-    others: tuple[Look, ...]
+    own: tuple[AttentionCall, ...]
+    others: tuple[AttentionCall, ...]
 
 
-def looks_of(groups: Sequence[GroupSizes], *, device: torch.device, varlen: bool) -> Looks:
+def attention_plan(groups: Sequence[GroupSizes], *, device: torch.device, varlen: bool) -> AttentionPlan:
     """What the tokens of a row of these groups see.
 
     A lone response continues its prompt's sequence. varlen: two calls serve all groups, of a kernel that takes sequences of any
@@ -95,7 +95,7 @@ def looks_of(groups: Sequence[GroupSizes], *, device: torch.device, varlen: bool
             *_side_by_side([block for block in blocks if _size(block) <= _SHORT], device=device),
         ]
         others = [_dense(queries, keys, causal=False) for queries, keys in (*rests, *shared)]
-    return Looks(own=tuple(own), others=tuple(others))
+    return AttentionPlan(own=tuple(own), others=tuple(others))
 
 
 def _spans(groups: Sequence[GroupSizes]) -> tuple[list[Span], list[tuple[Span, Span]]]:
@@ -124,22 +124,22 @@ def _blocks(stretches: Sequence[Span]) -> tuple[list[Span], list[tuple[Span, Spa
     return blocks, rests
 
 
-def _dense(queries: Span, keys: Span, *, causal: bool) -> Look:
-    rows = [Rows(index=slice(*span), batch=(1, _size(span))) for span in (queries, keys)]
-    return Look(queries=rows[0], keys=rows[1], kernel=Dense(causal=causal))
+def _dense(queries: Span, keys: Span, *, causal: bool) -> AttentionCall:
+    rows = [TokenSelection(index=slice(*span), batch=(1, _size(span))) for span in (queries, keys)]
+    return AttentionCall(queries=rows[0], keys=rows[1], kernel=Dense(causal=causal))
 
 
-def _side_by_side(spans: Sequence[Span], *, device: torch.device) -> Iterator[Look]:
+def _side_by_side(spans: Sequence[Span], *, device: torch.device) -> Iterator[AttentionCall]:
     """Short sequences, those of like length together: none is filled up to more than twice its length."""
     for _, alike in groupby(sorted(spans, key=_size), key=lambda span: _size(span).bit_length()):
         together = list(alike)
         longest = _size(together[-1])
         places = torch.cat([torch.arange(_size(span)) + number * longest for number, span in enumerate(together)])
-        rows = Rows(index=_index(together).to(device), batch=(len(together), longest), places=places.to(device))
-        yield Look(queries=rows, keys=rows, kernel=Dense(causal=True))
+        rows = TokenSelection(index=_index(together).to(device), batch=(len(together), longest), places=places.to(device))
+        yield AttentionCall(queries=rows, keys=rows, kernel=Dense(causal=True))
 
 
-def _varlen(queries: Sequence[Span], keys: Sequence[Span], *, causal: bool, device: torch.device) -> Look:
+def _varlen(queries: Sequence[Span], keys: Sequence[Span], *, causal: bool, device: torch.device) -> AttentionCall:
     ends = [torch.tensor([0, *accumulate(map(_size, spans))], dtype=torch.int32).to(device) for spans in (queries, keys)]
     kernel = Varlen(
         query_ends=ends[0],
@@ -148,7 +148,7 @@ def _varlen(queries: Sequence[Span], keys: Sequence[Span], *, causal: bool, devi
         causal=causal,
     )
     rows = [slice(None), slice(None)] if causal else [_index(spans).to(device) for spans in (queries, keys)]
-    return Look(queries=Rows(index=rows[0]), keys=Rows(index=rows[1]), kernel=kernel)
+    return AttentionCall(queries=TokenSelection(index=rows[0]), keys=TokenSelection(index=rows[1]), kernel=kernel)
 
 
 def _index(spans: Sequence[Span]) -> Tensor:
@@ -163,21 +163,21 @@ class GroupAttention(torch.autograd.Function):
     """query [T, heads, d] and key, value [T, key heads, d] of a packed row to [T, heads, d]."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, looks: Looks, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
         out = torch.empty_like(query)
         log_sums = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
-        for look in looks.own:
-            rows = look.queries.index
-            out[rows], log_sums[rows] = _forward(look, query, key, value, scale)
-        for look in looks.others:
-            rows = look.queries.index
-            piece, sums = _forward(look, query, key, value, scale)
+        for call in plan.own:
+            rows = call.queries.index
+            out[rows], log_sums[rows] = _forward(call, query, key, value, scale)
+        for call in plan.others:
+            rows = call.queries.index
+            piece, sums = _forward(call, query, key, value, scale)
             both = torch.logaddexp(log_sums[rows], sums)
             kept, added = (torch.exp(part - both)[..., None] for part in (log_sums[rows], sums))
             out[rows] = (out[rows] * kept + piece * added).to(out.dtype)
             log_sums[rows] = both
         ctx.save_for_backward(query, key, value, out, log_sums)
-        ctx.looks, ctx.scale = looks, scale
+        ctx.plan, ctx.scale = plan, scale
         return out
 
     @staticmethod
@@ -185,23 +185,23 @@ class GroupAttention(torch.autograd.Function):
         query, key, value, out, log_sums = ctx.saved_tensors
         found = [torch.empty_like(x) for x in (query, key, value)]
 
-        def pieces(look: Look) -> Iterator[tuple[Tensor, slice | Tensor, Tensor]]:
-            q, k = look.queries, look.keys
+        def pieces(call: AttentionCall) -> Iterator[tuple[Tensor, slice | Tensor, Tensor]]:
+            q, k = call.queries, call.keys
             gradient, taken, of_all, sums = (q.take(x) for x in (gradients[0], query, out, log_sums))
-            parts = look.kernel.backward(gradient, taken, of_all, sums, k.take(key), k.take(value), ctx.scale)
+            parts = call.kernel.backward(gradient, taken, of_all, sums, k.take(key), k.take(value), ctx.scale)
             for whole, rows, part in zip(found, (q, k, k), parts, strict=True):
                 yield whole, rows.index, rows.flat(part)
 
-        for whole, rows, part in chain.from_iterable(map(pieces, ctx.looks.own)):
+        for whole, rows, part in chain.from_iterable(map(pieces, ctx.plan.own)):
             whole[rows] = part
-        for whole, rows, part in chain.from_iterable(map(pieces, ctx.looks.others)):
+        for whole, rows, part in chain.from_iterable(map(pieces, ctx.plan.others)):
             whole[rows] += part
         return (*found, None, None)
 
 
-def _forward(look: Look, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    out, sums = look.kernel.forward(look.queries.take(query), look.keys.take(key), look.keys.take(value), scale)
-    return look.queries.flat(out), look.queries.flat(sums)
+def _forward(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, sums = call.kernel.forward(call.queries.take(query), call.keys.take(key), call.keys.take(value), scale)
+    return call.queries.flat(out), call.queries.flat(sums)
 
 
 def group_attention(
@@ -211,7 +211,7 @@ def group_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    looks: Looks,
+    plan: AttentionPlan,
     scaling: float,
     dropout: float = 0.0,
     **_: object,
@@ -221,7 +221,7 @@ def group_attention(
     query: [1, heads, T, d]; key, value: [1, key heads, T, d]. Returns [1, T, heads, d], as transformers' attention does.
     """
     assert attention_mask is None and dropout == 0.0, "a packed row carries its mask in `looks` and knows no dropout"
-    return GroupAttention.apply(*(x[0].transpose(0, 1) for x in (query, key, value)), looks, scaling)[None], None
+    return GroupAttention.apply(*(x[0].transpose(0, 1) for x in (query, key, value)), plan, scaling)[None], None
 
 
 AttentionInterface.register(GROUP_ATTENTION, group_attention)

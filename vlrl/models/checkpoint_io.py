@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from vlrl.common.suggest import nearest_folder
-from vlrl.config import Images
+from vlrl.config import ImagesConfig
 from vlrl.models.attention import GROUP_ATTENTION
-from vlrl.models.config_json import check_type, is_mixture
+from vlrl.models.config_json import check_type, is_moe
 from vlrl.models.processor import Encoder
 
 _SHARD_BYTES = 4 * 1024**3
@@ -46,7 +46,7 @@ def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_
     qwen = AutoModelForImageTextToText.from_pretrained(
         model, dtype=dtype, attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"}
     )
-    if is_mixture(qwen.config.text_config.to_dict()):
+    if is_moe(qwen.config.text_config.to_dict()):
         qwen.set_experts_implementation(_EXPERTS)
     if qwen.config.text_config.attention_dropout:
         raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
@@ -66,14 +66,14 @@ def _embed_patches_linearly(conv: nn.Conv3d) -> None:
     conv.forward = lambda pixels: linear(pixels.flatten(1), conv.weight.flatten(1), conv.bias)  # type: ignore[assignment]
 
 
-def load_encoder(model: str, images: Images) -> Encoder:
+def load_encoder(model: str, images: ImagesConfig) -> Encoder:
     """The checkpoint's processor as an Encoder."""
     from transformers import AutoProcessor
 
     return Encoder(AutoProcessor.from_pretrained(model), images)
 
 
-def released(name: str, tensor: Tensor) -> Tensor:
+def to_hf_layout(name: str, tensor: Tensor) -> Tensor:
     """A parameter of the trainer in the layout of released checkpoints: experts [E, H, 2I] and [E, I, H], the rest as it is.
 
     A view: a layer's experts are the largest tensors there are.

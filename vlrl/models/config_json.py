@@ -12,7 +12,7 @@ _CONFIG = "config.json"
 _OF_A_RUN = ("config.yaml", LOCK)  # files of a run's folder before its end
 
 
-def is_mixture(text_config: dict) -> bool:
+def is_moe(text_config: dict) -> bool:
     """Whether a checkpoint's language model is a mixture of experts."""
     return bool(text_config.get("num_experts_per_tok"))
 

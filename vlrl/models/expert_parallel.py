@@ -28,28 +28,28 @@ def expert_parallel_settings(qwen: Any, ranks: int) -> dict[str, Any]:
     }
 
 
-def dealt_over(parameter: nn.Parameter) -> int:
+def expert_parallel_size(parameter: nn.Parameter) -> int:
     """The ranks that a parameter is dealt over; 1 where each has all of it."""
     if getattr(parameter, "allreduce", True):
         return 1
     return dist.get_world_size(_group(parameter))
 
 
-def whole(named: Iterable[Named]) -> Iterator[tuple[str, Tensor]]:
+def gather_experts(named: Iterable[Named]) -> Iterator[tuple[str, Tensor]]:
     """The parameters of blocks, whole, under transformers' names; all ranks call it. Others stay as they are."""
     halves: dict[str, Tensor] = {}
     for name, parameter in named:
         found = _EXPERTS.fullmatch(name)
         if found is None:
-            yield whole_name(name), parameter.detach()
+            yield released_name(name), parameter.detach()
             continue
-        halves[found[2]] = _gathered(parameter)
+        halves[found[2]] = _gather(parameter)
         if len(halves) == 3:
             yield f"{found[1]}gate_up_proj", torch.cat([halves.pop("1"), halves.pop("3")], dim=1)
             yield f"{found[1]}down_proj", halves.pop("2")
 
 
-def whole_name(name: str) -> str:
+def released_name(name: str) -> str:
     """The name of a parameter, or of the one that it becomes a part of, as transformers has it.
 
     >>> whole_name("model.language_model.layers.1.mlp.router.gate.weight")
@@ -60,10 +60,10 @@ def whole_name(name: str) -> str:
     return name.replace(".mlp.router.gate.", ".mlp.gate.")
 
 
-def _gathered(parameter: nn.Parameter) -> Tensor:
+def _gather(parameter: nn.Parameter) -> Tensor:
     """[E, ...] of the ranks' [E / ranks, ...], in the order of the ranks, which is that of the experts."""
     share = parameter.detach().contiguous()
-    experts = share.new_empty((len(share) * dealt_over(parameter), *share.shape[1:]))
+    experts = share.new_empty((len(share) * expert_parallel_size(parameter), *share.shape[1:]))
     dist.all_gather_into_tensor(experts, share, group=_group(parameter))
     return experts
 

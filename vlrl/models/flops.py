@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlrl.models.config_json import is_mixture, num_experts
+from vlrl.models.config_json import is_moe, num_experts
 from vlrl.models.processor import EncodedPrompt
 
 
@@ -32,7 +32,7 @@ class Cost:
         hidden, width = text["hidden_size"], text["head_dim"]
         attention = 2 * hidden * width * (text["num_attention_heads"] + text["num_key_value_heads"])
         mlp = 3 * hidden * text["intermediate_size"]
-        if is_mixture(text):
+        if is_moe(text):
             mlp = 3 * hidden * text["moe_intermediate_size"] * text["num_experts_per_tok"] + hidden * num_experts(text)
         side = vision["hidden_size"]
         merged = side * vision["spatial_merge_size"] ** 2

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlrl.models.attention import looks_of
+from vlrl.models.attention import attention_plan
 from vlrl.models.flash_attention import has_varlen
 from vlrl.models.logprob_head import LogProbHead
 from vlrl.models.packing import Pack
@@ -41,7 +41,7 @@ class PackedModel(nn.Module):
             position_ids=pack.positions[:, None],
             mm_encoder_outputs={"image": features},
             use_cache=False,
-            looks=looks_of(pack.groups, device=pack.tokens.device, varlen=has_varlen(pack.tokens.device, self.qwen.dtype)),
+            plan=attention_plan(pack.groups, device=pack.tokens.device, varlen=has_varlen(pack.tokens.device, self.qwen.dtype)),
         ).last_hidden_state[0, pack.predictors]
         temperature = torch.full((len(pack.targets),), self.temperature, device=hidden.device)
         return self.qwen.lm_head(hidden, pack.targets, temperature, self.banned)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
-from vlrl.config import Images
+from vlrl.config import ImagesConfig
 from vlrl.data.images import open_image
 from vlrl.tasks import parts_of
 from vlrl.types import Message
@@ -42,7 +42,7 @@ class Encoder:
     processor: transformers' Qwen3VLProcessor; image sizes are bounded by `images`, resized by qwen-vl-utils.
     """
 
-    def __init__(self, processor, images: Images):
+    def __init__(self, processor, images: ImagesConfig):
         from qwen_vl_utils import fetch_image
 
         self.processor = processor

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vlrl.models.checkpoint_io import released, save_checkpoint
+from vlrl.models.checkpoint_io import save_checkpoint, to_hf_layout
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -96,7 +96,7 @@ def write_random(
     folder.mkdir(parents=True, exist_ok=True)
     config.architectures = [type(qwen).__name__]
     config.save_pretrained(folder)
-    weights = ((name, released(name, tensor)) for name, tensor in qwen.named_parameters())
+    weights = ((name, to_hf_layout(name, tensor)) for name, tensor in qwen.named_parameters())
     save_checkpoint(weights, str(folder), folder, _processor(tokenizer))
     return sum(parameter.numel() for parameter in qwen.parameters())
 

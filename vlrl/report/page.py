@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from vlrl.common.jsonl import write_atomically
-from vlrl.config import Reward, dump_config
+from vlrl.config import RewardConfig, dump_config
 from vlrl.data.images import open_image
 from vlrl.report import charts
 from vlrl.report.draw import drawn, known, rendered, window
@@ -172,7 +172,7 @@ def _composed(runs: Sequence[RunData]) -> str:
     return f" The reward of these tasks is not their accuracy: {'; '.join(texts)}." if texts else ""
 
 
-def _formula(reward: Reward) -> str:
+def _formula(reward: RewardConfig) -> str:
     """The reward in words; empty if it is the verifier's own."""
     terms = [f"{weight:g} {name}" for name, weight in reward.weights.items()]
     text = " + ".join(terms).replace("+ -", "- ")

@@ -16,7 +16,7 @@ from vlrl.types import Group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class GroupLoad:
     """Where a group is, and what it costs; 0 where it has no gradient and is not computed."""
 
     slot: int
@@ -26,47 +26,47 @@ class Place:
     cost: float
 
 
-def spread(places: Sequence[Place], minibatches: int) -> dict[int, int]:
+def balance_minibatches(loads: Sequence[GroupLoad], minibatches: int) -> dict[int, int]:
     """Slot to mini-batch, each of which keeps its number of groups of every task.
 
     The dearest group first, each to the mini-batch that has least so far among those with room for its task; what was drawn
     stands where that is more even.
     """
-    drawn = {place.slot: place.minibatch for place in places}
-    room = Counter((place.task, place.minibatch) for place in places)
+    drawn = {load.slot: load.minibatch for load in loads}
+    room = Counter((load.task, load.minibatch) for load in loads)
     costs = [0.0] * minibatches
     dealt: dict[int, int] = {}
-    for place in sorted(places, key=lambda place: (-place.cost, place.slot)):
-        free = [number for number in range(minibatches) if room[place.task, number]]
-        chosen = min(free, key=lambda number: (costs[number], number != place.minibatch))
-        room[place.task, chosen] -= 1
-        costs[chosen] += place.cost
-        dealt[place.slot] = chosen
-    return min(drawn, dealt, key=lambda deal: uneven(places, deal, minibatches))
+    for load in sorted(loads, key=lambda load: (-load.cost, load.slot)):
+        free = [number for number in range(minibatches) if room[load.task, number]]
+        chosen = min(free, key=lambda number: (costs[number], number != load.minibatch))
+        room[load.task, chosen] -= 1
+        costs[chosen] += load.cost
+        dealt[load.slot] = chosen
+    return min(drawn, dealt, key=lambda deal: imbalance(loads, deal, minibatches))
 
 
-def assign(places: Sequence[Place], ranks: int) -> dict[int, int]:
+def balance_ranks(loads: Sequence[GroupLoad], ranks: int) -> dict[int, int]:
     """Slot to rank: the dearest group first, each to the rank that has least so far; among equals it stays where it is.
 
     The largest load is at most a third above the least that is possible (Graham 1969).
     """
-    loads = [0.0] * ranks
+    totals = [0.0] * ranks
     owner = {}
-    for place in sorted(places, key=lambda place: (-place.cost, place.slot)):
-        owner[place.slot] = min(range(ranks), key=lambda rank: (loads[rank], rank != place.rank))
-        loads[owner[place.slot]] += place.cost
+    for load in sorted(loads, key=lambda load: (-load.cost, load.slot)):
+        owner[load.slot] = min(range(ranks), key=lambda rank: (totals[rank], rank != load.rank))
+        totals[owner[load.slot]] += load.cost
     return owner
 
 
-def uneven(places: Sequence[Place], deal: Mapping[int, int], count: int) -> float:
+def imbalance(loads: Sequence[GroupLoad], deal: Mapping[int, int], count: int) -> float:
     """1 - mean / max of the costs that a deal gives each of `count`: of ranks, the share of their time in which they wait."""
     costs = [0.0] * count
-    for place in places:
-        costs[deal[place.slot]] += place.cost
+    for load in loads:
+        costs[deal[load.slot]] += load.cost
     return 1.0 - sum(costs) / (count * max(costs)) if max(costs) else 0.0
 
 
-def balanced(
+def balance(
     groups: Sequence[Group],
     encoded: Mapping[int, EncodedPrompt],
     cost: Cost,
@@ -81,7 +81,7 @@ def balanced(
     same.
     """
     mine = [
-        Place(
+        GroupLoad(
             slot=group.prompt.slot,
             task=group.prompt.task,
             minibatch=group.prompt.minibatch,
@@ -92,21 +92,21 @@ def balanced(
         )
         for group in groups
     ]
-    places = [place for part in ranks.gather(mine) for place in part]
-    drawn, dealt = {place.slot: place.minibatch for place in places}, spread(places, minibatches)
+    loads = [load for part in ranks.gather(mine) for load in part]
+    drawn, dealt = {load.slot: load.minibatch for load in loads}, balance_minibatches(loads, minibatches)
     told = {
-        "balance/minibatches_before": uneven(places, drawn, minibatches),
-        "balance/minibatches_after": uneven(places, dealt, minibatches),
+        "balance/minibatches_before": imbalance(loads, drawn, minibatches),
+        "balance/minibatches_after": imbalance(loads, dealt, minibatches),
     }
     groups = [replace(group, prompt=replace(group.prompt, minibatch=dealt[group.prompt.slot])) for group in groups]
     if ranks.size == 1:
         return groups, dict(encoded), told
-    computed = [[each for each in places if each.cost and dealt[each.slot] == number] for number in range(minibatches)]
-    owners = [assign(of_minibatch, ranks.size) for of_minibatch in computed]
-    now = {place.slot: place.rank for place in places}
+    computed = [[each for each in loads if each.cost and dealt[each.slot] == number] for number in range(minibatches)]
+    owners = [balance_ranks(of_minibatch, ranks.size) for of_minibatch in computed]
+    now = {load.slot: load.rank for load in loads}
     pairs = [pair for pair in zip(computed, owners, strict=True) if pair[0]]
     for name, deals in (("idle_before", [now] * len(pairs)), ("idle_after", [owner for _, owner in pairs])):
-        shares = [uneven(of_minibatch, deal, ranks.size) for (of_minibatch, _), deal in zip(pairs, deals, strict=True)]
+        shares = [imbalance(of_minibatch, deal, ranks.size) for (of_minibatch, _), deal in zip(pairs, deals, strict=True)]
         told |= {f"balance/{name}": sum(shares) / len(shares)} if shares else {}
     return *_moved(groups, encoded, {slot: rank for owner in owners for slot, rank in owner.items()}, ranks), told
 

@@ -11,10 +11,10 @@ from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.common.signals import Stopped, StopSignal
 from vlrl.data.mixture import Mixture
 from vlrl.models.processor import EncodedPrompt
-from vlrl.rollout.balance import balanced
+from vlrl.rollout.balance import balance
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups, with_advantages
-from vlrl.rollout.reward import shaped
+from vlrl.rollout.reward import compose_reward
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock, percentile
@@ -50,7 +50,7 @@ def sample_batch(
     """The step's batch; None where a signal came in between. All ranks call it; what it draws is a function of (seed, step)
     and, in refills, of the rewards."""
     batch, drawn = Batch(), mixture.draw(step)
-    fresh, refills = drawn, run.config.sampling.refills
+    fresh, refills = drawn, run.config.sampling.dynamic_sampling_rounds
     while True:
         groups = _sample_round(run, fresh, engine, scorer, step, batch=batch, clock=clock, stop=stop)
         if run.ranks.any(stop.requested):
@@ -68,7 +68,7 @@ def sample_batch(
         drawn = [*drawn, *fresh]
     with clock("time/balance"):
         algorithm = run.config.algorithm
-        groups, batch.encoded, told = balanced(
+        groups, batch.encoded, told = balance(
             batch.groups,
             batch.encoded,
             run.cost,
@@ -122,7 +122,7 @@ def _sample_round(
         )
     except Stopped:
         return []
-    rewarded = [shaped(group, config.mixture[group.prompt.task].reward) for group in groups]
+    rewarded = [compose_reward(group, config.mixture[group.prompt.task].reward) for group in groups]
     return [with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded]
 
 

@@ -58,7 +58,7 @@ class Engine:
 
     def __init__(
         self,
-        settings: cfg.Engine,
+        settings: cfg.EngineConfig,
         model: str,
         *,
         dtype: str,
@@ -89,7 +89,7 @@ class Engine:
     def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         """Yields each request's rollout as it ends, in no fixed order."""
         self._check_same_requests(requests)
-        self.forget()
+        self.reset_caches()
         core = self.llm.llm_engine
         places = {str(number): request for number, request in enumerate(requests)}
         for name, request in places.items():
@@ -103,7 +103,7 @@ class Engine:
                     waiting.discard(output.request_id)
                     yield self._rollout(places[output.request_id], output.outputs[0])
 
-    def forget(self) -> None:
+    def reset_caches(self) -> None:
         """Empties every cache of earlier prompts: they hold old weights, or bits that a resumed run would not have."""
         self.llm.reset_prefix_cache()
         self.llm.reset_mm_cache()
@@ -182,7 +182,7 @@ class Engine:
             raise RuntimeError(f"the tensor-parallel ranks from {first} on submit different prompts; they must be the same")
 
 
-def set_environment(settings: cfg.Engine, *, tells_routes: bool) -> None:
+def set_environment(settings: cfg.EngineConfig, *, tells_routes: bool) -> None:
     """What vLLM reads from the environment when it is first imported."""
     defaults = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over by reference
@@ -198,7 +198,7 @@ def set_environment(settings: cfg.Engine, *, tells_routes: bool) -> None:
         os.environ.setdefault(name, value)
 
 
-def _arguments(settings: cfg.Engine, model: str, dtype: str, seed: int) -> dict[str, Any]:
+def _arguments(settings: cfg.EngineConfig, model: str, dtype: str, seed: int) -> dict[str, Any]:
     on_gpu = torch.cuda.is_available()
     return {
         "model": model,
@@ -207,7 +207,7 @@ def _arguments(settings: cfg.Engine, model: str, dtype: str, seed: int) -> dict[
         "tensor_parallel_size": settings.tensor_parallel,
         "distributed_executor_backend": "external_launcher",
         "max_model_len": settings.max_model_len,
-        "gpu_memory_utilization": settings.gpu_memory,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
         "enable_sleep_mode": _can_sleep(settings),
         "enforce_eager": not on_gpu,
         "enable_chunked_prefill": on_gpu,  # on CPU a chunked prefill can't take a request's own seed
@@ -221,7 +221,7 @@ def _arguments(settings: cfg.Engine, model: str, dtype: str, seed: int) -> dict[
     }
 
 
-def _can_sleep(settings: cfg.Engine) -> bool:
+def _can_sleep(settings: cfg.EngineConfig) -> bool:
     return settings.sleep and torch.cuda.is_available()
 
 

@@ -94,7 +94,7 @@ def sample_groups(
     ]
 
 
-def with_advantages(group: Group, settings: cfg.Algorithm, *, weight: float = 1.0) -> Group:
+def with_advantages(group: Group, settings: cfg.AlgorithmConfig, *, weight: float = 1.0) -> Group:
     """The group with its rollouts' advantages over those that were scored, times `weight`; 0 for the others."""
     advantages = group_advantages(
         [score.reward for score in group.scores],

@@ -29,12 +29,12 @@ def push_weights(engine: Engine, buckets: Iterable[Bucket], *, names: frozenset[
     """
     tensors: set[str] = set()
     sizes: list[int] = []
-    engine.llm.apply_model(_forget_expert_kernels)
+    engine.llm.apply_model(_reset_expert_kernels)
     stream = _stream(buckets, tensors, sizes, tied=HEAD not in names)
     engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
     if missing := sorted(names - tensors):
         raise SyncError(f"weight sync {version} left out {len(missing)} of {len(names)} tensors: {', '.join(missing[:8])}")
-    engine.forget()
+    engine.reset_caches()
     engine.version = version
     told = {"tensors": len(tensors), "bytes": sum(sizes), "buckets": len(sizes), "largest_bytes": max(sizes)}
     return {f"sync/{name}": value for name, value in told.items()}
@@ -58,7 +58,7 @@ def _stream(buckets: Iterable[Bucket], tensors: set[str], sizes: list[int], *, t
                 yield HEAD, tensor
 
 
-def _forget_expert_kernels(model: nn.Module) -> None:
+def _reset_expert_kernels(model: nn.Module) -> None:
     """On an update vLLM does not repack fused experts, and samples from a mixture of old and new, unless made to."""
     for module in model.modules():
         for attribute in ("quant_method", "base_quant_method"):

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 class Clock:
     """Seconds of each named piece of a step. settle: what to wait for at a piece's end, such as an accelerator's queue."""
 
-    settle: Callable[[], None] = lambda: None
+    synchronize: Callable[[], None] = lambda: None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.settle()
+        self.synchronize()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 

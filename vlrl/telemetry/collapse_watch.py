@@ -39,7 +39,7 @@ SIGNALS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
+class Alarm:
     """A signal that is newly astray.
 
     signal: its key; of: the task, or the mini-batch. well_after: the last step after which the weights did well by this signal.
@@ -51,7 +51,7 @@ class Call:
     well_after: int
 
 
-class Watch:
+class CollapseWatch:
     """Fed with each step's metrics, in order; says what has gone astray."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Watch:
         self._called: set[str] = set()
         self._well_after: dict[str, dict[str, int]] = {signal.key: {} for signal in SIGNALS}
 
-    def see(self, step: int, metrics: Mapping[str, float]) -> list[Call]:
+    def see(self, step: int, metrics: Mapping[str, float]) -> list[Alarm]:
         """A call for each signal that is newly astray after this step."""
         readings = list(_read(metrics))
         for signal, what, value in readings:
@@ -73,7 +73,7 @@ class Watch:
             fault = self._fault(signal, what)
             if fault and key not in self._called:
                 sentence = f"{signal.name} of {what} {fault}"
-                calls.append(Call(signal=signal.key, of=what, sentence=sentence, well_after=well_after[what]))
+                calls.append(Alarm(signal=signal.key, of=what, sentence=sentence, well_after=well_after[what]))
             (self._called.add if fault else self._called.discard)(key)
         return calls
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vlrl.common.jsonl import append_jsonl, read_jsonl, strict, write_atomically
-from vlrl.config import Wandb
-from vlrl.telemetry.wandb_tracker import Mirror
+from vlrl.config import WandbConfig
+from vlrl.telemetry.wandb_tracker import WandbTracker
 from vlrl.types import Group
 
 _FILES = ("metrics.jsonl", "rollouts.jsonl", "histograms.jsonl", "tokens.jsonl")
@@ -25,10 +25,10 @@ class RunLog:
     Every method that writes raises OSError with a sentence where the folder cannot be written, a full disk above all.
     """
 
-    def __init__(self, folder: Path, *, name: str, config: Mapping[str, Any], wandb: Wandb) -> None:
+    def __init__(self, folder: Path, *, name: str, config: Mapping[str, Any], wandb: WandbConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._open_mirror = partial(Mirror, wandb, folder, name=name, config=config)
+        self._open_mirror = partial(WandbTracker, wandb, folder, name=name, config=config)
         self._mirror = self._open_mirror()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrl.config import Wandb
+from vlrl.config import WandbConfig
 from vlrl.data.images import open_image
 from vlrl.tasks import parts_of
 
@@ -19,10 +19,10 @@ _SIDE = 320  # pixels of a picture
 _COLUMNS = ("step", "task", "prompt", "picture", "answer", "response", "reward", "advantage", "tokens", "status")
 
 
-class Mirror:
+class WandbTracker:
     """config: the resolved run file. Where wandb is disabled, or has failed, every method does nothing."""
 
-    def __init__(self, settings: Wandb, folder: Path, *, name: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, settings: WandbConfig, folder: Path, *, name: str, config: Mapping[str, Any]) -> None:
         self._settings, self._folder = settings, folder
         self._wandb: Any = None
         self._run: Any = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 
-def raised_bytes(work: Callable[[], object]) -> int:
+def peak_bytes(work: Callable[[], object]) -> int:
     """How far a call raises this process's memory over what it had before, at its highest."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

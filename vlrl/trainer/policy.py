@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
-from vlrl.models.checkpoint_io import load_model, released, save_checkpoint
-from vlrl.models.expert_parallel import dealt_over, expert_parallel_settings, whole, whole_name
+from vlrl.models.checkpoint_io import load_model, save_checkpoint, to_hf_layout
+from vlrl.models.expert_parallel import expert_parallel_settings, expert_parallel_size, gather_experts, released_name
 from vlrl.models.packed_model import PackedModel
 from vlrl.models.packing import Pack
 from vlrl.models.routing_replay import Routing
@@ -30,17 +30,21 @@ class Policy:
 
     model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
     banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any;
-    `tokens_per_pass` is 0 where it is to be found; `lr_scale` multiplies the schedule's rate.
+    `max_tokens_per_micro_batch` is 0 where it is to be found; `lr_scale` multiplies the schedule's rate.
     """
 
-    def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]):
+    def __init__(
+        self, settings: cfg.PolicyConfig, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]
+    ):
         import deepspeed
 
         self.ranks = ranks
         self.settings = settings
         self.version = 0
         self.lr_scale = 1.0
-        self.tokens_per_pass = 0 if settings.tokens_per_pass == "auto" else settings.tokens_per_pass
+        self.max_tokens_per_micro_batch = (
+            0 if settings.max_tokens_per_micro_batch == "auto" else settings.max_tokens_per_micro_batch
+        )
         packed = _packed(settings, model, temperature, banned)
         self.routing = Routing(packed)
         config = deepspeed_config(settings)
@@ -114,12 +118,12 @@ class Policy:
             parameters = [parameter for _, parameter in bucket]
             is_sharded = self.settings.zero_stage == 3
             with deepspeed.zero.GatheredParameters(parameters) if is_sharded else nullcontext():
-                yield [(name, released(name, weight)) for name, weight in whole(bucket)]
+                yield [(name, to_hf_layout(name, weight)) for name, weight in gather_experts(bucket)]
 
     @property
     def parameter_names(self) -> frozenset[str]:
         """The names that `named_weights` yields."""
-        return frozenset(whole_name(name) for name, _ in self.engine.module.qwen.named_parameters())
+        return frozenset(released_name(name) for name, _ in self.engine.module.qwen.named_parameters())
 
     def export(self, folder: Path, source: str, processor: Any) -> None:
         """Writes a Hugging Face folder that transformers and vLLM load, with the config of `source`. All ranks call it."""
@@ -149,7 +153,7 @@ class Policy:
 class Reference:
     """The model that a KL term holds the policy to: the starting checkpoint, frozen; sharded where the policy is."""
 
-    def __init__(self, settings: cfg.Policy, model: str, *, ranks: Ranks, temperature: float, banned: list[int]):
+    def __init__(self, settings: cfg.PolicyConfig, model: str, *, ranks: Ranks, temperature: float, banned: list[int]):
         import deepspeed
 
         packed = _packed(settings, model, temperature, banned).requires_grad_(False)
@@ -186,7 +190,7 @@ def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> It
 
 def _whole_size(parameter: nn.Parameter) -> int:
     """A sharded parameter's own tensor is empty, DeepSpeed keeps its size beside it; of dealt experts it is a rank's share."""
-    return getattr(parameter, "ds_numel", parameter.numel()) * dealt_over(parameter)
+    return getattr(parameter, "ds_numel", parameter.numel()) * expert_parallel_size(parameter)
 
 
 def block_of(name: str) -> str:
@@ -200,7 +204,7 @@ def block_of(name: str) -> str:
     return name.rpartition(".")[0] if number is None else ".".join(parts[: number + 2])
 
 
-def deepspeed_config(settings: cfg.Policy) -> dict[str, Any]:
+def deepspeed_config(settings: cfg.PolicyConfig) -> dict[str, Any]:
     """DeepSpeed's configuration: what vlrl needs, then the run file's `deepspeed:` block on top."""
     adam = {"lr": settings.lr, "betas": list(settings.betas), "eps": settings.eps, "weight_decay": settings.weight_decay}
     config: dict[str, Any] = {
@@ -226,7 +230,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _packed(settings: cfg.Policy, model: str, temperature: float, banned: list[int]) -> PackedModel:
+def _packed(settings: cfg.PolicyConfig, model: str, temperature: float, banned: list[int]) -> PackedModel:
     dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
     qwen = load_model(
         model, dtype=dtype, freeze_vision=settings.freeze_vision, gradient_checkpointing=settings.gradient_checkpointing
@@ -236,8 +240,8 @@ def _packed(settings: cfg.Policy, model: str, temperature: float, banned: list[i
     return PackedModel(qwen, temperature=temperature, banned=banned)
 
 
-def _schedule(settings: cfg.Policy, updates: int) -> Callable[[int], float]:
-    """Linear warm-up, then linear decay to `final_lr` of the rate at the last of the updates.
+def _schedule(settings: cfg.PolicyConfig, updates: int) -> Callable[[int], float]:
+    """Linear warm-up, then linear decay to `min_lr_ratio` of the rate at the last of the updates.
 
     A plain function, which torch leaves out of a checkpoint: a run that resumes with more steps decays over all of them.
     """
@@ -246,7 +250,7 @@ def _schedule(settings: cfg.Policy, updates: int) -> Callable[[int], float]:
         if update < settings.warmup_steps:
             return (update + 1) / (settings.warmup_steps + 1)
         progress = min(1.0, (update - settings.warmup_steps) / max(1, updates - settings.warmup_steps))
-        return 1.0 + (settings.final_lr - 1.0) * progress
+        return 1.0 + (settings.min_lr_ratio - 1.0) * progress
 
     return rate
 

@@ -21,13 +21,13 @@ from vlrl.rollout.unscored import Unscored
 from vlrl.rollout.weight_sync import push_weights
 from vlrl.run import Run
 from vlrl.scoring import Scorer
-from vlrl.telemetry.collapse_watch import Call, Watch
+from vlrl.telemetry.collapse_watch import Alarm, CollapseWatch
 from vlrl.telemetry.gradient_watch import GradientWatch
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer import rollback
 from vlrl.trainer.policy import Policy, Reference
 from vlrl.trainer.rollback import Rollback
-from vlrl.trainer.token_budget import Sample, fit_passes
+from vlrl.trainer.token_budget import Sample, choose_token_budget
 from vlrl.trainer.update import TaskGates
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Parts:
     log: RunLog | None
     reference: Reference | None
     rollbacks: tuple[Rollback, ...] = ()
-    watch: Watch = field(default_factory=Watch)
+    watch: CollapseWatch = field(default_factory=CollapseWatch)
     gradients: GradientWatch = field(default_factory=GradientWatch)
     unscored: Unscored = field(default_factory=Unscored)
     protected: set[int] = field(default_factory=set)
@@ -69,7 +69,7 @@ def resume(parts: Parts) -> int:
     if step is None:
         parts.engine.sleep()
         groups = config.prompts_per_step // config.algorithm.minibatches
-        fit_passes(run, parts.policy, partial(_samples, parts), groups=-(-groups // run.ranks.size), phase="training")
+        choose_token_budget(run, parts.policy, partial(_samples, parts), groups=-(-groups // run.ranks.size), phase="training")
         parts.engine.wake()
         if config.on_collapse == "rollback":
             save(parts, 0, wait=True)
@@ -100,7 +100,9 @@ def _load(parts: Parts) -> int | None:
     if found:
         checkpoints.check_same_config(found.state, run.identity, step=found.step)
         parts.policy.load(found.path, lr_scale=rollback.lr_scale(config, rollbacks))
-        parts.policy.tokens_per_pass = found.state["tokens_per_pass"]  # in other passes its last bits would be others
+        parts.policy.max_tokens_per_micro_batch = found.state[
+            "max_tokens_per_micro_batch"
+        ]  # in other passes its last bits would be others
         parts.saved = {found.step}
         push_weights(
             parts.engine, parts.policy.weight_buckets(), names=parts.policy.parameter_names, version=parts.policy.version
@@ -108,7 +110,7 @@ def _load(parts: Parts) -> int | None:
         parts.canary.check()
     if parts.log:
         parts.log.truncate(found.step if found else 0)
-    parts.watch, parts.gradients, parts.protected = Watch(), GradientWatch(), set()
+    parts.watch, parts.gradients, parts.protected = CollapseWatch(), GradientWatch(), set()
     for line in run.ranks.gather(parts.log.metrics() if parts.log else [])[0]:
         _watch(parts, line["step"], line)
         parts.gradients.see(line["step"], line)
@@ -134,7 +136,7 @@ def _samples(parts: Parts) -> list[Sample]:
     ]
 
 
-def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[Call]:
+def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[Alarm]:
     """What the collapse watch calls at this step; the newest checkpoint from before is then kept for good."""
     called = parts.watch.see(step, metrics)
     if called and (earlier := [each for each in _regular_checkpoints(parts) if each < step]):
@@ -199,7 +201,8 @@ def save(parts: Parts, step: int, *, wait: bool) -> None:
             root,
             step,
             parts.policy.save,
-            run.identity | {"tokens_per_pass": parts.policy.tokens_per_pass, "rollbacks": len(parts.rollbacks)},
+            run.identity
+            | {"max_tokens_per_micro_batch": parts.policy.max_tokens_per_micro_batch, "rollbacks": len(parts.rollbacks)},
             keep=settings.keep,
             protected=protected,
             rank=run.ranks.rank,

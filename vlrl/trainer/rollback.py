@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from vlrl.common.jsonl import strict, write_atomically
 from vlrl.config import Config
-from vlrl.telemetry.collapse_watch import Call
+from vlrl.telemetry.collapse_watch import Alarm
 
 RECORD, LEFT_BEHIND = "rollbacks.json", "rolled_back"
 
@@ -50,7 +50,7 @@ def begin_anew(folder: Path) -> None:
 
 
 def decide(
-    config: Config, rollbacks: Sequence[Rollback], calls: Sequence[Call], checkpoints: Collection[int], step: int
+    config: Config, rollbacks: Sequence[Rollback], calls: Sequence[Alarm], checkpoints: Collection[int], step: int
 ) -> Rollback | None:
     """The rollback that these calls of the collapse watch ask for; None where they are only warnings.
 
@@ -127,7 +127,7 @@ def announcement(config: Config, rollback: Rollback) -> str:
     )
 
 
-def used_up(config: Config, rollbacks: Sequence[Rollback], calls: Sequence[Call]) -> str:
+def used_up(config: Config, rollbacks: Sequence[Rollback], calls: Sequence[Alarm]) -> str:
     """What is added to a warning that would have been a rollback, were any left; else nothing."""
     asked = config.on_collapse == "rollback" and any(call.signal in config.rollback.signals for call in calls)
     times = config.rollback.times

@@ -1,4 +1,4 @@
-"""policy.tokens_per_pass: auto. The largest passes whose forward and backward the memory holds, found by making some."""
+"""policy.max_tokens_per_micro_batch: auto. Finds the largest micro-batch whose forward and backward fit in memory, by trying."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from vlrl.models.packing import Pack, PackedGroup, pack_groups
 from vlrl.models.processor import EncodedPrompt
 from vlrl.run import Run
 from vlrl.telemetry.progress import announce
-from vlrl.trainer.peak_memory import free_bytes, raised_bytes
+from vlrl.trainer.peak_memory import free_bytes, peak_bytes
 from vlrl.trainer.policy import Policy
 
 _SHARE = 0.8  # of what is free; the rest is for what a step does beside its passes
@@ -51,7 +51,7 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
     """
     if not samples:
         raise RuntimeError(
-            "policy.tokens_per_pass: no prompt can be made of the first rows, for the reasons above; give a number"
+            "policy.max_tokens_per_micro_batch: no prompt can be made of the first rows, for the reasons above; give a number"
         )
     most = groups * max(sample.largest for sample in samples)
     by_density = sorted(samples, key=lambda sample: sample.patches_per_token)
@@ -59,7 +59,7 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
     def needed(size: int) -> int:
         packs = [pack_of(sample, size, run.filler) for sample in (by_density[0], by_density[-1])]
         try:
-            return max(int(raised_bytes(partial(_pass, policy, pack)) * max(1.0, size / len(pack.tokens))) for pack in packs)
+            return max(int(peak_bytes(partial(_pass, policy, pack)) * max(1.0, size / len(pack.tokens))) for pack in packs)
         except torch.OutOfMemoryError:
             return _TOO_MUCH
 
@@ -72,9 +72,9 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
             good = size
         elif not good:
             raise RuntimeError(
-                f"policy.tokens_per_pass: memory does not hold the forward and backward of one response and its prompt, {size} "
-                f"tokens, in {room / 2**30:.1f} GiB; set gradient_checkpointing: true, a higher zero_stage, a lower "
-                "engine.gpu_memory, or shorter responses"
+                f"policy.max_tokens_per_micro_batch: memory does not hold the forward and backward of one response and its "
+                f"prompt, {size} tokens, in {room / 2**30:.1f} GiB; set gradient_checkpointing: true, a higher zero_stage, "
+                "a lower engine.gpu_memory_utilization, or shorter responses"
             )
         # A pass of another size has another share of prompts: what was foreseen may not fit, and less is tried then.
         other = min(most, int(size * min(2.0, room / needs) * (1.0 if needs <= room else 0.95)))
@@ -94,12 +94,15 @@ def pack_of(sample: Sample, size: int, filler: EncodedPrompt) -> Pack:
     return pack_groups(items, filler)
 
 
-def fit_passes(run: Run, policy: Policy, samples: Callable[[], Sequence[Sample]], *, groups: int, phase: str) -> None:
-    """Finds policy.tokens_per_pass where the run file leaves that to be found; see `tokens_that_fit`. phase: what it is for."""
-    if run.config.policy.tokens_per_pass == "auto":
+def choose_token_budget(run: Run, policy: Policy, samples: Callable[[], Sequence[Sample]], *, groups: int, phase: str) -> None:
+    """Sets the policy's max_tokens_per_micro_batch if the run file says auto; see `tokens_that_fit`. phase: what it is for."""
+    if run.config.policy.max_tokens_per_micro_batch == "auto":
         announce(f"Finding the largest pass for the {phase} that fits in memory", shown=run.ranks.is_first)
-        policy.tokens_per_pass = tokens_that_fit(run, policy, samples(), groups=groups)
-        announce(f"Largest pass for the {phase} that fits in memory: {policy.tokens_per_pass} tokens", shown=run.ranks.is_first)
+        policy.max_tokens_per_micro_batch = tokens_that_fit(run, policy, samples(), groups=groups)
+        announce(
+            f"Largest pass for the {phase} that fits in memory: {policy.max_tokens_per_micro_batch} tokens",
+            shown=run.ranks.is_first,
+        )
 
 
 def _pass(policy: Policy, pack: Pack) -> None:

@@ -15,7 +15,7 @@ from vlrl import config as cfg
 from vlrl.algorithm.diagnostics import Histograms, Totals, add_histograms, combine, diagnose, gate_weight, histograms
 from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.algorithm.loss import LossTokens, policy_loss
-from vlrl.distributed.prefetch import Ahead
+from vlrl.distributed.prefetch import Prefetched
 from vlrl.distributed.ranks import Ranks
 from vlrl.models.packing import Pack, pack_groups, split_to_budget
 from vlrl.models.processor import EncodedPrompt
@@ -26,7 +26,7 @@ from vlrl.types import Group, Status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pass:
+class MicroBatch:
     """One forward and backward: a pack of S sequences, and the engine's [N] log-probs of their tokens.
 
     places: each sequence's slot and sample; tasks, advantages: its task and advantage. engine_routes: [tokens of the pack,
@@ -45,7 +45,7 @@ class Pass:
 class MiniBatch:
     """This rank's passes of one optimizer step; the trained rollouts of all ranks and their tokens, which normalise its loss."""
 
-    passes: Sequence[Pass]
+    passes: Sequence[MicroBatch]
     num_scored: int
     num_tokens: int
 
@@ -61,7 +61,7 @@ class Trace:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class UpdateStats:
     """What an optimizer step saw on this rank; step: of the step itself, over all ranks, by metric."""
 
     totals: Totals = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Seen:
     step: dict[str, float] = field(default_factory=dict)
 
 
-def numbered(seen: Seen, minibatch: int) -> Seen:
+def numbered(seen: UpdateStats, minibatch: int) -> UpdateStats:
     """What a step's `minibatch`-th update saw, under names that say so; skipped where no rollout of it had a score."""
     totals = seen.totals | {"policy/skipped": (float(not seen.totals), 1.0)} | {name: (x, 1.0) for name, x in seen.step.items()}
     return replace(
@@ -84,8 +84,8 @@ def numbered(seen: Seen, minibatch: int) -> Seen:
 class TaskGates:
     """The gate that the run file asks for, with each task's own taus."""
 
-    settings: cfg.Algorithm
-    mixture: Mapping[str, cfg.TaskMix]
+    settings: cfg.AlgorithmConfig
+    mixture: Mapping[str, cfg.TaskConfig]
 
     def gate(self, tasks: Sequence[str]) -> Gate:
         """The gate of sequences of these tasks, [S]."""
@@ -131,30 +131,30 @@ def make_minibatch(
     pieces = [[(computed[n][0], computed[n][1][part]) for n, part in items] for items in split_to_budget(sizes, budget)]
     pieces += [[]] * (max(1, *ranks.gather(len(pieces))) - len(pieces))  # a step without gradients still moves momentum
     return MiniBatch(
-        passes=Ahead(partial(_make_pass, piece, encoded, filler) for piece in pieces),
+        passes=Prefetched(partial(_make_pass, piece, encoded, filler) for piece in pieces),
         num_scored=int(counts["scored"]),
         num_tokens=int(counts["tokens"]),
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Old:
+class OldLogprobs:
     """A pass under the policy at the start of the step: its [N] log-probs, and the experts that each token went to."""
 
     logp: Tensor
     routes: Routes
 
 
-def old_logprobs(policy: Policy, minibatch: MiniBatch) -> list[Old]:
+def old_logprobs(policy: Policy, minibatch: MiniBatch) -> list[OldLogprobs]:
     """Each pass under the policy as it is, in the packing and mode of the update."""
     found = []
     for each in minibatch.passes:
         with _replayed(policy, _engine_routes(policy, each)):
-            found.append(Old(logp=policy.logprobs(each.pack)[0], routes=dict(policy.routing.choices)))
+            found.append(OldLogprobs(logp=policy.logprobs(each.pack)[0], routes=dict(policy.routing.choices)))
     return found
 
 
-def _engine_routes(policy: Policy, each: Pass) -> Routes | None:
+def _engine_routes(policy: Policy, each: MicroBatch) -> Routes | None:
     return None if each.engine_routes is None else policy.routing.of_layers(each.engine_routes)
 
 
@@ -165,21 +165,21 @@ def _replayed(policy: Policy, routes: Routes | None) -> AbstractContextManager[N
 def update(
     policy: Policy,
     minibatch: MiniBatch,
-    old: Sequence[Old] | None,
+    old: Sequence[OldLogprobs] | None,
     *,
     gates: TaskGates,
     longest: int = 1,
     reference: Reference | None = None,
     traced: Collection[int] = (),
     clock: Clock | None = None,
-) -> Seen:
+) -> UpdateStats:
     """One optimizer step, and what it saw. traced: the slots whose responses' tokens are told one by one; clock: of its pieces.
 
     old: π_old by pass; None in the first mini-batch, whose own log-probs they are. Without any scored rollout
     on any rank nothing is stepped. longest: tokens, by which with the scored rollouts a constant average divides.
     """
     if not minibatch.num_scored:
-        return Seen()
+        return UpdateStats()
     settings, clock = gates.settings, clock or Clock()
     totals, counts, traces = [], [], []
     denominators = {"sequence": None, "token": minibatch.num_tokens, "constant": minibatch.num_scored * longest}
@@ -201,10 +201,10 @@ def update(
                     each.pack.sequence[:size].to(device),
                     num_scored=minibatch.num_scored,
                     gate=gate,
-                    engine_weight_cap=settings.engine_weight_cap,
-                    engine_weight_floor=settings.engine_weight_floor,
-                    drop_outside=settings.engine_weight == "masked",
-                    denominator=denominators[settings.average],
+                    tis_cap=settings.tis_cap,
+                    tis_floor=settings.tis_floor,
+                    drop_outside=settings.tis_mode == "mask",
+                    denominator=denominators[settings.loss_aggregation],
                     reference_logp=None if reference is None else reference.logprobs(each.pack)[:size],
                     kl_coefficient=settings.kl_coefficient,
                 )
@@ -216,7 +216,7 @@ def update(
             totals += [diagnose(tokens, entropy[:size], gate, each.tasks, taus), loss_sum, _routed(policy, before)]
             counts.append(histograms(tokens))
             traces += _traces(each, tokens, gate, traced)
-    return Seen(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), step=_step(policy, clock))
+    return UpdateStats(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), step=_step(policy, clock))
 
 
 def _step(policy: Policy, clock: Clock) -> dict[str, float]:
@@ -230,7 +230,7 @@ def _step(policy: Policy, clock: Clock) -> dict[str, float]:
     return told if norm is None else told | {"policy/grad_norm": norm}
 
 
-def _routed(policy: Policy, before: Old | None) -> Totals:
+def _routed(policy: Policy, before: OldLogprobs | None) -> Totals:
     """Of a mixture of experts: the busiest expert's load, and the share of choices that are other than the old policy's."""
     load = policy.routing.load()
     changed = policy.routing.changed(before.routes) if before else None
@@ -238,7 +238,7 @@ def _routed(policy: Policy, before: Old | None) -> Totals:
     return {name: (value, 1.0) for name, value in found.items() if value is not None}
 
 
-def _traces(each: Pass, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
+def _traces(each: MicroBatch, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
     wanted = [number for number, (slot, _) in enumerate(each.places) if slot in traced]
     if not wanted:
         return []
@@ -264,12 +264,12 @@ def _trained(group: Group, mask_truncated: bool) -> list:
     ]
 
 
-def _make_pass(piece: list, encoded: Mapping[int, EncodedPrompt], filler: EncodedPrompt) -> Pass:
+def _make_pass(piece: list, encoded: Mapping[int, EncodedPrompt], filler: EncodedPrompt) -> MicroBatch:
     members = [member for _, rollouts in piece for member in rollouts]
     packed = [(encoded[group.prompt.slot], [rollout.tokens for rollout, _ in rollouts]) for group, rollouts in piece]
     pack = pack_groups(packed, filler)
     told = [(len(encoded[group.prompt.slot].tokens), [rollout.routes for rollout, _ in rollouts]) for group, rollouts in piece]
-    return Pass(
+    return MicroBatch(
         pack=pack,
         places=tuple((rollout.slot, rollout.sample) for rollout, _ in members),
         tasks=tuple(group.prompt.task for group, rollouts in piece for _ in rollouts),
