@@ -41,6 +41,7 @@ GROUPS = (
 so that no process is left with a long one at the end. Every other file is a group of its own."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items) -> None:
     number = {file: number for number, files in enumerate(GROUPS) for file in files}
     for item in items:
