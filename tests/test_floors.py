@@ -17,11 +17,18 @@ FLOORS = {
     2: ["verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare", "preflight.model_settings"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
     3: ["rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log"],
-    4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.update", "evaluation.sampling"]
-    + ["preflight", "data.build", "cli.plan", "cli.doctor"],
-    5: ["coldstart", "evaluation", "report", "data.check", "preflight.quick_checks", "trainer.resume"],
-    6: ["train", "evaluation.standalone", "study", "cli.shared"],
-    7: ["cli.tasks", "cli.data"],
+    4: [
+        "rollout.canary",
+        "rollout.start",
+        "rollout.batch",
+        "trainer.token_budget",
+        "trainer.micro_batch",
+        "trainer.checkpointing",
+    ]
+    + ["evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.doctor"],
+    5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks"],
+    6: ["trainer.trainer", "study", "evaluation.standalone", "cli.shared"],
+    7: ["train", "cli.tasks", "cli.data"],
     8: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

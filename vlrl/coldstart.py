@@ -14,7 +14,7 @@ from vlrl.models.packing import PackedGroup, pack_groups, split_to_budget
 from vlrl.run import Run
 from vlrl.telemetry.progress import announce, progress
 from vlrl.trainer.policy import Policy
-from vlrl.trainer.token_budget import Sample, choose_token_budget
+from vlrl.trainer.token_budget import PlannedGroup, choose_token_budget
 from vlrl.types import Draw
 
 _DONE = "coldstart.json"
@@ -56,14 +56,14 @@ def _supervised_step(run: Run, policy: Policy, draws: Sequence[Draw]) -> float:
     items = _demonstrations(run, [draw for number, draw in enumerate(draws) if number % run.ranks.size == run.ranks.rank])
     sizes = [(len(prompt.tokens), [len(responses[0])]) for prompt, responses in items]
     pieces = [[items[n] for n, _ in piece] for piece in split_to_budget(sizes, policy.max_tokens_per_micro_batch)]
-    pieces += [[]] * (max(run.ranks.gather(len(pieces))) - len(pieces))
+    pieces += [[]] * (int(run.ranks.max(len(pieces))) - len(pieces))
     num_tokens = run.ranks.sum({"tokens": sum(length for _, (length,) in sizes)})["tokens"]
     total = 0.0
     for piece in pieces:
         pack = pack_groups(piece, run.filler)
-        logp, _ = policy.forward(pack)
-        loss = -logp[: len(logp) - pack.filler].sum() / num_tokens
-        policy.backward(loss + 0.0 * logp.sum())
+        scores = policy.forward(pack)
+        loss = -scores.logprobs.sum() / num_tokens
+        policy.backward(loss + scores.zero)
         total += loss.item()
     policy.step()
     return run.ranks.sum({"loss": total})["loss"]
@@ -79,9 +79,9 @@ def _demonstrations(run: Run, draws: Sequence[Draw]) -> list[PackedGroup]:
     return items
 
 
-def _samples(run: Run, draws: Sequence[Draw]) -> list[Sample]:
+def _samples(run: Run, draws: Sequence[Draw]) -> list[PlannedGroup]:
     items = _demonstrations(run, draws)
-    return [Sample(prompt=prompt, group_size=1, max_new_tokens=len(responses[0])) for prompt, responses in items]
+    return [PlannedGroup(prompt=prompt, group_size=1, max_new_tokens=len(responses[0])) for prompt, responses in items]
 
 
 def _is_done(folder: Path, origin: dict) -> bool:

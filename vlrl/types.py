@@ -1,7 +1,7 @@
 """The nouns of vlrl, in the order in which a step meets them.
 
 A Row of a data set becomes a Prompt (its chat messages); the engine samples Rollouts for it; each gets a Score from its
-task's verifier; Prompt, rollouts, scores and advantages together are a Group, the unit of everything after sampling.
+task's verifier; A Prompt with its Samples (rollout, score, reward, advantage) is a Group, the unit of everything after sampling.
 
 Nothing here needs torch: verifiers and their worker processes import this file.
 """
@@ -51,6 +51,8 @@ class Prompt:
     """A row as chat messages, at its place (`slot`) in the step's batch.
 
     task: its name in the mixture; file: that of the task file which verifies it.
+    encoded: its tokens and images as the model reads them, a models.processor.EncodedPrompt; None before it is encoded, and
+    for a row that cannot become a prompt.
     """
 
     slot: int
@@ -62,6 +64,7 @@ class Prompt:
     round: int = 0
     group_size: int = 1
     max_new_tokens: int = 1
+    encoded: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,13 +107,34 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A rollout with its score.
+
+    reward: what the run file composes from the score, which keeps the verifier's own. advantage: of the reward over the group's.
+    Both mean nothing unless the score's status is OK.
+    """
+
+    rollout: Rollout
+    score: Score
+    reward: float = 0.0
+    advantage: float = 0.0
+
+    @property
+    def is_scored(self) -> bool:
+        return self.score.status is Status.OK
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """A prompt with its G rollouts, their scores and advantages, all in sample order."""
+    """A prompt with its G samples, in order; a row that cannot become a prompt has none."""
 
     prompt: Prompt
-    rollouts: tuple[Rollout, ...]
-    scores: tuple[Score, ...]
-    advantages: tuple[float, ...] = ()
+    samples: tuple[Sample, ...]
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether any advantage is not zero."""
+        return any(sample.advantage for sample in self.samples)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,27 +54,34 @@ class Ranks:
         dist.all_gather_object(items, item, group=_host_group())
         return items
 
+    def broadcast(self, item: Any) -> Any:
+        """The first rank's item, on every rank; what the others pass is ignored."""
+        return self.gather(item if self.is_first else None)[0]
+
     def exchange(self, parcels: Sequence[Any]) -> list[Any]:
-        """One item for each rank, its own included, for one from each. Only what is sent to a rank travels to it."""
+        """Sends one item to each rank, and returns the one that each rank sent here; a rank's own is returned unchanged."""
         if self.size == 1:
             return list(parcels)
-        packed = [torch.frombuffer(bytearray(pickle.dumps(parcel)), dtype=torch.uint8) for parcel in parcels]
-        sizes = self.gather([len(each) for each in packed])
-        received = [torch.empty(sizes[rank][self.rank], dtype=torch.uint8) for rank in range(self.size)]
         others = [rank for rank in range(self.size) if rank != self.rank]
+        packed = {rank: torch.frombuffer(bytearray(pickle.dumps(parcels[rank])), dtype=torch.uint8) for rank in others}
+        sizes = self.gather({rank: len(each) for rank, each in packed.items()})
+        received = {rank: torch.empty(sizes[rank][self.rank], dtype=torch.uint8) for rank in others}
         group = _host_group()
         waiting = [dist.isend(packed[rank], rank, group=group) for rank in others]
         waiting += [dist.irecv(received[rank], rank, group=group) for rank in others]
         for each in filter(None, waiting):
             each.wait(TIMEOUT)
-        received[self.rank] = packed[self.rank]
-        return [pickle.loads(each.numpy().tobytes()) for each in received]
+        arrived = {rank: pickle.loads(content.numpy().tobytes()) for rank, content in received.items()}
+        return [arrived.get(rank, parcels[rank]) for rank in range(self.size)]
 
     def any(self, flag: bool) -> bool:
         return any(self.gather(flag))
 
     def min(self, value: int) -> int:
         return min(self.gather(value))
+
+    def max(self, value: float) -> float:
+        return max(self.gather(value))
 
     def barrier(self) -> None:
         self.gather(None)

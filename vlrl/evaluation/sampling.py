@@ -17,7 +17,7 @@ from vlrl.rollout.unscored import Unscored
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.telemetry.progress import progress
-from vlrl.types import Draw, Group, Prompt, RowRewards, Status
+from vlrl.types import Draw, Group, Prompt, RowRewards
 
 _ROUND = 0x46  # keeps these sampling seeds apart from the training steps'
 _ROLLOUTS_AT_A_TIME = 1024
@@ -51,7 +51,6 @@ def sample_rows(
     groups: list[Group] = []
     with suppress(Stopped):
         groups = sample_groups(
-            sampled,
             encode_prompts(sampled, run.encoder, run.config.engine.max_model_len),
             engine=engine,
             scorer=scorer,
@@ -72,7 +71,7 @@ def check_measurements(run: Run, measurements: Sequence[Measurement]) -> None:
     A file belongs to one model, one verifier and one way to sample: what was measured otherwise, or of more rows, stays.
     """
     faults = [fault(run, run.weights, each) for each in measurements] if run.ranks.is_first else []
-    if found := [fault for fault in run.ranks.gather(faults)[0] if fault]:
+    if found := [fault for fault in run.ranks.broadcast(faults) if fault]:
         raise ValueError("\n".join(found))
 
 
@@ -84,7 +83,7 @@ def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) 
     task, way, path, count = measurement.task, measurement.way, measurement.path, measurement.num_rows
     start_of_file = origin(run, run.weights, measurement)
     run = run.with_rows({task: measurement.dataset})
-    known = run.ranks.gather(_begin(path, start_of_file) if run.ranks.is_first else None)[0]
+    known = run.ranks.broadcast(_begin(path, start_of_file) if run.ranks.is_first else None)
     rows = list(map(row_rewards, known))
     at_a_time = max(1, _ROLLOUTS_AT_A_TIME // way.samples)
     done = len(rows) * way.samples
@@ -110,6 +109,6 @@ def _begin(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _rewards(group: Group) -> tuple[int, RowRewards]:
-    rewards = tuple(score.reward for score in group.scores if score.status is Status.OK)
+    rewards = tuple(sample.score.reward for sample in group.samples if sample.is_scored)
     failed = group.prompt.group_size - len(rewards)
     return group.prompt.slot, RowRewards(row=group.prompt.row.key, rewards=rewards, failed=failed)

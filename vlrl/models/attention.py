@@ -2,7 +2,7 @@
 
 The prompt attends to itself causally; each response attends to the prompt and, causally, to itself, never to another
 response or group. Linear layers and the vision tower then see each prompt once, and attention does no more work than G
-separate sequences would. Registered with transformers as `vlrl_group`; what sees what reaches it as the keyword `looks`.
+separate sequences would. Registered with transformers as `vlrl_group`; the keyword `plan` says which tokens attend to which.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,7 +84,7 @@ def attention_plan(groups: Sequence[GroupSizes], *, device: torch.device, varlen
     A lone response continues its prompt's sequence. varlen: two calls serve all groups, of a kernel that takes sequences of any
     lengths; else there is a call for each long sequence, and one for the short ones of like length.
     """
-    stretches, shared = _spans(groups)
+    stretches, shared = _sequences(groups)
     if varlen:
         own = [_varlen(stretches, stretches, causal=True, device=device)]
         others = [_varlen([r for r, _ in shared], [p for _, p in shared], causal=False, device=device)] if shared else []
@@ -98,19 +98,33 @@ def attention_plan(groups: Sequence[GroupSizes], *, device: torch.device, varlen
     return AttentionPlan(own=tuple(own), others=tuple(others))
 
 
-def _spans(groups: Sequence[GroupSizes]) -> tuple[list[Span], list[tuple[Span, Span]]]:
-    """The sequences that attend to themselves, end to end; and of each group that shares its prompt its responses and prompt."""
-    sizes: list[int] = []
-    shared: list[tuple[Span, Span]] = []
+def row_spans(groups: Sequence[GroupSizes]) -> list[tuple[Span, list[Span]]]:
+    """Each group's place in the row: its prompt, and its responses right after it, in order. The one place that knows the order.
+
+    >>> row_spans([(3, (2, 1)), (4, (5,))])
+    [((0, 3), [(3, 5), (5, 6)]), ((6, 10), [(10, 15)])]
+    """
+    spans = []
+    start = 0
     for prompt, responses in groups:
-        start = sum(sizes)
+        ends = list(accumulate(responses, initial=start + prompt))
+        spans.append(((start, start + prompt), list(pairwise(ends))))
+        start = ends[-1]
+    return spans
+
+
+def _sequences(groups: Sequence[GroupSizes]) -> tuple[list[Span], list[tuple[Span, Span]]]:
+    """The sequences that attend to themselves, in order; and, for each group of several responses, these and the prompt."""
+    alone: list[Span] = []
+    shared: list[tuple[Span, Span]] = []
+    for prompt, responses in row_spans(groups):
+        end = responses[-1][1] if responses else prompt[1]
         if len(responses) > 1:
-            middle = start + prompt
-            sizes += [prompt, *responses]
-            shared.append(((middle, middle + sum(responses)), (start, middle)))
+            alone += [prompt, *responses]
+            shared.append(((prompt[1], end), prompt))
         else:
-            sizes.append(prompt + sum(responses))
-    return list(pairwise(accumulate(sizes, initial=0))), shared
+            alone.append((prompt[0], end))
+    return alone, shared
 
 
 def _blocks(stretches: Sequence[Span]) -> tuple[list[Span], list[tuple[Span, Span]]]:
@@ -220,7 +234,7 @@ def group_attention(
 
     query: [1, heads, T, d]; key, value: [1, key heads, T, d]. Returns [1, T, heads, d], as transformers' attention does.
     """
-    assert attention_mask is None and dropout == 0.0, "a packed row carries its mask in `looks` and knows no dropout"
+    assert attention_mask is None and dropout == 0.0, "a packed row carries its mask in `plan` and knows no dropout"
     return GroupAttention.apply(*(x[0].transpose(0, 1) for x in (query, key, value)), plan, scaling)[None], None
 
 

@@ -4,6 +4,7 @@ The support is the one sampling has: temperature, and minus infinity on banned i
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,29 @@ from vlrl.models.attention import attention_plan
 from vlrl.models.flash_attention import has_varlen
 from vlrl.models.logprob_head import LogProbHead
 from vlrl.models.packing import Pack
+from vlrl.models.routing_replay import Routes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenScores:
+    """What a forward says of a pack's N response tokens, without the filler's.
+
+    logprobs: [N] with gradient if the forward had one; entropies: [N] in nats, without; both fp32. routes: the experts that each
+    token of the row went to, by router; empty for a dense model. zero: a scalar 0 that depends on every parameter. A loss adds
+    it, so that a backward reaches the same parameters on every rank, whichever of them have images.
+    """
+
+    logprobs: Tensor
+    entropies: Tensor
+    routes: Routes
+    zero: Tensor
+
+
+def token_scores(pack: Pack, output: tuple[Tensor, Tensor], routes: Routes) -> TokenScores:
+    """Names what a PackedModel returned, and leaves the filler's tokens out."""
+    logprobs, entropies = output
+    size = len(logprobs) - pack.filler
+    return TokenScores(logprobs=logprobs[:size], entropies=entropies[:size], routes=routes, zero=0.0 * logprobs.sum())
 
 
 class PackedModel(nn.Module):
@@ -34,7 +58,7 @@ class PackedModel(nn.Module):
         self.register_buffer("banned", never, persistent=False)
 
     def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        """[N] log-probs and [N] entropies (no gradient) of the pack's targets, in fp32."""
+        """[N] log-probs and [N] entropies (no gradient) of all the pack's targets, the filler's too, in fp32."""
         features = self.qwen.model.get_image_features(pack.pixels, pack.grid, return_dict=True)
         hidden = self.qwen.model(
             input_ids=pack.tokens[None],

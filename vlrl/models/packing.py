@@ -1,7 +1,7 @@
-"""Groups to one row of tokens: prompt and images once, then the responses, without padding.
+"""Packs groups into one row of tokens, without padding: each prompt with its images once, then its responses.
 
-A Pack is the input of one forward pass. Ranks with and without images would run different parts of the model, which
-DeepSpeed's ZeRO can't; so a pack without an image ends in a filler, an image of zero pixels that takes no part in the loss.
+A Pack is the input of one forward. DeepSpeed's ZeRO needs every rank to run the same parts of the model, images or not; so a pack
+without an image ends in a filler, an image of zero pixels that takes no part in the loss.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlrl.models.attention import GroupSizes
+from vlrl.models.attention import GroupSizes, row_spans
 from vlrl.models.processor import EncodedPrompt
 
 
@@ -22,7 +22,7 @@ class Pack:
     tokens: [T]; positions: [3, T] MRoPE; pixels: [patches, patch size]; grid: [images, 3]; groups: their sizes, in order.
     predictors: [N] index of the hidden state that predicts each response token; targets: [N] those tokens.
     sequence: [N] which of the num_sequences responses a token belongs to, in the order of the groups.
-    filler: the last `filler` of the N tokens are not responses and take no part in any loss.
+    filler: the last `filler` of the N tokens are not responses. A Policy's TokenScores leave them out.
     """
 
     tokens: Tensor
@@ -48,33 +48,27 @@ PackedGroup = tuple[EncodedPrompt, Sequence[Sequence[int]]]
 
 
 def pack_groups(items: Sequence[PackedGroup], filler: EncodedPrompt) -> Pack:
-    """One pack of the given groups; an empty list gives the filler alone, a pass that costs nothing and changes nothing."""
+    """Packs the groups into one row. An empty list gives the filler alone, a forward that costs and changes nothing."""
     has_image = any(len(prompt.grid) for prompt, _ in items)
     row = list(items) if has_image else [*items, (filler, [[0]])]
-    tokens, positions, groups, predictors, targets, lengths = [], [], [], [], [], []
-    start = 0
-    for prompt, responses in row:
-        sizes = [len(response) for response in responses]
-        assert all(sizes), "a response has at least its end token"
-        groups.append((len(prompt.tokens), tuple(sizes)))
+    groups = tuple((len(prompt.tokens), tuple(map(len, responses))) for prompt, responses in row)
+    tokens, positions, predictors, targets = [], [], [], []
+    for (prompt, responses), ((_, end_of_prompt), spans) in zip(row, row_spans(groups), strict=True):
         tokens.append(prompt.tokens)
         positions.append(prompt.positions)
-        last_of_prompt = start + len(prompt.tokens) - 1
-        start = last_of_prompt + 1
-        for response in responses:
-            size = len(response)
+        for response, (start, end) in zip(responses, spans, strict=True):
+            assert end > start, "a response has at least its end token"
             tokens.append(torch.tensor(response))
-            positions.append((prompt.next_position + torch.arange(size)).expand(3, size))
-            predictors.append(torch.cat([torch.tensor([last_of_prompt]), torch.arange(start, start + size - 1)]))
+            positions.append((prompt.next_position + torch.arange(end - start)).expand(3, end - start))
+            predictors.append(torch.cat([torch.tensor([end_of_prompt - 1]), torch.arange(start, end - 1)]))
             targets.append(tokens[-1])
-            lengths.append(size)
-            start += size
+    lengths = [len(response) for response in targets]
     return Pack(
         tokens=_joined(tokens),
         positions=_joined(positions, axis=1),
         pixels=_joined([prompt.pixels for prompt, _ in row]),
         grid=_joined([prompt.grid for prompt, _ in row]),
-        groups=tuple(groups),
+        groups=groups,
         predictors=_joined(predictors),
         targets=_joined(targets),
         sequence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),

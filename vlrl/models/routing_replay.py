@@ -19,6 +19,9 @@ import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
 # isort: split
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextTopKRouter
 
+from vlrl.models.attention import row_spans
+from vlrl.models.packing import Pack
+
 Routes = dict[str, Tensor]
 """Each router's choices by its module's name: [tokens, experts a token], in the order of one pass, fillers among them. A token
 whose choices are below 0 is free to go where its router sends it."""
@@ -27,21 +30,20 @@ whose choices are below 0 is free to go where its router sends it."""
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
 
-def engine_routes(groups: Sequence[tuple[int, Sequence[np.ndarray]]], length: int) -> Tensor:
-    """[length, layers, experts a token] of a pack's tokens, below 0 where the engine tells none.
+def engine_routes(pack: Pack, routes: Sequence[np.ndarray]) -> Tensor:
+    """[tokens of the pack, layers, experts a token], -1 for tokens whose routes are unknown.
 
-    groups: tokens of each prompt, and the routes of its rollouts, as Rollout has them: of the prompt the first rollout's count.
+    routes: of each response in the pack's order, as Rollout has them. A prompt's are taken from its first response; a response's
+    last token went through no layer; the filler has none.
     """
-    told = torch.full((length, *groups[0][1][0].shape[1:]), -1, dtype=torch.int32)
-    start = 0
-    for prompt, of_rollouts in groups:
-        told[start : start + prompt] = torch.from_numpy(of_rollouts[0][:prompt].astype(np.int32))
-        start += prompt
-        for routes in of_rollouts:
-            own = torch.from_numpy(routes[prompt:].astype(np.int32))
-            told[start : start + len(own)] = own
-            start += len(own) + 1  # the last token went through no layer
-    return told
+    found = torch.full((len(pack.tokens), *routes[0].shape[1:]), -1, dtype=torch.int32)
+    remaining = [torch.from_numpy(each.astype(np.int32)) for each in reversed(routes)]
+    for (start, end), responses in row_spans(pack.groups):
+        if remaining:
+            found[start:end] = remaining[-1][: end - start]
+        for first, last in responses[: len(remaining)]:
+            found[first : last - 1] = remaining.pop()[end - start :]
+    return found
 
 
 class Routing:
@@ -59,17 +61,20 @@ class Routing:
                 module.register_forward_hook(self._hook(name))
 
     @contextmanager
-    def replay(self, routes: Routes) -> Iterator[None]:
-        """Tokens go to these experts, in the forward and in a recompute: it must last until after the backward."""
+    def replay(self, routes: Routes | None) -> Iterator[None]:
+        """Sends tokens to these experts, in the forward and in a recompute: it must last until after the backward.
+
+        None: to those that the routers choose.
+        """
         self._replayed = routes
         try:
             yield
         finally:
             self._replayed = None
 
-    def of_layers(self, routes: Tensor) -> Routes:
-        """[tokens, layers, experts a token] as routes: each router's by the number of its layer."""
-        return {name: routes[:, int(_LAYER.findall(name)[-1])] for name in self._names}
+    def by_router(self, routes: Tensor | None) -> Routes | None:
+        """[tokens, layers, experts a token] as each router's routes; None for None."""
+        return None if routes is None else {name: routes[:, int(_LAYER.findall(name)[-1])] for name in self._names}
 
     def load(self) -> float | None:
         """The busiest expert's share of its router's choices in the last forward, times the experts: 1 where all do alike."""

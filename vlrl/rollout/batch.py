@@ -10,27 +10,25 @@ from functools import partial
 from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.common.signals import Stopped, StopSignal
 from vlrl.data.mixture import Mixture
-from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.balance import balance
 from vlrl.rollout.engine import Decoding, Engine, sampling_seed
 from vlrl.rollout.groups import encode_prompts, sample_groups, with_advantages
-from vlrl.rollout.reward import compose_reward
+from vlrl.rollout.reward import compose_rewards
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock, percentile
-from vlrl.types import Draw, Group, Status
+from vlrl.types import Draw, Group
 
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
-    """This rank's part of a step: the groups to train on by slot, those that they replaced, and the encoded prompts by slot.
+    """This rank's part of a step: the groups to train on by slot, and those that they replaced.
 
     metrics: of scoring's latencies, and of the ranks' idle shares.
     """
 
     by_slot: dict[int, Group] = field(default_factory=dict)
     replaced: list[Group] = field(default_factory=list)
-    encoded: dict[int, EncodedPrompt] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -50,17 +48,17 @@ def sample_batch(
     """The step's batch; None where a signal came in between. All ranks call it; what it draws is a function of (seed, step)
     and, in refills, of the rewards."""
     batch, drawn = Batch(), mixture.draw(step)
-    fresh, refills = drawn, run.config.sampling.dynamic_sampling_rounds
+    fresh, rounds_left = drawn, run.config.sampling.dynamic_sampling_rounds
     while True:
-        groups = _sample_round(run, fresh, engine, scorer, step, batch=batch, clock=clock, stop=stop)
+        groups = _sample_round(run, fresh, engine, scorer, step, clock=clock, stop=stop)
         if run.ranks.any(stop.requested):
             return None
-        slots = {draw.slot for draw in fresh}  # a place that is refilled may go to another rank
+        slots = {draw.slot for draw in fresh}  # the group that replaces another may be another rank's
         batch.replaced += [batch.by_slot.pop(slot) for slot in sorted(slots & batch.by_slot.keys())]
         batch.by_slot |= {group.prompt.slot: group for group in groups}
-        if not refills:
+        if not rounds_left:
             break
-        refills -= 1
+        rounds_left -= 1
         equal = [group.prompt.slot for group in groups if has_equal_rewards(group)]
         fresh = mixture.redraw(step, drawn, {slot for part in run.ranks.gather(equal) for slot in part})
         if not fresh:
@@ -68,16 +66,10 @@ def sample_batch(
         drawn = [*drawn, *fresh]
     with clock("time/balance"):
         algorithm = run.config.algorithm
-        groups, batch.encoded, told = balance(
-            batch.groups,
-            batch.encoded,
-            run.cost,
-            run.ranks,
-            minibatches=algorithm.minibatches,
-            keep_zero=algorithm.kl_coefficient > 0,
-        )
+        keep_zero = algorithm.kl_coefficient > 0
+        groups, idle = balance(batch.groups, run.cost, run.ranks, minibatches=algorithm.minibatches, keep_zero=keep_zero)
     batch.by_slot = {group.prompt.slot: group for group in groups}
-    batch.metrics = told | _latencies(scorer)
+    batch.metrics = idle | _latencies(scorer)
     return batch
 
 
@@ -86,7 +78,7 @@ def refilled(batch: Batch) -> Totals:
     return combine(
         {
             f"rollout/refilled/{group.prompt.task}": (group.prompt.round > 0, 1.0),
-            f"rollout/no_gradient/{group.prompt.task}": (not any(group.advantages), 1.0),
+            f"rollout/no_gradient/{group.prompt.task}": (not group.has_gradient, 1.0),
         }
         for group in batch.groups
     )
@@ -94,23 +86,21 @@ def refilled(batch: Batch) -> Totals:
 
 def has_equal_rewards(group: Group) -> bool:
     """Whether the group was scored and nothing can be learnt of it."""
-    return any(score.status is Status.OK for score in group.scores) and not any(group.advantages)
+    return any(sample.is_scored for sample in group.samples) and not group.has_gradient
 
 
 def _sample_round(
-    run: Run, draws: list[Draw], engine: Engine, scorer: Scorer, step: int, *, batch: Batch, clock: Clock, stop: StopSignal
+    run: Run, draws: list[Draw], engine: Engine, scorer: Scorer, step: int, *, clock: Clock, stop: StopSignal
 ) -> list[Group]:
-    """This rank's groups of the draws; none where a signal came. Adds to the batch's encoded prompts."""
+    """This rank's groups of the draws; none if a signal came."""
     config = run.config
     sampled, owned = run.replica(run.prompts(draws))
     with clock("time/encode"):
         encoded = encode_prompts(sampled, run.encoder, config.engine.max_model_len)
-    batch.encoded |= encoded
-    turn, count = draws[0].round, run.rollbacks
-    more = [turn, count] if count else [turn] if turn else []  # a run that never went back keeps its seeds
+    number, rollbacks = draws[0].round, run.rollbacks
+    more = [number, rollbacks] if rollbacks else [number] if number else []  # a run that never went back keeps its seeds
     try:
         groups = sample_groups(
-            sampled,
             encoded,
             engine=engine,
             scorer=scorer,
@@ -122,7 +112,7 @@ def _sample_round(
         )
     except Stopped:
         return []
-    rewarded = [compose_reward(group, config.mixture[group.prompt.task].reward) for group in groups]
+    rewarded = [compose_rewards(group, config.mixture[group.prompt.task].reward) for group in groups]
     return [with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded]
 
 

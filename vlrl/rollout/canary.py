@@ -29,7 +29,7 @@ class Canary:
         self._decoding = Decoding(temperature=temperature)
         self._filler = encoder.filler()
         self._probes = _probes(encoder, folder)
-        self.baseline = max(policy.ranks.gather(self.difference()))
+        self.baseline = policy.ranks.max(self.difference())
         self.bound = tolerance * max(self.baseline, _FLOOR[policy.settings.dtype])
 
     def difference(self) -> float:
@@ -47,9 +47,9 @@ class Canary:
         ]
         rollouts = sorted(self._engine.generate(requests), key=lambda rollout: rollout.slot)
         pack = pack_groups([(self._probes[r.slot], [r.tokens]) for r in rollouts], self._filler)
-        logprobs, _ = self._policy.logprobs(pack)
-        theirs = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs], device=logprobs.device)
-        return (logprobs[: len(theirs)] - theirs).abs().max().item()
+        ours = self._policy.logprobs(pack).logprobs
+        theirs = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs], device=ours.device)
+        return (ours - theirs).abs().max().item()
 
     def check(self) -> float:
         """The difference now. SyncError, naming the tensors that differ if it can tell, past the bound or with old weights."""
@@ -59,7 +59,7 @@ class Canary:
                 f"the engine holds weights of version {engine.version}, the trainer is at {policy.version}: a push was skipped"
             )
         difference = self.difference()
-        worst = max(policy.ranks.gather(difference))
+        worst = policy.ranks.max(difference)
         if not worst <= self.bound:
             names = _told(differing_tensors(engine, policy.named_weights()))
             raise SyncError(

@@ -1,7 +1,7 @@
 """Prompts to scored groups: encode once, sample, and score each rollout while the others are still being generated."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from vlrl import config as cfg
@@ -11,19 +11,20 @@ from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.rollout.engine import Decoding, Engine, Request
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock
-from vlrl.types import Group, Prompt, Rollout, Status
+from vlrl.types import Group, Prompt, Rollout, Sample, Status
 
 logger = logging.getLogger(__name__)
 
 
-def encode_prompts(prompts: Sequence[Prompt], encoder: Encoder, context: int) -> dict[int, EncodedPrompt]:
-    """Each usable prompt by slot. One with a broken image or longer than the context is named in a warning and left out."""
-    encoded = {}
+def encode_prompts(prompts: Sequence[Prompt], encoder: Encoder, context: int) -> list[Prompt]:
+    """The prompts with their encoding. One with a broken image or longer than the context is named in a warning and has none."""
+    encoded = []
     for prompt in prompts:
         try:
-            encoded[prompt.slot] = encode_prompt(prompt, encoder, context)
+            encoded.append(replace(prompt, encoded=encode_prompt(prompt, encoder, context)))
         except ValueError as error:
             logger.warning("bad row: %s", error)
+            encoded.append(prompt)
     return encoded
 
 
@@ -44,7 +45,6 @@ def encode_prompt(prompt: Prompt, encoder: Encoder, context: int) -> EncodedProm
 
 def sample_groups(
     prompts: Sequence[Prompt],
-    encoded: Mapping[int, EncodedPrompt],
     *,
     engine: Engine,
     scorer: Scorer,
@@ -54,7 +54,7 @@ def sample_groups(
     tick: Callable[[], None] = lambda: None,
     clock: Clock | None = None,
 ) -> list[Group]:
-    """The scored groups of the slots in `owned`, in the order of the prompts; a bad row's group has no rollouts.
+    """The scored groups of the slots in `owned`, in the order of the prompts; a prompt without an encoding gets no samples.
 
     prompts: all that this engine samples; owned: those that this rank scores and trains. seed: of (slot, sample).
     tick: called after each rollout; what it raises ends the sampling. clock: of sampling, and of waiting for the last scores.
@@ -64,13 +64,13 @@ def sample_groups(
         Request(
             slot=prompt.slot,
             sample=sample,
-            prompt=encoded[prompt.slot],
+            prompt=prompt.encoded,
             max_new_tokens=prompt.max_new_tokens,
             decoding=decoding,
             seed=seed(prompt.slot, sample),
         )
         for prompt in prompts
-        if prompt.slot in encoded
+        if prompt.encoded
         for sample in range(prompt.group_size)
     ]
     by_slot = {prompt.slot: prompt for prompt in prompts if prompt.slot in owned}
@@ -84,31 +84,29 @@ def sample_groups(
             tick()
     with clock("time/score"):
         scores = scorer.collect()
-    return [
-        Group(
-            prompt=prompt,
-            rollouts=tuple(rollouts[slot, sample] for sample in range(prompt.group_size if slot in encoded else 0)),
-            scores=tuple(scores[slot, sample] for sample in range(prompt.group_size if slot in encoded else 0)),
-        )
-        for slot, prompt in by_slot.items()
-    ]
+    samples: dict[int, list[Sample]] = {slot: [] for slot in by_slot}
+    for key in sorted(rollouts):
+        samples[key[0]].append(Sample(rollout=rollouts[key], score=scores[key], reward=scores[key].reward))
+    return [Group(prompt=prompt, samples=tuple(samples[slot])) for slot, prompt in by_slot.items()]
 
 
 def with_advantages(group: Group, settings: cfg.AlgorithmConfig, *, weight: float = 1.0) -> Group:
-    """The group with its rollouts' advantages over those that were scored, times `weight`; 0 for the others."""
+    """The group with its samples' advantages over those that were scored, times `weight`; 0 for the others."""
     advantages = group_advantages(
-        [score.reward for score in group.scores],
-        [score.status is Status.OK for score in group.scores],
+        [sample.reward for sample in group.samples],
+        [sample.is_scored for sample in group.samples],
         normalise_std=settings.normalise_std,
         std=settings.std,
         epsilon=settings.std_epsilon,
     )
-    return replace(group, advantages=tuple(weight * advantage for advantage in advantages))
+    weighted = [replace(each, advantage=weight * value) for each, value in zip(group.samples, advantages, strict=True)]
+    return replace(group, samples=tuple(weighted))
 
 
-def without_routes(group: Group) -> Group:
-    """The group as the log has it; the experts of every token are many numbers to send to the first rank."""
-    return replace(group, rollouts=tuple(replace(rollout, routes=None) for rollout in group.rollouts))
+def for_the_log(group: Group) -> Group:
+    """The group without its encoded prompt and the experts of its tokens, which are too large to send to the first rank."""
+    samples = tuple(replace(sample, rollout=replace(sample.rollout, routes=None)) for sample in group.samples)
+    return replace(group, prompt=replace(group.prompt, encoded=None), samples=samples)
 
 
 def summarise(groups: Sequence[Group]) -> Totals:
@@ -120,21 +118,23 @@ def summarise(groups: Sequence[Group]) -> Totals:
 
 
 def _summary(group: Group) -> Totals:
-    task, rollouts = group.prompt.task, group.rollouts
-    scored = [score for score in group.scores if score.status is Status.OK]
+    task, rollouts = group.prompt.task, [sample.rollout for sample in group.samples]
+    scored = [sample for sample in group.samples if sample.is_scored]
     count, planned = float(len(rollouts)), float(group.prompt.group_size)
-    rewards = [score.reward for score in scored]
+    rewards = [sample.reward for sample in scored]
     totals: Totals = {
         f"reward/{task}": (sum(rewards), len(scored)),
+        f"verifier_reward/{task}": (sum(sample.score.reward for sample in scored), len(scored)),
         f"rollout/tokens/{task}": (sum(len(rollout.tokens) for rollout in rollouts), count),
         f"rollout/truncated/{task}": (sum(rollout.finish_reason == "length" for rollout in rollouts), count),
         f"rollout/equal_rewards/{task}": (bool(scored) and max(rewards) == min(rewards), 1.0),
         "scoring/failed": (planned - len(scored), planned),
         f"scoring/failed/{task}": (planned - len(scored), planned),
     }
+    statuses = [sample.score.status for sample in group.samples]
     for status in (Status.ERROR, Status.TIMEOUT):
-        totals[f"scoring/{status}/{task}"] = (sum(score.status is status for score in group.scores), planned)
-    bad = sum(score.status is Status.BAD_ROW for score in group.scores) + (planned if not rollouts else 0)
+        totals[f"scoring/{status}/{task}"] = (statuses.count(status), planned)
+    bad = statuses.count(Status.BAD_ROW) + (planned if not rollouts else 0)
     totals[f"scoring/{Status.BAD_ROW}/{task}"] = (bad, planned)
-    parts = combine({f"parts/{task}/{part}": (value, 1.0) for part, value in score.parts.items()} for score in scored)
+    parts = combine({f"parts/{task}/{part}": (value, 1.0) for part, value in each.score.parts.items()} for each in scored)
     return totals | parts

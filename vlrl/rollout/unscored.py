@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vlrl.distributed.ranks import Ranks
-from vlrl.types import Group, Status
+from vlrl.types import Group
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ def _gathered(groups: Sequence[Group], ranks: Ranks) -> Mapping[str, Counts]:
     """All ranks' counts by task. A bad row counts as all of its rollouts."""
     mine: dict[str, Counts] = defaultdict(Counts)
     for group in groups:
-        faults = [f"{score.status}, {score.detail}" for score in group.scores if score.status is not Status.OK]
-        if not group.rollouts:
+        faults = [f"{each.score.status}, {each.score.detail}" for each in group.samples if not each.is_scored]
+        if not group.samples:
             faults = ["rows from which no prompt can be made, named above"] * group.prompt.group_size
         mine[group.prompt.task].prompts.append((group.prompt.group_size, len(faults)))
         mine[group.prompt.task].reasons.update(faults)

@@ -90,8 +90,8 @@ class RunLog:
 
 def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
     prompt = group.prompt
-    advantages = group.advantages or (None,) * len(group.rollouts)
-    for rollout, score, advantage in zip(group.rollouts, group.scores, advantages, strict=True):
+    for sample in group.samples:
+        rollout, score = sample.rollout, sample.score
         yield {
             "step": step,
             "task": prompt.task,
@@ -105,11 +105,12 @@ def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "response": rollout.text,
             "finish_reason": rollout.finish_reason,
             "num_tokens": len(rollout.tokens),
-            "reward": score.reward,
+            "reward": sample.reward,
+            "verifier_reward": score.reward,
             "parts": score.parts,
             "status": score.status,
             "detail": score.detail,
-            "advantage": advantage,
+            "advantage": sample.advantage,
         }
 
 

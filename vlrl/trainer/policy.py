@@ -17,7 +17,7 @@ from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
 from vlrl.models.checkpoint_io import load_model, save_checkpoint, to_hf_layout
 from vlrl.models.expert_parallel import expert_parallel_settings, expert_parallel_size, gather_experts, released_name
-from vlrl.models.packed_model import PackedModel
+from vlrl.models.packed_model import PackedModel, TokenScores, token_scores
 from vlrl.models.packing import Pack
 from vlrl.models.routing_replay import Routing
 from vlrl.trainer.weight_change import Changes
@@ -59,22 +59,25 @@ class Policy:
             config=config,
         )
 
-    def logprobs(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        """[N] log-probs and [N] entropies of the pack's targets, without gradient, as the update computes them."""
-        with torch.no_grad():
-            return self.engine(pack.to(self.ranks.device))
+    def forward(self, pack: Pack) -> TokenScores:
+        """Scores the pack's response tokens, with gradient."""
+        output = self.engine(pack.to(self.ranks.device))
+        return token_scores(pack, output, dict(self.routing.choices))
 
-    def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        """[N] log-probs with gradient, and [N] entropies without."""
-        return self.engine(pack.to(self.ranks.device))
+    def logprobs(self, pack: Pack) -> TokenScores:
+        """As `forward`, without gradient."""
+        with torch.no_grad():
+            return self.forward(pack)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds a pass's gradients. loss: scalar, normalised by the global count of the mini-batch.
+        """Adds a micro-batch's gradients. loss: scalar, normalised by the global count of the mini-batch.
 
-        ArithmeticError, before anything is changed, where the loss is not finite.
+        ArithmeticError, before anything is changed, if the loss is not finite.
         """
         if not torch.isfinite(loss):
-            raise ArithmeticError(f"the loss of this pass is {loss.item()}; its weights are left as they were before the update")
+            raise ArithmeticError(
+                f"the loss of this micro-batch is {loss.item()}; its weights are left as they were before the update"
+            )
         self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
 
     def step(self) -> float | None:
@@ -166,10 +169,10 @@ class Reference:
         else:
             self.module = packed.to(ranks.device)
 
-    def logprobs(self, pack: Pack) -> Tensor:
-        """[N] log-probs of the pack's targets."""
+    def logprobs(self, pack: Pack) -> TokenScores:
+        """Scores the pack's response tokens, without gradient."""
         with torch.no_grad():
-            return self.module(pack.to(self.ranks.device))[0]
+            return token_scores(pack, self.module(pack.to(self.ranks.device)), {})
 
 
 def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

@@ -19,8 +19,8 @@ _TOO_MUCH = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """A prompt as the run will have them, and the most responses that it may get, of the most tokens."""
+class PlannedGroup:
+    """A prompt of the run with the most responses that it may get, each of the most tokens."""
 
     prompt: EncodedPrompt
     group_size: int
@@ -41,7 +41,7 @@ class Sample:
         return len(self.prompt.tokens) + self.group_size * self.max_new_tokens
 
 
-def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, groups: int) -> int:
+def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[PlannedGroup], *, groups: int) -> int:
     """The most tokens that a pass may have. All ranks call it, with the same samples, and get the same.
 
     The samples with most and fewest patches a token are computed, forward and backward, in ever larger passes, each of a size
@@ -67,7 +67,7 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
     needed(size)  # the gradients come to stay
     room = run.ranks.min(max(0, int(_SHARE * (free_bytes() - policy.bytes_to_come))))
     while True:
-        needs = max(1, *run.ranks.gather(needed(size)))
+        needs = max(1, int(run.ranks.max(needed(size))))
         if needs <= room:
             good = size
         elif not good:
@@ -83,7 +83,7 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[Sample], *, grou
         size = other
 
 
-def pack_of(sample: Sample, size: int, filler: EncodedPrompt) -> Pack:
+def pack_of(sample: PlannedGroup, size: int, filler: EncodedPrompt) -> Pack:
     """A pass of at most `size` tokens, or of one response: the sample's group, again and again, its last cut to what is left."""
     prompt, response = len(sample.prompt.tokens), [0] * sample.max_new_tokens
     items: list[PackedGroup] = []
@@ -94,7 +94,9 @@ def pack_of(sample: Sample, size: int, filler: EncodedPrompt) -> Pack:
     return pack_groups(items, filler)
 
 
-def choose_token_budget(run: Run, policy: Policy, samples: Callable[[], Sequence[Sample]], *, groups: int, phase: str) -> None:
+def choose_token_budget(
+    run: Run, policy: Policy, samples: Callable[[], Sequence[PlannedGroup]], *, groups: int, phase: str
+) -> None:
     """Sets the policy's max_tokens_per_micro_batch if the run file says auto; see `tokens_that_fit`. phase: what it is for."""
     if run.config.policy.max_tokens_per_micro_batch == "auto":
         announce(f"Finding the largest pass for the {phase} that fits in memory", shown=run.ranks.is_first)
@@ -106,5 +108,4 @@ def choose_token_budget(run: Run, policy: Policy, samples: Callable[[], Sequence
 
 
 def _pass(policy: Policy, pack: Pack) -> None:
-    logp, _ = policy.forward(pack)
-    policy.backward(0.0 * logp.sum())
+    policy.backward(policy.forward(pack).zero)

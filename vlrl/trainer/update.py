@@ -1,12 +1,7 @@
-"""A mini-batch's groups to gradients: passes of whole groups, old log-probs, the loss, one optimizer step.
-
-Every rank makes equally many passes, or DeepSpeed's collectives would not meet; a rank that runs short makes empty ones.
-"""
+"""One optimizer step on a mini-batch: the loss of each micro-batch, its gradients, the step, and what to log of them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,39 +10,10 @@ from vlrl import config as cfg
 from vlrl.algorithm.diagnostics import Histograms, Totals, add_histograms, combine, diagnose, gate_weight, histograms
 from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.algorithm.loss import LossTokens, policy_loss
-from vlrl.distributed.prefetch import Prefetched
-from vlrl.distributed.ranks import Ranks
-from vlrl.models.packing import Pack, pack_groups, split_to_budget
-from vlrl.models.processor import EncodedPrompt
-from vlrl.models.routing_replay import Routes, engine_routes
+from vlrl.models.packed_model import TokenScores
 from vlrl.telemetry.clock import Clock
+from vlrl.trainer.micro_batch import MicroBatch, MiniBatch
 from vlrl.trainer.policy import Policy, Reference
-from vlrl.types import Group, Status
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MicroBatch:
-    """One forward and backward: a pack of S sequences, and the engine's [N] log-probs of their tokens.
-
-    places: each sequence's slot and sample; tasks, advantages: its task and advantage. engine_routes: [tokens of the pack,
-    layers, experts a token], where the engine told them.
-    """
-
-    pack: Pack
-    places: tuple[tuple[int, int], ...]
-    tasks: tuple[str, ...]
-    advantages: Tensor
-    engine_logp: Tensor
-    engine_routes: Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MiniBatch:
-    """This rank's passes of one optimizer step; the trained rollouts of all ranks and their tokens, which normalise its loss."""
-
-    passes: Sequence[MicroBatch]
-    num_scored: int
-    num_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,67 +71,9 @@ class TaskGates:
         return [mix.tau_pos or self.settings.tau_pos for mix in mixes], [mix.tau_neg or self.settings.tau_neg for mix in mixes]
 
 
-def make_minibatch(
-    groups: Sequence[Group],
-    encoded: Mapping[int, EncodedPrompt],
-    *,
-    filler: EncodedPrompt,
-    budget: int,
-    keep_zero: bool,
-    mask_truncated: bool = False,
-    ranks: Ranks,
-) -> MiniBatch:
-    """This rank's groups as passes of at most `budget` tokens. All ranks call it together.
-
-    Only scored rollouts are in it and, with mask_truncated, only those that ended by themselves. Groups whose advantages are all
-    zero are counted but not computed, unless keep_zero (a KL term gives them a gradient). The passes are packed in the
-    background, while those before them are computed.
-    """
-    kept = [(group, _trained(group, mask_truncated)) for group in groups]
-    lengths = [len(rollout.tokens) for _, rollouts in kept for rollout, _ in rollouts]
-    counts = ranks.sum({"scored": len(lengths), "tokens": sum(lengths)})
-    computed = [(group, rollouts) for group, rollouts in kept if any(a for _, a in rollouts) or (keep_zero and rollouts)]
-    sizes = [
-        (len(encoded[group.prompt.slot].tokens), [len(rollout.tokens) for rollout, _ in rollouts]) for group, rollouts in computed
-    ]
-    pieces = [[(computed[n][0], computed[n][1][part]) for n, part in items] for items in split_to_budget(sizes, budget)]
-    pieces += [[]] * (max(1, *ranks.gather(len(pieces))) - len(pieces))  # a step without gradients still moves momentum
-    return MiniBatch(
-        passes=Prefetched(partial(_make_pass, piece, encoded, filler) for piece in pieces),
-        num_scored=int(counts["scored"]),
-        num_tokens=int(counts["tokens"]),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OldLogprobs:
-    """A pass under the policy at the start of the step: its [N] log-probs, and the experts that each token went to."""
-
-    logp: Tensor
-    routes: Routes
-
-
-def old_logprobs(policy: Policy, minibatch: MiniBatch) -> list[OldLogprobs]:
-    """Each pass under the policy as it is, in the packing and mode of the update."""
-    found = []
-    for each in minibatch.passes:
-        with _replayed(policy, _engine_routes(policy, each)):
-            found.append(OldLogprobs(logp=policy.logprobs(each.pack)[0], routes=dict(policy.routing.choices)))
-    return found
-
-
-def _engine_routes(policy: Policy, each: MicroBatch) -> Routes | None:
-    return None if each.engine_routes is None else policy.routing.of_layers(each.engine_routes)
-
-
-def _replayed(policy: Policy, routes: Routes | None) -> AbstractContextManager[None]:
-    return nullcontext() if routes is None else policy.routing.replay(routes)
-
-
 def update(
     policy: Policy,
     minibatch: MiniBatch,
-    old: Sequence[OldLogprobs] | None,
     *,
     gates: TaskGates,
     longest: int = 1,
@@ -173,49 +81,49 @@ def update(
     traced: Collection[int] = (),
     clock: Clock | None = None,
 ) -> UpdateStats:
-    """One optimizer step, and what it saw. traced: the slots whose responses' tokens are told one by one; clock: of its pieces.
+    """One optimizer step. Does nothing if no sample of any rank is scored.
 
-    old: π_old by pass; None in the first mini-batch, whose own log-probs they are. Without any scored rollout
-    on any rank nothing is stepped. longest: tokens, by which with the scored rollouts a constant average divides.
+    longest: tokens, by which, times the scored samples, loss_aggregation: constant divides. traced: slots whose responses are
+    logged token by token; clock: of the step's pieces.
     """
     if not minibatch.num_scored:
         return UpdateStats()
     settings, clock = gates.settings, clock or Clock()
     totals, counts, traces = [], [], []
     denominators = {"sequence": None, "token": minibatch.num_tokens, "constant": minibatch.num_scored * longest}
-    for number in range(len(minibatch.passes)):
+    for number in range(len(minibatch.micro_batches)):
         with clock("time/pack"):
-            each = minibatch.passes[number]
-        before = None if old is None else old[number]
-        old_routes = before.routes if before and settings.routing_replay == "r2" else None
-        with _replayed(policy, old_routes or _engine_routes(policy, each)):
+            micro = minibatch.micro_batches[number]
+        replays_old = micro.old is not None and settings.routing_replay == "r2"
+        routes = micro.old.routes if micro.old and replays_old else policy.routing.by_router(micro.engine_routes)
+        with policy.routing.replay(routes or None):
             with clock("time/forward"):
-                logp, entropy = policy.forward(each.pack)
-                device, size = logp.device, len(each.engine_logp)
-                gate, advantages = gates.gate(each.tasks), each.advantages.to(device)
+                scores = policy.forward(micro.pack)
+                device, size = scores.logprobs.device, len(micro.engine_logprobs)
+                gate, advantages = gates.gate(micro.tasks), micro.advantages.to(device)
                 loss, tokens = policy_loss(
-                    logp[:size],
-                    (before.logp if before else logp.detach())[:size],
-                    each.engine_logp.to(device),
+                    scores.logprobs,
+                    micro.old.logprobs if micro.old else scores.logprobs.detach(),
+                    micro.engine_logprobs.to(device),
                     advantages,
-                    each.pack.sequence[:size].to(device),
+                    micro.pack.sequence[:size].to(device),
                     num_scored=minibatch.num_scored,
                     gate=gate,
                     tis_cap=settings.tis_cap,
                     tis_floor=settings.tis_floor,
                     drop_outside=settings.tis_mode == "mask",
                     denominator=denominators[settings.loss_aggregation],
-                    reference_logp=None if reference is None else reference.logprobs(each.pack)[:size],
+                    reference_logp=reference.logprobs(micro.pack).logprobs if reference else None,
                     kl_coefficient=settings.kl_coefficient,
                 )
             with clock("time/backward"):
-                policy.backward(loss + 0.0 * logp.sum())  # the filler's tokens keep every parameter in the graph
+                policy.backward(loss + scores.zero)
         with clock("time/diagnostics"):
-            loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(each.advantages)))}
-            taus = gates.tau(each.tasks, advantages)
-            totals += [diagnose(tokens, entropy[:size], gate, each.tasks, taus), loss_sum, _routed(policy, before)]
+            loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(micro.samples)))}
+            taus = gates.tau(micro.tasks, advantages)
+            totals += [diagnose(tokens, scores.entropies, gate, micro.tasks, taus), loss_sum, _routing(policy, micro.old)]
             counts.append(histograms(tokens))
-            traces += _traces(each, tokens, gate, traced)
+            traces += _traces(micro, tokens, gate, traced)
     return UpdateStats(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), step=_step(policy, clock))
 
 
@@ -226,54 +134,29 @@ def _step(policy: Policy, clock: Clock) -> dict[str, float]:
     with clock("time/optimizer"):
         norm = policy.step()
     with clock("time/diagnostics"):
-        told = {f"policy/change/{part}": share for part, share in changes.since().items()}
-    return told if norm is None else told | {"policy/grad_norm": norm}
+        metrics = {f"policy/change/{part}": share for part, share in changes.since().items()}
+    return metrics if norm is None else metrics | {"policy/grad_norm": norm}
 
 
-def _routed(policy: Policy, before: OldLogprobs | None) -> Totals:
-    """Of a mixture of experts: the busiest expert's load, and the share of choices that are other than the old policy's."""
+def _routing(policy: Policy, old: TokenScores | None) -> Totals:
+    """For MoE models: the busiest expert's load, and the share of tokens' experts that differ from the old policy's."""
     load = policy.routing.load()
-    changed = policy.routing.changed(before.routes) if before else None
+    changed = policy.routing.changed(old.routes) if old else None
     found = {"router/load_max": load, "router/changed": changed}
     return {name: (value, 1.0) for name, value in found.items() if value is not None}
 
 
-def _traces(each: MicroBatch, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
-    wanted = [number for number, (slot, _) in enumerate(each.places) if slot in traced]
+def _traces(micro: MicroBatch, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
+    wanted = [number for number, sample in enumerate(micro.samples) if sample.rollout.slot in traced]
     if not wanted:
         return []
     ratios, weights, sequence = tokens.log_ratio.exp().cpu(), gate_weight(tokens, gate).cpu(), tokens.sequence.cpu()
     return [
         Trace(
-            slot=each.places[number][0],
-            sample=each.places[number][1],
+            slot=micro.samples[number].rollout.slot,
+            sample=micro.samples[number].rollout.sample,
             ratios=[round(ratio, 4) for ratio in ratios[sequence == number].tolist()],
             weights=[round(weight, 4) for weight in weights[sequence == number].tolist()],
         )
         for number in wanted
     ]
-
-
-def _trained(group: Group, mask_truncated: bool) -> list:
-    """(rollout, advantage) of the group's rollouts that the loss is to see."""
-    triples = zip(group.rollouts, group.scores, group.advantages, strict=True)
-    return [
-        (rollout, advantage)
-        for rollout, score, advantage in triples
-        if score.status is Status.OK and not (mask_truncated and rollout.finish_reason == "length")
-    ]
-
-
-def _make_pass(piece: list, encoded: Mapping[int, EncodedPrompt], filler: EncodedPrompt) -> MicroBatch:
-    members = [member for _, rollouts in piece for member in rollouts]
-    packed = [(encoded[group.prompt.slot], [rollout.tokens for rollout, _ in rollouts]) for group, rollouts in piece]
-    pack = pack_groups(packed, filler)
-    told = [(len(encoded[group.prompt.slot].tokens), [rollout.routes for rollout, _ in rollouts]) for group, rollouts in piece]
-    return MicroBatch(
-        pack=pack,
-        places=tuple((rollout.slot, rollout.sample) for rollout, _ in members),
-        tasks=tuple(group.prompt.task for group, rollouts in piece for _ in rollouts),
-        advantages=torch.tensor([advantage for _, advantage in members], dtype=torch.float32),
-        engine_logp=torch.tensor([logprob for rollout, _ in members for logprob in rollout.logprobs], dtype=torch.float32),
-        engine_routes=engine_routes(told, len(pack.tokens)) if members and members[0][0].routes is not None else None,
-    )
