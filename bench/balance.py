@@ -23,8 +23,7 @@ from vlrl.models.checkpoint_io import check_model, load_encoder, load_model
 from vlrl.models.flops import Cost
 from vlrl.models.packed_model import PackedModel
 from vlrl.models.packing import pack_groups, split_to_budget
-from vlrl.models.processor import EncodedPrompt
-from vlrl.rollout.balance import balanced
+from vlrl.rollout.balance import balance
 from vlrl.types import Group
 
 LENGTHS = [8, 16, 256, 32, 200, 24, 64, 12, 128]
@@ -43,11 +42,11 @@ def main() -> None:
     model = PackedModel(qwen, temperature=1.0, banned=[])
     filler = encoder.filler()
 
-    def computed(groups: list[Group], encoded: dict[int, EncodedPrompt]) -> None:
-        sizes = [(len(encoded[g.prompt.slot].tokens), [len(rollout.tokens) for rollout in g.rollouts]) for g in groups]
+    def computed(groups: list[Group]) -> None:
+        sizes = [(len(g.prompt.encoded.tokens), [len(each.rollout.tokens) for each in g.samples]) for g in groups]
         for items in split_to_budget(sizes, 16384):
             chosen = [(groups[number], part) for number, part in items]
-            packed = [(encoded[group.prompt.slot], [each.tokens for each in group.rollouts[part]]) for group, part in chosen]
+            packed = [(g.prompt.encoded, [each.rollout.tokens for each in g.samples[part]]) for g, part in chosen]
             model(pack_groups(packed, filler))[0].sum().backward()
             model.zero_grad()
 
@@ -55,11 +54,10 @@ def main() -> None:
         halves = [
             Case(groups=options.groups // 2, group_size=8, side=side, words=8, lengths=LENGTHS) for side in (512, 0)
         ]  # pictures for the first rank, text for the second
-        groups, prompts = made_up(halves[ranks.rank % 2], encoder, Path(folder))
+        groups = made_up(halves[ranks.rank % 2], encoder, Path(folder))
     groups = [_at(group, 2 * group.prompt.slot + ranks.rank) for group in groups]
-    encoded = {2 * slot + ranks.rank: prompt for slot, prompt in prompts.items()}
-    dealt, with_theirs, foreseen = balanced(groups, encoded, Cost.of(check_model(options.model)), ranks, minibatches=1)
-    works = {"as sampled": lambda: computed(groups, encoded), "dealt anew": lambda: computed(dealt, with_theirs)}
+    moved, foreseen = balance(groups, Cost.of(check_model(options.model)), ranks, minibatches=1)
+    works = {"as sampled": lambda: computed(groups), "balanced": lambda: computed(moved)}
     idle: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(options.repeats + 1):
         for name, work in works.items():
@@ -68,7 +66,7 @@ def main() -> None:
             if repeat:  # the first is a warm-up
                 idle[name].append(1 - statistics.fmean(busy) / max(busy))
     if ranks.is_first:
-        for name, key in (("as sampled", "balance/idle_before"), ("dealt anew", "balance/idle_after")):
+        for name, key in (("as sampled", "balance/idle_before"), ("balanced", "balance/idle_after")):
             shares = idle[name]
             spread = f"({min(shares):.1%} to {max(shares):.1%})"
             print(f"{name}: idle {statistics.median(shares):.1%} {spread}, foreseen {foreseen[key]:.1%}")
@@ -76,8 +74,8 @@ def main() -> None:
 
 def _at(group: Group, slot: int) -> Group:
     """The group at another place of the batch."""
-    rollouts = tuple(replace(rollout, slot=slot) for rollout in group.rollouts)
-    return replace(group, prompt=replace(group.prompt, slot=slot), rollouts=rollouts)
+    samples = tuple(replace(each, rollout=replace(each.rollout, slot=slot)) for each in group.samples)
+    return replace(group, prompt=replace(group.prompt, slot=slot), samples=samples)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     encoder = load_encoder(options.model, cfg.ImagesConfig())
-    groups, encoded = made_up(Case(groups=options.groups, group_size=8, side=0, words=8, lengths=[32]), encoder, Path())
-    pack = pack_groups([(encoded[g.prompt.slot], [r.tokens for r in g.rollouts]) for g in groups], encoder.filler())
+    groups = made_up(Case(groups=options.groups, group_size=8, side=0, words=8, lengths=[32]), encoder, Path())
+    pack = pack_groups([(g.prompt.encoded, [each.rollout.tokens for each in g.samples]) for g in groups], encoder.filler())
     qwen = load_model(options.model, dtype=torch.float32, freeze_vision=False, gradient_checkpointing=False)
     model = PackedModel(qwen, temperature=1.0, banned=[])
 

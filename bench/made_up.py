@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlrl.models.processor import EncodedPrompt, Encoder
-from vlrl.types import Group, Prompt, Rollout, Row, Score
+from vlrl.models.processor import Encoder
+from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score
 
 FIRST_TOKEN, LAST_TOKEN = 20, 250  # of the tiny tokenizer, plain bytes
 
@@ -27,24 +27,25 @@ class Case:
     images: int = 1
 
 
-def made_up(case: Case, encoder: Encoder, folder: Path) -> tuple[list[Group], dict[int, EncodedPrompt]]:
-    """The case's groups with advantages, and their encoded prompts by slot; the same each time."""
+def made_up(case: Case, encoder: Encoder, folder: Path) -> list[Group]:
+    """The case's groups with advantages; the same each time."""
     numbers = torch.Generator().manual_seed(0)
-    groups, encoded = [], {}
+    groups = []
     for slot in range(case.groups):
         names = [folder / f"noise-{case.side}-{slot}-{number}.png" for number in range(case.images if case.side else 0)]
         pictures = [{"type": "image", "image": str(_noise(name, case.side, 1000 * slot + n))} for n, name in enumerate(names)]
         text = {"type": "text", "text": " ".join(f"{slot + n}" for n in range(case.words))}
-        encoded[slot] = encoder.encode([{"role": "user", "content": [*pictures, text]}])
-        rollouts = tuple(
-            _rollout(slot, sample, case.lengths[(slot * case.group_size + sample) % len(case.lengths)], numbers)
-            for sample in range(case.group_size)
-        )
-        right = [float(sample % 2) for sample in range(case.group_size)]
-        prompt = Prompt(slot=slot, task=f"task{slot % 5}", row=Row(), messages=(), group_size=case.group_size)
-        scores = tuple(Score(reward=reward) for reward in right)
-        groups.append(Group(prompt=prompt, rollouts=rollouts, scores=scores, advantages=tuple(2 * r - 1 for r in right)))
-    return groups, encoded
+        encoded = encoder.encode([{"role": "user", "content": [*pictures, text]}])
+        samples = []
+        for number in range(case.group_size):
+            length = case.lengths[(slot * case.group_size + number) % len(case.lengths)]
+            reward = float(number % 2)
+            rollout, score = _rollout(slot, number, length, numbers), Score(reward=reward)
+            samples.append(Sample(rollout=rollout, score=score, reward=reward, advantage=2 * reward - 1))
+        size = case.group_size
+        prompt = Prompt(slot=slot, task=f"task{slot % 5}", row=Row(), messages=(), group_size=size, encoded=encoded)
+        groups.append(Group(prompt=prompt, samples=tuple(samples)))
+    return groups
 
 
 def _rollout(slot: int, sample: int, length: int, numbers: torch.Generator) -> Rollout:

@@ -21,6 +21,7 @@ from bench.measure import interleaved, ratios, write_json
 from vlrl import config as cfg
 from vlrl.distributed.ranks import join_ranks
 from vlrl.models.checkpoint_io import check_model, load_encoder
+from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
 from vlrl.rollout.weight_sync import push_weights
 from vlrl.trainer.policy import Policy
@@ -41,7 +42,7 @@ def main() -> None:
     banned = encoder.banned_tokens(check_model(options.model)["text_config"]["vocab_size"])
     with tempfile.TemporaryDirectory() as folder:
         case = Case(groups=options.groups, group_size=options.group_size, side=512, words=8, lengths=[options.tokens])
-        _, encoded = made_up(case, encoder, Path(folder))
+        groups = made_up(case, encoder, Path(folder))
     settings = cfg.PolicyConfig(dtype=dtype, zero_stage=1)
     policy = Policy(settings, options.model, ranks=ranks, updates=1, temperature=1.0, banned=banned)
     engine = Engine(
@@ -57,16 +58,19 @@ def main() -> None:
     )
 
     def sampled(key: Callable[[str, int], str]) -> None:
+        def keyed(prompt: EncodedPrompt, sample: int) -> EncodedPrompt:
+            return replace(prompt, image_keys=tuple(key(each, sample) for each in prompt.image_keys))
+
         requests = [
             Request(
-                slot=slot,
+                slot=group.prompt.slot,
                 sample=sample,
-                prompt=replace(prompt, image_keys=tuple(key(each, sample) for each in prompt.image_keys)),
+                prompt=keyed(group.prompt.encoded, sample),
                 max_new_tokens=options.tokens,
                 decoding=Decoding(temperature=1.0),
-                seed=sampling_seed(slot, sample),
+                seed=sampling_seed(group.prompt.slot, sample),
             )
-            for slot, prompt in encoded.items()
+            for group in groups
             for sample in range(options.group_size)
         ]
         assert sum(len(rollout.tokens) for rollout in engine.generate(requests)) == options.tokens * len(requests)

@@ -23,8 +23,9 @@ from bench.update import GATES, IMAGE, LR, Bench
 from vlrl import config as cfg
 from vlrl.distributed.ranks import join_ranks
 from vlrl.models.checkpoint_io import load_encoder
+from vlrl.trainer.micro_batch import make_minibatch
 from vlrl.trainer.policy import Policy
-from vlrl.trainer.update import make_minibatch, update
+from vlrl.trainer.update import update
 
 MIDDLE = Case(groups=2, group_size=8, side=IMAGE, words=8, lengths=[128])
 AXES: dict[str, dict[str, Case]] = {
@@ -58,13 +59,13 @@ def over_ranks(options: argparse.Namespace, folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = join_ranks()
     encoder = load_encoder(options.model, cfg.ImagesConfig(max_pixels=4 * IMAGE**2))
-    groups, encoded = made_up(replace(MIDDLE, groups=8), encoder, folder)
+    groups = made_up(replace(MIDDLE, groups=8), encoder, folder)
     mine = [group for group in groups if group.prompt.slot % ranks.size == ranks.rank]
-    tokens = sum(len(encoded[g.prompt.slot].tokens) + len(r.tokens) for g in groups for r in g.rollouts)
-    minibatch = make_minibatch(mine, encoded, filler=encoder.filler(), budget=16384, keep_zero=False, ranks=ranks)
+    tokens = sum(len(g.prompt.encoded.tokens) + len(each.rollout.tokens) for g in groups for each in g.samples)
+    minibatch = make_minibatch(mine, filler=encoder.filler(), budget=16384, keep_zero=False, ranks=ranks)
     settings = cfg.PolicyConfig(dtype="float32", zero_stage=1, lr=LR)
     policy = Policy(settings, options.model, ranks=ranks, updates=10**6, temperature=1.0, banned=[])
-    times = interleaved({"update": lambda: update(policy, minibatch, None, gates=GATES)}, options.repeats)["update"]
+    times = interleaved({"update": lambda: update(policy, minibatch, gates=GATES)}, options.repeats)["update"]
     if ranks.is_first:
         print(f"ranks: {ranks.size}, a thread each: {tokens / statistics.median(times):,.0f} useful tokens/s", flush=True)
 

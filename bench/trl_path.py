@@ -5,7 +5,7 @@ the attributes that they read, since its constructor wants a data set and genera
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -72,12 +72,10 @@ class TrlPath:
         self.loss = partial(GRPOTrainer._compute_loss, self.trainer)
         self.optimizer: torch.optim.Optimizer | None = None
 
-    def batches(self, groups: Sequence[Group], encoded: Mapping[int, EncodedPrompt]) -> list[dict[str, Any]]:
+    def batches(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """Padded batches of whole samples, as TRL's trainer buffers them before its steps."""
         samples = [
-            (encoded[group.prompt.slot], rollout.tokens, advantage)
-            for group in groups
-            for rollout, advantage in zip(group.rollouts, group.advantages, strict=True)
+            (group.prompt.encoded, sample.rollout.tokens, sample.advantage) for group in groups for sample in group.samples
         ]
         return [self._padded(samples[start : start + self.batch]) for start in range(0, len(samples), self.batch)]
 

@@ -36,9 +36,10 @@ from vlrl.algorithm.loss import policy_loss
 from vlrl.distributed.ranks import join_ranks
 from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.flops import Cost
-from vlrl.models.processor import EncodedPrompt, Encoder
+from vlrl.models.processor import Encoder
+from vlrl.trainer.micro_batch import MiniBatch, make_minibatch
 from vlrl.trainer.policy import Policy
-from vlrl.trainer.update import MiniBatch, TaskGates, make_minibatch, update
+from vlrl.trainer.update import TaskGates, update
 from vlrl.types import Group
 
 LR = 1e-6  # the weights hardly move: every repeat does the same work
@@ -56,21 +57,13 @@ HEADINGS += ("gradient off by",)
 GATES = TaskGates(cfg.AlgorithmConfig(), {f"task{n}": cfg.TaskConfig(weight=1, rows=Path("none")) for n in range(5)})
 
 
-def one_by_one(groups: list[Group], encoded: dict[int, EncodedPrompt]) -> tuple[list[Group], dict[int, EncodedPrompt]]:
-    """Each rollout as a group of its own behind its prompt, with the advantage that it had."""
-    alone, prompts = [], {}
+def one_by_one(groups: list[Group]) -> list[Group]:
+    """Each sample as a group of its own behind its prompt, with the advantage that it had."""
+    alone: list[Group] = []
     for group in groups:
-        for rollout, score, advantage in zip(group.rollouts, group.scores, group.advantages, strict=True):
-            slot = len(alone)
-            prompts[slot] = encoded[group.prompt.slot]
-            prompt = Group(
-                prompt=group.prompt.__class__(slot=slot, task=group.prompt.task, row=group.prompt.row, messages=()),
-                rollouts=(rollout,),
-                scores=(score,),
-                advantages=(advantage,),
-            )
-            alone.append(prompt)
-    return alone, prompts
+        for sample in group.samples:
+            alone.append(Group(prompt=replace(group.prompt, slot=len(alone)), samples=(sample,)))
+    return alone
 
 
 class Bench:
@@ -78,8 +71,8 @@ class Bench:
 
     def __init__(self, case: Case, options: argparse.Namespace, folder: Path, paths: Sequence[str] = PATHS):
         encoder = load_encoder(options.model, cfg.ImagesConfig(max_pixels=4 * IMAGE**2))
-        groups, encoded = made_up(replace(case, groups=options.groups), encoder, folder)
-        self.tokens = sum(len(encoded[g.prompt.slot].tokens) + len(r.tokens) for g in groups for r in g.rollouts)
+        groups = made_up(replace(case, groups=options.groups), encoder, folder)
+        self.tokens = sum(len(g.prompt.encoded.tokens) + len(each.rollout.tokens) for g in groups for each in g.samples)
         self.ranks = join_ranks()
         self.cost = Cost.of(check_model(options.model))
         self.computed: dict[str, tuple[int, float]] = {}
@@ -91,19 +84,19 @@ class Bench:
                 options.model, dtype=getattr(torch, options.dtype), batch=options.trl_batch, image_token=encoder.image_token,
                 device=self.ranks.device.type, taus=(1.0, 1.05), gradient_checkpointing=options.gradient_checkpointing,
             )  # fmt: skip
-            self.batches = self.trl.batches(groups, encoded)
+            self.batches = self.trl.batches(groups)
             self.computed["trl"] = self._padded_work()
         for path in paths:
             if path != "trl":
-                work = one_by_one(groups, encoded) if path == "separate" else (groups, encoded)
-                self._open(path, encoder, *work, options)
-                self.computed[path] = self._work(*work)
+                work = one_by_one(groups) if path == "separate" else groups
+                self._open(path, encoder, work, options)
+                self.computed[path] = self._work(work)
 
     def step(self, path: str) -> Work:
         if path == "trl":
             assert self.trl is not None
             return lambda: self.trl.update(self.batches, lr=LR)
-        return lambda: update(self.policies[path], self.minibatches[path], None, gates=GATES)
+        return lambda: update(self.policies[path], self.minibatches[path], gates=GATES)
 
     def agreement(self, path: str) -> tuple[float, float]:
         """How far a path's loss and gradient are from TRL's: the loss's difference, and the gradient's over its length."""
@@ -120,9 +113,9 @@ class Bench:
         difference, length = (_length(each) for each in ((ours[n] - theirs[n] for n in ours), theirs.values()))
         return abs(mine - loss), difference / length
 
-    def _open(self, path: str, encoder: Encoder, groups: list[Group], encoded: dict[int, EncodedPrompt], options) -> None:
+    def _open(self, path: str, encoder: Encoder, groups: list[Group], options: argparse.Namespace) -> None:
         self.minibatches[path] = make_minibatch(
-            groups, encoded, filler=encoder.filler(), budget=options.max_tokens_per_micro_batch, keep_zero=False, ranks=self.ranks
+            groups, filler=encoder.filler(), budget=options.max_tokens_per_micro_batch, keep_zero=False, ranks=self.ranks
         )
         stage = 0 if options.dtype == "float32" else 1
         settings = cfg.PolicyConfig(
@@ -130,8 +123,8 @@ class Bench:
         )
         self.policies[path] = Policy(settings, options.model, ranks=self.ranks, updates=10**6, temperature=1.0, banned=[])
 
-    def _work(self, groups: list[Group], encoded: dict[int, EncodedPrompt]) -> tuple[int, float]:
-        sizes = [(encoded[group.prompt.slot], [len(rollout.tokens) for rollout in group.rollouts]) for group in groups]
+    def _work(self, groups: list[Group]) -> tuple[int, float]:
+        sizes = [(group.prompt.encoded, [len(each.rollout.tokens) for each in group.samples]) for group in groups]
         tokens = sum(len(prompt.tokens) + sum(lengths) for prompt, lengths in sizes)
         return tokens, 3 * sum(self.cost.group(prompt, lengths) for prompt, lengths in sizes)
 
@@ -146,9 +139,9 @@ class Bench:
         return tokens, 3 * forward
 
     def _backward(self, module: torch.nn.Module, minibatch: MiniBatch):
-        for each in minibatch.passes:
+        for each in minibatch.micro_batches:
             logp, _ = module(each.pack)
-            size = len(each.engine_logp)
+            size = len(each.engine_logprobs)
             loss, _ = policy_loss(
                 logp[:size], logp[:size].detach(), logp[:size].detach(), each.advantages, each.pack.sequence[:size],
                 num_scored=minibatch.num_scored, gate=GATES.gate(each.tasks), tis_cap=2.0,

@@ -45,8 +45,8 @@ def groups_of(scale: Scale, *, groups: int, side: int, length: int, group_size: 
     """Made-up groups, with a picture each unless side is 0, and responses of a length."""
     encoder = load_encoder(checkpoint(scale), cfg.ImagesConfig(max_pixels=1 << 22))
     case = Case(groups=groups, group_size=group_size, side=side, words=30, lengths=[length, max(1, length // 3), length])
-    made, encoded = made_up(case, encoder, scale.folder)
-    return encoder, [(encoded[group.prompt.slot], [list(r.tokens) for r in group.rollouts]) for group in made]
+    made = made_up(case, encoder, scale.folder)
+    return encoder, [(group.prompt.encoded, [list(each.rollout.tokens) for each in group.samples]) for group in made]
 
 
 def whole_model(scale: Scale, tell: Tell) -> None:

@@ -21,21 +21,21 @@ def opened(**settings):
     return open_policy(model, ranks, zero_stage=1, gradient_clipping=UNCLIPPED, deepspeed=SGD, **settings)
 
 
-usual, dealt = opened(), opened(expert_parallel=2)
-experts = [p for name, p in dealt.engine.module.named_parameters() if name.endswith("experts.w2")]
+usual, parallel = opened(), opened(expert_parallel=2)
+experts = [p for name, p in parallel.engine.module.named_parameters() if name.endswith("experts.w2")]
 assert experts and all(len(p) == 4 for p in experts), "each of two ranks has half of eight experts"
 before = weights_of(usual)
-assert dealt.parameter_names == usual.parameter_names == before.keys()
-assert all(torch.equal(weight, before[name]) for name, weight in weights_of(dealt).items())
-for each in minibatches[0].passes:
-    torch.testing.assert_close(dealt.logprobs(each.pack)[0], usual.logprobs(each.pack)[0], rtol=0, atol=2e-6)
-losses = [losses_of(policy, minibatches, 2) for policy in (usual, dealt)]
+assert parallel.parameter_names == usual.parameter_names == before.keys()
+assert all(torch.equal(weight, before[name]) for name, weight in weights_of(parallel).items())
+for each in minibatches[0].micro_batches:
+    torch.testing.assert_close(parallel.logprobs(each.pack).logprobs, usual.logprobs(each.pack).logprobs, rtol=0, atol=2e-6)
+losses = [losses_of(policy, minibatches, 2) for policy in (usual, parallel)]
 torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=0, atol=1e-6)
-after, expected = weights_of(dealt), weights_of(usual)
+after, expected = weights_of(parallel), weights_of(usual)
 off = sum((after[name] - expected[name]).square().sum() for name in after).sqrt()
 moved = sum((expected[name] - before[name]).square().sum() for name in after).sqrt()
 assert off < 2e-5 * moved, (off, moved)
-norms = [policy.engine.get_global_grad_norm() for policy in (usual, dealt)]
+norms = [policy.engine.get_global_grad_norm() for policy in (usual, parallel)]
 print("gradient norms", [float(norm) for norm in norms], flush=True)
 
 saved, fresh = (open_policy(model, ranks, zero_stage=1, expert_parallel=2) for _ in range(2))
@@ -46,4 +46,4 @@ fresh.load(folder)
 assert fresh.version == 2 and all(torch.equal(weight, at_save[name]) for name, weight in weights_of(fresh).items())
 assert losses_of(fresh, minibatches, 2) == losses_of(saved, minibatches, 2)
 assert all(torch.equal(weight, weights_of(saved)[name]) for name, weight in weights_of(fresh).items())
-print("dealt", flush=True)
+print("parallel", flush=True)

@@ -12,7 +12,8 @@ from vlrl import config as cfg
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.models.packing import pack_groups
 from vlrl.models.routing_replay import Routing
-from vlrl.trainer.update import TaskGates, make_minibatch, old_logprobs, update
+from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
+from vlrl.trainer.update import TaskGates, update
 
 LARGE = {"lr": 0.05, "gradient_clipping": UNCLIPPED}  # a step after which some tokens would change their experts
 
@@ -22,12 +23,12 @@ def gates(replay: bool) -> TaskGates:
 
 
 def moved(model, pictures, ranks, *, replay: bool, **settings):
-    """A policy after a large first mini-batch, the second one with its old pass, and the routers' gradients of its update."""
+    """A policy after a large first mini-batch, and the second one with its old scores."""
     policy = open_policy(model, ranks, **LARGE | settings)
     first, second = fixed_minibatches(model, pictures, ranks)
-    old = old_logprobs(policy, second)
-    update(policy, first, None, gates=gates(replay))
-    return policy, second, old
+    second = with_old_scores(policy, second)
+    update(policy, first, gates=gates(replay))
+    return policy, second
 
 
 @pytest.fixture
@@ -38,23 +39,26 @@ def one_step(tiny_moe, pictures, ranks):
 def test_at_the_old_policy_a_replay_changes_nothing(tiny_moe, pictures, ranks):
     policy = open_policy(tiny_moe, ranks)
     minibatch = fixed_minibatches(tiny_moe, pictures, ranks)[1]
-    (old,) = old_logprobs(policy, minibatch)
+    (micro,) = with_old_scores(policy, minibatch).micro_batches
+    old = micro.old
     with policy.routing.replay(old.routes):
-        replayed, _ = policy.logprobs(minibatch.passes[0].pack)
-    assert torch.equal(replayed, old.logp)
+        replayed = policy.logprobs(micro.pack).logprobs
+    assert torch.equal(replayed, old.logprobs)
     assert policy.routing.changed(old.routes) == 0.0
 
 
 def test_after_an_update_tokens_change_experts_and_a_replay_sends_them_to_the_old_ones(one_step):
-    policy, second, (old,) = one_step()
-    plain, _ = policy.logprobs(second.passes[0].pack)
+    policy, second = one_step()
+    (micro,) = second.micro_batches
+    old = micro.old
+    plain = policy.logprobs(micro.pack).logprobs
     assert policy.routing.changed(old.routes) > 0.01
     used = {}
     for name, module in policy.engine.module.named_modules():
         if name in old.routes:
             module.register_forward_hook(lambda module, args, output, name=name: used.update({name: output[1:]}))
     with policy.routing.replay(old.routes):
-        replayed, _ = policy.logprobs(second.passes[0].pack)
+        replayed = policy.logprobs(micro.pack).logprobs
     assert not torch.equal(plain, replayed)
     for name, (scores, chosen) in used.items():
         assert torch.equal(chosen, old.routes[name])
@@ -65,9 +69,9 @@ def test_after_an_update_tokens_change_experts_and_a_replay_sends_them_to_the_ol
 def test_a_replayed_update_has_a_router_gradient_and_another_step_than_a_plain_one(one_step):
     steps = []
     for replay in (True, False):
-        policy, second, old = one_step(deepspeed=SGD, replay=replay)
+        policy, second = one_step(deepspeed=SGD, replay=replay)
         before = weights_of(policy)
-        seen = update(policy, second, old, gates=gates(replay))
+        seen = update(policy, second, gates=gates(replay))
         after = weights_of(policy)
         steps.append({name: after[name] - before[name] for name in after})
         assert seen.totals["router/changed"][0] > 0 and seen.totals["router/load_max"][0] >= 1
@@ -80,9 +84,9 @@ def test_a_replayed_update_has_a_router_gradient_and_another_step_than_a_plain_o
 def test_a_replayed_update_is_the_same_at_every_stage_and_with_recomputation(one_step, settings):
     steps = []
     for more in ({}, settings):
-        policy, second, old = one_step(deepspeed=SGD, **more)
+        policy, second = one_step(deepspeed=SGD, **more)
         before = weights_of(policy)
-        update(policy, second, old, gates=gates(True))
+        update(policy, second, gates=gates(True))
         after = weights_of(policy)
         steps.append(torch.cat([(after[name] - before[name]).double().flatten() for name in sorted(after)]))
     assert (steps[0] - steps[1]).norm() <= 1e-4 * steps[0].norm()
@@ -91,29 +95,24 @@ def test_a_replayed_update_is_the_same_at_every_stage_and_with_recomputation(one
 def test_a_dense_model_has_nothing_to_replay(tiny_dense, pictures, ranks):
     policy = open_policy(tiny_dense, ranks)
     minibatch = fixed_minibatches(tiny_dense, pictures, ranks)[0]
-    (old,) = old_logprobs(policy, minibatch)
+    minibatch = with_old_scores(policy, minibatch)
+    old = minibatch.micro_batches[0].old
     assert old.routes == {} and policy.routing.load() is None and policy.routing.changed(old.routes) is None
     assert isinstance(policy.routing, Routing)
-    assert "router/changed" not in update(policy, minibatch, [old], gates=gates(True)).totals
+    assert "router/changed" not in update(policy, minibatch, gates=gates(True)).totals
 
 
-def told_by_an_engine(policy, ranks, pictures, model):
-    """Fixed groups whose rollouts have the experts of a policy, told as vLLM tells them, each rollout by itself."""
+def routed_by_an_engine(policy, ranks, pictures, model):
+    """Fixed groups whose rollouts have the experts of a policy, as vLLM returns them, each rollout by itself."""
     encoder = load_encoder(model, SMALL_IMAGES)
-    groups, encoded = fixed_groups(encoder, pictures)
-    return (
-        encoder,
-        encoded,
-        [
-            replace(
-                group, rollouts=tuple(told(policy, encoder, encoded[group.prompt.slot], rollout) for rollout in group.rollouts)
-            )
-            for group in groups
-        ],
-    )
+    groups = []
+    for group in fixed_groups(encoder, pictures):
+        samples = [replace(each, rollout=routed(policy, encoder, group.prompt.encoded, each.rollout)) for each in group.samples]
+        groups.append(replace(group, samples=tuple(samples)))
+    return encoder, groups
 
 
-def told(policy, encoder, prompt, rollout):
+def routed(policy, encoder, prompt, rollout):
     policy.logprobs(pack_groups([(prompt, [rollout.tokens])], encoder.filler()))
     seen = len(prompt.tokens) + len(rollout.tokens) - 1
     layers = [policy.routing.choices[name][:seen].numpy().astype(np.uint8) for name in sorted(policy.routing.choices)]
@@ -123,15 +122,16 @@ def told(policy, encoder, prompt, rollout):
 @pytest.mark.parametrize("budget", [60, 4096])
 def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_update(tiny_moe, pictures, ranks, budget):
     engine = open_policy(tiny_moe, ranks)
-    encoder, encoded, groups = told_by_an_engine(engine, ranks, pictures, tiny_moe)
+    encoder, groups = routed_by_an_engine(engine, ranks, pictures, tiny_moe)
     chosen = [group for group in groups if group.prompt.minibatch == 1]
-    minibatch = make_minibatch(chosen, encoded, filler=encoder.filler(), budget=budget, keep_zero=False, ranks=ranks)
-    assert len(minibatch.passes) > 1 or budget > 60
-    plain = replace(minibatch, passes=tuple(replace(each, engine_routes=None) for each in minibatch.passes))
+    minibatch = make_minibatch(chosen, filler=encoder.filler(), budget=budget, keep_zero=False, ranks=ranks)
+    assert len(minibatch.micro_batches) > 1 or budget > 60
+    plain = replace(minibatch, micro_batches=tuple(replace(each, engine_routes=None) for each in minibatch.micro_batches))
 
     # The engine's own weights: its routes are those that the trainer takes by itself, whatever the packing.
-    for each, other in zip(old_logprobs(engine, minibatch), old_logprobs(engine, plain), strict=True):
-        assert torch.allclose(each.logp, other.logp, atol=1e-6)
+    scored = [with_old_scores(engine, each).micro_batches for each in (minibatch, plain)]
+    for each, other in zip(*scored, strict=True):
+        assert torch.allclose(each.old.logprobs, other.old.logprobs, atol=1e-6)
 
     # Other routers: tokens still go where they went in the engine.
     policy = open_policy(tiny_moe, ranks)
@@ -139,12 +139,11 @@ def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_upd
         for name, weight in policy.engine.module.named_parameters():
             if name.endswith("mlp.gate.weight"):
                 weight.copy_(weight.flip(0))
-    for each in minibatch.passes:
-        own = policy.logprobs(each.pack)[0]
-        (old,) = old_logprobs(policy, replace(minibatch, passes=(each,)))
-        assert not torch.allclose(own, old.logp, atol=1e-4)
-        with policy.routing.replay(policy.routing.of_layers(each.engine_routes)):
-            again, _ = policy.logprobs(each.pack)
-        assert torch.equal(again, old.logp)
-    seen = update(policy, minibatch, None, gates=TaskGates(cfg.AlgorithmConfig(routing_replay="r3"), MIX))
+    for each in with_old_scores(policy, minibatch).micro_batches:
+        own = policy.logprobs(each.pack).logprobs
+        assert not torch.allclose(own, each.old.logprobs, atol=1e-4)
+        with policy.routing.replay(policy.routing.by_router(each.engine_routes)):
+            again = policy.logprobs(each.pack).logprobs
+        assert torch.equal(again, each.old.logprobs)
+    seen = update(policy, minibatch, gates=TaskGates(cfg.AlgorithmConfig(routing_replay="r3"), MIX))
     assert seen.totals["policy/ratio"][0] == pytest.approx(seen.totals["policy/ratio"][1])

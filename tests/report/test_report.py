@@ -22,7 +22,7 @@ from vlrl.report.read import RunData, read_run
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer import rollback
 from vlrl.trainer.rollback import Rollback
-from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
+from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
 
 HOSTILE = "</script><script>document.title='beaten'</script><!-- \u2028 <b>bold</b>"
 MIXTURE = {"sums": {"weight": 3, "rows": "data/sums"}, "shapes": {"weight": 1, "rows": "data/shapes"}}
@@ -75,7 +75,9 @@ def group(folder: Path, slot: int, step: int) -> Group:
         for sample in range(2)
     ]
     scores = (Score(reward=1.0, parts={"boxed": 1.0}), Score(reward=0.0, status=Status.OK if slot else Status.ERROR))
-    return Group(prompt=prompt, rollouts=tuple(rollouts), scores=scores, advantages=(1.0, -1.0))
+    trained = zip(rollouts, scores, (1.0, -1.0), strict=True)
+    samples = tuple(Sample(rollout=r, score=score, reward=score.reward, advantage=a) for r, score, a in trained)
+    return Group(prompt=prompt, samples=samples)
 
 
 def browsed(text: str) -> dict:

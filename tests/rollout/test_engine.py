@@ -8,6 +8,7 @@ import torch
 
 from tests.conftest import SMALL_IMAGES
 from tests.models.helpers import message
+from tests.trainer.replay import group_of
 from vlrl import config as cfg
 from vlrl.data.images import open_image
 from vlrl.distributed.ranks import Ranks
@@ -19,9 +20,10 @@ from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
 from vlrl.rollout.groups import with_advantages
 from vlrl.rollout.weight_sync import SyncError, differing_tensors, push_weights
+from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
 from vlrl.trainer.policy import Policy
-from vlrl.trainer.update import TaskGates, make_minibatch, old_logprobs, update
-from vlrl.types import Group, Prompt, Row, Score
+from vlrl.trainer.update import TaskGates, update
+from vlrl.types import Prompt, Row, Score
 
 TOLERANCE = 1e-5  # between two programs in fp32, a token
 NORM = "model.language_model.layers.2.post_attention_layernorm.weight"
@@ -117,8 +119,8 @@ def in_order(rollouts):
 
 def train(parts: Parts, prompt) -> None:
     """One step of the trainer that changes every weight of its language model."""
-    logprobs, _ = parts.policy.forward(pack_groups([(prompt, [[30, 31, 32], [40, 41]])], parts.encoder.filler()))
-    parts.policy.backward(-logprobs.mean())
+    scores = parts.policy.forward(pack_groups([(prompt, [[30, 31, 32], [40, 41]])], parts.encoder.filler()))
+    parts.policy.backward(scores.zero - scores.logprobs.mean())
     parts.policy.step()
 
 
@@ -129,7 +131,7 @@ def test_engine_and_trainer_give_sampled_tokens_the_same_logprobs(parts, prompts
     rollouts = in_order(parts.engine.generate(requests_for(prompts, 4, temperature=temperature)))
     by_slot = [(prompt, [r for r in rollouts if r.slot == slot]) for slot, prompt in enumerate(prompts)]
     pack = pack_groups([(prompt, [r.tokens for r in members]) for prompt, members in by_slot], parts.encoder.filler())
-    ours, _ = policy.logprobs(pack)
+    ours = policy.logprobs(pack).logprobs
     theirs = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs])
     assert len(theirs) == len(ours) > 100
     torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
@@ -222,22 +224,22 @@ def test_a_picture_is_opened_once_for_all_samples_and_the_update(parts, pictures
     opened = []
     monkeypatch.setattr(encode, "open_image", lambda ref, **more: opened.append(ref) or open_image(ref, **more))
     chats = [message("Which digit is this?", picture) for picture in pictures]
-    encoded = dict(enumerate(parts.encoder.encode(chat) for chat in chats))
-    rollouts = in_order(parts.engine.generate(requests_for(list(encoded.values()), 4, max_new_tokens=6)))
+    encoded = [parts.encoder.encode(chat) for chat in chats]
+    rollouts = in_order(parts.engine.generate(requests_for(encoded, 4, max_new_tokens=6)))
     groups = [
         with_advantages(
-            Group(
-                prompt=Prompt(slot=slot, task="digits", row=Row(), messages=()),
-                rollouts=tuple(rollout for rollout in rollouts if rollout.slot == slot),
-                scores=tuple(Score(reward=float(n % 2)) for n in range(4)),
+            group_of(
+                Prompt(slot=slot, task="digits", row=Row(), messages=(), encoded=prompt),
+                [rollout for rollout in rollouts if rollout.slot == slot],
+                [Score(reward=float(n % 2)) for n in range(4)],
             ),
             cfg.AlgorithmConfig(),
         )
-        for slot in encoded
+        for slot, prompt in enumerate(encoded)
     ]
-    minibatch = make_minibatch(groups, encoded, filler=parts.encoder.filler(), budget=4096, keep_zero=False, ranks=parts.ranks)
+    minibatch = make_minibatch(groups, filler=parts.encoder.filler(), budget=4096, keep_zero=False, ranks=parts.ranks)
     gates = TaskGates(cfg.AlgorithmConfig(), {"digits": cfg.TaskConfig(weight=1, rows=Path("none"))})
-    update(parts.policy, minibatch, old_logprobs(parts.policy, minibatch), gates=gates)
+    update(parts.policy, with_old_scores(parts.policy, minibatch), gates=gates)
     assert opened == pictures
 
 

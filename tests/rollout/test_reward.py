@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from vlrl import config as cfg
 from vlrl.rollout import reward as module
 from vlrl.rollout.groups import with_advantages
-from vlrl.rollout.reward import compose_reward, length_overrun, unknown_parts
-from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
+from vlrl.rollout.reward import compose_rewards, length_overrun, unknown_parts
+from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
 
 LIMIT = 100
 RIGHT = Score(reward=1.0, parts={"boxed": 1.0, "format": 0.5})
@@ -20,16 +20,17 @@ HUNG = Score(reward=0.0, status=Status.TIMEOUT)
 
 
 def group_of(*pairs: tuple[Score, int]) -> Group:
-    rollouts = tuple(
+    rollouts = [
         Rollout(slot=0, sample=n, tokens=(1,) * size, logprobs=(0.0,) * size, text="", finish_reason="stop", weight_version=0)
         for n, (_, size) in enumerate(pairs)
-    )
+    ]
     prompt = Prompt(slot=0, task="sums", row=Row(), messages=(), max_new_tokens=LIMIT)
-    return Group(prompt=prompt, rollouts=rollouts, scores=tuple(score for score, _ in pairs))
+    samples = [Sample(rollout=each, score=score, reward=score.reward) for each, (score, _) in zip(rollouts, pairs, strict=True)]
+    return Group(prompt=prompt, samples=tuple(samples))
 
 
 def rewards(settings: cfg.RewardConfig, *pairs: tuple[Score, int]) -> list[float]:
-    return [score.reward for score in compose_reward(group_of(*pairs), settings).scores]
+    return [sample.reward for sample in compose_rewards(group_of(*pairs), settings).samples]
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -38,7 +39,7 @@ def test_the_examples_in_the_docstrings_hold():
 
 def test_without_settings_a_group_stays_the_very_same():
     group = group_of((RIGHT, 5), (HUNG, 5))
-    assert compose_reward(group, cfg.RewardConfig()) is group
+    assert compose_rewards(group, cfg.RewardConfig()) is group
 
 
 def test_weights_are_over_parts_and_the_verifiers_own_reward():
@@ -62,22 +63,23 @@ def test_an_answer_in_another_language_than_the_question_costs_its_penalty():
     question = "How many apples are there in the basket on the table?"
     group = group_of((RIGHT, 5), (RIGHT, 5))
     texts = ("There are seven apples in the basket, so the answer is seven.", "篮子里有七个苹果，所以答案是七。这是正确的结果。")
-    rollouts = tuple(replace(rollout, text=text) for rollout, text in zip(group.rollouts, texts, strict=True))
-    group = replace(group, prompt=replace(group.prompt, row=Row(question=question)), rollouts=rollouts)
-    assert [score.reward for score in compose_reward(group, cfg.RewardConfig(language_penalty=0.3)).scores] == [1.0, 0.7]
+    samples = [replace(each, rollout=replace(each.rollout, text=text)) for each, text in zip(group.samples, texts, strict=True)]
+    group = replace(group, prompt=replace(group.prompt, row=Row(question=question)), samples=tuple(samples))
+    composed = compose_rewards(group, cfg.RewardConfig(language_penalty=0.3))
+    assert [sample.reward for sample in composed.samples] == [1.0, 0.7]
 
 
 def test_a_score_that_is_not_ok_stays_masked():
     settings = cfg.RewardConfig(weights={"reward": 2.0}, length_penalty=1.0)
-    group = compose_reward(group_of((RIGHT, 5), (BARE, LIMIT), (HUNG, LIMIT)), settings)
-    assert group.scores[2] is HUNG
-    advantages = with_advantages(group, cfg.AlgorithmConfig()).advantages
+    group = compose_rewards(group_of((RIGHT, 5), (BARE, LIMIT), (HUNG, LIMIT)), settings)
+    assert group.samples[2].score is HUNG
+    advantages = [sample.advantage for sample in with_advantages(group, cfg.AlgorithmConfig()).samples]
     assert advantages[2] == 0 and advantages[0] > 0 > advantages[1]
 
 
-def test_the_verifiers_own_reward_is_kept_as_a_part():
-    (score,) = compose_reward(group_of((RIGHT, LIMIT)), cfg.RewardConfig(length_penalty=1.0)).scores
-    assert (score.reward, score.parts["verdict"], score.parts["boxed"]) == (0.0, 1.0, 1.0)
+def test_the_verifiers_own_reward_is_never_overwritten():
+    (sample,) = compose_rewards(group_of((RIGHT, LIMIT)), cfg.RewardConfig(length_penalty=1.0)).samples
+    assert sample.reward == 0.0 and sample.score is RIGHT
 
 
 def test_parts_that_no_score_has_are_named():

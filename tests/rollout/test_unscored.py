@@ -6,7 +6,7 @@ import pytest
 
 from vlrl.distributed.ranks import Ranks
 from vlrl.rollout.unscored import Unscored
-from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
+from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
 
 ALONE = Ranks(0, 1, 0)
 FAILED = Score(reward=0.0, status=Status.ERROR, detail="KeyError: 'hint' (tasks/dots.py:12)")
@@ -16,7 +16,7 @@ def group(task: str, failed: int, *, of: int = 8) -> Group:
     prompt = Prompt(slot=0, task=task, row=Row(), messages=(), group_size=of)
     rollout = Rollout(slot=0, sample=0, tokens=(1,), logprobs=(0.0,), text="", finish_reason="stop", weight_version=0)
     scores = [FAILED] * failed + [Score(reward=1.0)] * (of - failed)
-    return Group(prompt=prompt, rollouts=(rollout,) * of, scores=tuple(scores))
+    return Group(prompt=prompt, samples=tuple(Sample(rollout=rollout, score=score) for score in scores))
 
 
 def see(unscored: Unscored, *groups: Group, most: float = 0.2) -> None:
@@ -62,6 +62,6 @@ def test_a_large_step_is_judged_as_a_whole():
 
 def test_a_row_without_a_prompt_counts_as_all_of_its_rollouts():
     prompt = Prompt(slot=0, task="dots", row=Row(), messages=(), group_size=4)
-    bad = Group(prompt=prompt, rollouts=(), scores=())
+    bad = Group(prompt=prompt, samples=())
     with pytest.raises(RuntimeError, match="12 of the last 12 .* rows from which no prompt can be made"):
         see(Unscored(), bad, bad, bad)

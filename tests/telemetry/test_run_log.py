@@ -16,7 +16,7 @@ from PIL import Image
 from vlrl.config import WandbConfig
 from vlrl.telemetry.progress import progress
 from vlrl.telemetry.run_log import RunLog
-from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
+from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
 
 
 def run_log(folder: Path, wandb: str = "disabled") -> RunLog:
@@ -35,8 +35,9 @@ def group(reward: float = 1.0, text: str = "\\boxed{4}", image: str = "shard.tar
     meta = {"width": 64, "height": 48, "boxes": [list(box)]} if box else {}
     prompt = Prompt(slot=3, task="digits", row=Row(key="r7", meta=meta), messages=({"role": "user", "content": content},))
     rollout = Rollout(slot=3, sample=0, tokens=(5, 6), logprobs=(-0.1, -0.2), text=text, finish_reason="stop", weight_version=1)
-    scores = (Score(reward=reward, parts={"boxed": 1.0}), Score(reward=0.0, status=Status.TIMEOUT, detail="10 s"))
-    return Group(prompt=prompt, rollouts=(rollout, rollout), scores=scores, advantages=(0.5, 0.0))
+    right, late = Score(reward=reward, parts={"boxed": 1.0}), Score(reward=0.0, status=Status.TIMEOUT, detail="10 s")
+    samples = (Sample(rollout=rollout, score=right, reward=reward, advantage=0.5), Sample(rollout=rollout, score=late))
+    return Group(prompt=prompt, samples=samples)
 
 
 def test_a_step_is_one_line_of_the_file(tmp_path):

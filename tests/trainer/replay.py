@@ -16,11 +16,12 @@ from vlrl import config as cfg
 from vlrl.algorithm.diagnostics import combine
 from vlrl.distributed.ranks import Ranks, join_ranks
 from vlrl.models.checkpoint_io import load_encoder
-from vlrl.models.processor import EncodedPrompt, Encoder
+from vlrl.models.processor import Encoder
 from vlrl.rollout.groups import with_advantages
+from vlrl.trainer.micro_batch import MiniBatch, make_minibatch, with_old_scores
 from vlrl.trainer.policy import Policy
-from vlrl.trainer.update import MiniBatch, TaskGates, make_minibatch, old_logprobs, update
-from vlrl.types import Group, Prompt, Rollout, Row, Score, Status
+from vlrl.trainer.update import TaskGates, update
+from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
 
 ALGORITHM = cfg.AlgorithmConfig()
 MIX = {"sum": cfg.TaskConfig(weight=1, rows=Path("none"))}
@@ -43,17 +44,24 @@ PLAN: list[tuple[int, list[int], list[float | None]]] = [
 MINIBATCHES = 2
 
 
-def fixed_groups(encoder: Encoder, pictures: Sequence[str]) -> tuple[list[Group], dict[int, EncodedPrompt]]:
-    """The plan's groups, their tokens and engine log-probs drawn from a fixed seed, and the encoded prompts by slot."""
+def fixed_groups(encoder: Encoder, pictures: Sequence[str]) -> list[Group]:
+    """The plan's groups, their tokens and engine log-probs drawn from a fixed seed."""
     numbers = torch.Generator().manual_seed(0)
-    groups, encoded = [], {}
+    groups = []
     for slot, (images, lengths, rewards) in enumerate(PLAN):
-        encoded[slot] = encoder.encode(message(f"What is {slot} + 34?", *pictures[:images]))
-        rollouts = tuple(_rollout(slot, sample, length, numbers) for sample, length in enumerate(lengths))
-        prompt = Prompt(slot=slot, task="sum", row=Row(), messages=(), minibatch=slot * MINIBATCHES // len(PLAN))
-        scores = tuple(Score(reward=0.0, status=Status.TIMEOUT) if reward is None else Score(reward=reward) for reward in rewards)
-        groups.append(with_advantages(Group(prompt=prompt, rollouts=rollouts, scores=scores), ALGORITHM))
-    return groups, encoded
+        encoded = encoder.encode(message(f"What is {slot} + 34?", *pictures[:images]))
+        minibatch = slot * MINIBATCHES // len(PLAN)
+        prompt = Prompt(slot=slot, task="sum", row=Row(), messages=(), minibatch=minibatch, encoded=encoded)
+        rollouts = [_rollout(slot, sample, length, numbers) for sample, length in enumerate(lengths)]
+        scores = [Score(reward=0.0, status=Status.TIMEOUT) if reward is None else Score(reward=reward) for reward in rewards]
+        groups.append(with_advantages(group_of(prompt, rollouts, scores), ALGORITHM))
+    return groups
+
+
+def group_of(prompt: Prompt, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Group:
+    """A group whose rewards are the verifier's own."""
+    pairs = zip(rollouts, scores, strict=True)
+    return Group(prompt=prompt, samples=tuple(Sample(rollout=r, score=s, reward=s.reward) for r, s in pairs))
 
 
 def fixed_minibatches(
@@ -61,12 +69,11 @@ def fixed_minibatches(
 ) -> list[MiniBatch]:
     """This rank's share of the plan's mini-batches."""
     encoder = load_encoder(model, SMALL_IMAGES)
-    groups, encoded = fixed_groups(encoder, pictures)
+    groups = fixed_groups(encoder, pictures)
     mine = [group for group in groups if group.prompt.slot % ranks.size == ranks.rank]
     return [
         make_minibatch(
             [group for group in mine if group.prompt.minibatch == number],
-            encoded,
             filler=encoder.filler(),
             budget=budget,
             keep_zero=keep_zero,
@@ -86,9 +93,9 @@ def weights_of(policy: Policy) -> dict[str, torch.Tensor]:
     return {name: weight.detach().float().clone() for name, weight in policy.named_weights()}
 
 
-def loss_of(policy: Policy, minibatch: MiniBatch, old=None, **options) -> float:
+def loss_of(policy: Policy, minibatch: MiniBatch, **options) -> float:
     """Makes one update; the mini-batch's loss over all ranks before it."""
-    totals = update(policy, minibatch, old, **{"gates": GATES} | options).totals
+    totals = update(policy, minibatch, **{"gates": GATES} | options).totals
     return combine(policy.ranks.gather(totals))["policy/loss"][0] / minibatch.num_scored
 
 
@@ -96,8 +103,8 @@ def losses_of(policy: Policy, minibatches: Sequence[MiniBatch], updates: int) ->
     """The losses of steps over the mini-batches in turn, π_old being the policy before each step's first."""
     losses: list[float] = []
     while len(losses) < updates:
-        old = [None, *(old_logprobs(policy, minibatch) for minibatch in minibatches[1:])]
-        losses += [loss_of(policy, *each) for each in list(zip(minibatches, old, strict=True))[: updates - len(losses)]]
+        step = [minibatches[0], *(with_old_scores(policy, minibatch) for minibatch in minibatches[1:])]
+        losses += [loss_of(policy, minibatch) for minibatch in step[: updates - len(losses)]]
     return losses
 
 
@@ -108,7 +115,7 @@ def run(job: str, model: str, pictures: Sequence[str], ranks: Ranks) -> dict:
         return {"losses": losses_of(open_policy(model, ranks, zero_stage=int(stage)), minibatches, 5)}
     policy = open_policy(model, ranks, zero_stage=int(stage), gradient_clipping=UNCLIPPED, deepspeed=SGD)
     before = weights_of(policy)
-    told = update(policy, minibatches[0], None, gates=GATES).step
+    told = update(policy, minibatches[0], gates=GATES).step
     return {"before": before, "after": weights_of(policy), "told": told}
 
 

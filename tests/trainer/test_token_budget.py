@@ -12,7 +12,7 @@ from tests.models.helpers import message
 from tests.trainer.replay import fixed_minibatches, losses_of, open_policy, weights_of
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.trainer import token_budget as fit
-from vlrl.trainer.token_budget import Sample, choose_token_budget, pack_of, tokens_that_fit
+from vlrl.trainer.token_budget import PlannedGroup, choose_token_budget, pack_of, tokens_that_fit
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def encoder(tiny_dense):
 @pytest.fixture(scope="module")
 def samples(encoder, pictures):
     chats = [message("What is 1 + 1?"), message("Which digit is this?", pictures[0])]
-    return [Sample(prompt=encoder.encode(chat), group_size=4, max_new_tokens=20) for chat in chats]
+    return [PlannedGroup(prompt=encoder.encode(chat), group_size=4, max_new_tokens=20) for chat in chats]
 
 
 def run_of(ranks, encoder):

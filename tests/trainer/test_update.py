@@ -24,8 +24,9 @@ from tests.trainer.replay import (
 )
 from vlrl import config as cfg
 from vlrl.models.checkpoint_io import load_encoder
+from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
 from vlrl.trainer.policy import Reference
-from vlrl.trainer.update import TaskGates, UpdateStats, make_minibatch, old_logprobs, update
+from vlrl.trainer.update import TaskGates, UpdateStats, update
 
 WHOLE, SPLIT = 4096, 40  # tokens a pass: one pass a mini-batch, or a pass a response or two
 REFERENCE = {"adamw": f"adamw-0-{WHOLE}", "sgd": f"sgd-0-{WHOLE}"}
@@ -131,7 +132,7 @@ def test_a_minibatch_without_a_scored_rollout_steps_nothing(tiny_dense, pictures
     policy = open_policy(tiny_dense, ranks)
     before = weights_of(policy)
     minibatch = replace(fixed_minibatches(tiny_dense, pictures, ranks)[0], num_scored=0)
-    assert update(policy, minibatch, None, gates=GATES) == UpdateStats()
+    assert update(policy, minibatch, gates=GATES) == UpdateStats()
     assert policy.version == 0 and equal(weights_of(policy), before)
 
 
@@ -142,7 +143,9 @@ def test_groups_without_advantage_stay_in_the_denominator_and_are_not_computed(t
         policy = open_policy(tiny_dense, ranks, gradient_clipping=UNCLIPPED, deepspeed=SGD)
         before = flat(weights_of(policy))
         loss = loss_of(policy, minibatch)
-        results.append((minibatch.num_scored, sum(each.pack.num_sequences for each in minibatch.passes), loss, before, policy))
+        results.append(
+            (minibatch.num_scored, sum(each.pack.num_sequences for each in minibatch.micro_batches), loss, before, policy)
+        )
     (scored, computed, loss, before, policy), (all_scored, all_computed, all_loss, _, other) = results
     assert (scored, computed) == (11, 8) and (all_scored, all_computed) == (11, 11)
     assert loss == pytest.approx(all_loss, rel=1e-5)
@@ -152,27 +155,26 @@ def test_groups_without_advantage_stay_in_the_denominator_and_are_not_computed(t
 
 @pytest.mark.parametrize("average", ["sequence", "token", "constant"])
 def test_an_average_over_tokens_is_the_same_however_the_passes_are_cut(tiny_dense, pictures, ranks, average):
-    gates = TaskGates(cfg.AlgorithmConfig(average=average), MIX)
+    gates = TaskGates(cfg.AlgorithmConfig(loss_aggregation=average), MIX)
     steps = []
     for budget in (WHOLE, SPLIT):
         policy = open_policy(tiny_dense, ranks, gradient_clipping=UNCLIPPED, deepspeed=SGD)
         before = flat(weights_of(policy))
-        update(policy, fixed_minibatches(tiny_dense, pictures, ranks, budget=budget)[0], None, gates=gates, longest=16)
+        update(policy, fixed_minibatches(tiny_dense, pictures, ranks, budget=budget)[0], gates=gates, longest=16)
         steps.append(flat(weights_of(policy)) - before)
     assert (steps[0] - steps[1]).norm() <= 1e-5 * steps[0].norm()
 
 
 def test_truncated_responses_stay_in_the_baseline_and_leave_the_loss(tiny_dense, pictures, ranks):
     encoder = load_encoder(tiny_dense, SMALL_IMAGES)
-    groups, encoded = fixed_groups(encoder, pictures)
-    cut = [replace(groups[0], rollouts=tuple(replace(r, finish_reason="length") for r in groups[0].rollouts)), *groups[1:]]
+    groups = fixed_groups(encoder, pictures)
+    truncated = [replace(each, rollout=replace(each.rollout, finish_reason="length")) for each in groups[0].samples]
+    cut = [replace(groups[0], samples=tuple(truncated)), *groups[1:]]
     counts = [
-        make_minibatch(
-            each, encoded, filler=encoder.filler(), budget=WHOLE, keep_zero=True, mask_truncated=True, ranks=ranks
-        ).num_scored
+        make_minibatch(each, filler=encoder.filler(), budget=WHOLE, keep_zero=True, mask_truncated=True, ranks=ranks).num_scored
         for each in (groups, cut)
     ]
-    assert counts[0] - counts[1] == len(groups[0].rollouts)
+    assert counts[0] - counts[1] == len(groups[0].samples)
 
 
 def test_each_task_has_its_own_taus():
@@ -188,10 +190,10 @@ def test_each_task_has_its_own_taus():
 def test_the_first_minibatch_has_ratio_exactly_1_and_the_second_has_not(tiny_moe, pictures, ranks, stage):
     policy = open_policy(tiny_moe, ranks, zero_stage=stage)
     minibatches = fixed_minibatches(tiny_moe, pictures, ranks, budget=SPLIT)
-    old = [old_logprobs(policy, minibatch) for minibatch in minibatches]
+    minibatches = [with_old_scores(policy, minibatch) for minibatch in minibatches]
     gates = TaskGates(cfg.AlgorithmConfig(gate="pg"), MIX)
-    first = update(policy, minibatches[0], old[0], gates=gates).totals
-    second = update(policy, minibatches[1], old[1], gates=gates).totals
+    first = update(policy, minibatches[0], gates=gates).totals
+    second = update(policy, minibatches[1], gates=gates).totals
     assert first["policy/ratio_max"] == (1.0, 1.0) and first["policy/abs_log_ratio"][0] == 0
     assert second["policy/abs_log_ratio"][0] > 0
 
@@ -231,10 +233,10 @@ def test_a_loss_that_is_not_finite_is_refused_before_the_weights_move(tiny_dense
     policy = open_policy(tiny_dense, ranks, zero_stage=1)
     before = weights_of(policy)
     minibatch = fixed_minibatches(tiny_dense, pictures, ranks, budget=SPLIT)[0]
-    *good, last = minibatch.passes
-    bad = replace(minibatch, passes=(*good, replace(last, advantages=last.advantages * torch.inf)))
+    *good, last = minibatch.micro_batches
+    bad = replace(minibatch, micro_batches=(*good, replace(last, advantages=last.advantages * torch.inf)))
     assert good
-    with pytest.raises(ArithmeticError, match="the loss of this pass is"):
+    with pytest.raises(ArithmeticError, match="the loss of this micro-batch is"):
         loss_of(policy, bad)
     assert policy.version == 0 and equal(weights_of(policy), before)
 

@@ -1,6 +1,6 @@
-"""An update of a mixture of experts on two ranks or more: all experts on each, sharded by ZeRO-3, or dealt over the ranks.
+"""An update of a mixture of experts on two ranks or more: all experts on each, sharded by ZeRO-3, or expert-parallel.
 
-    torchrun --nproc_per_node 2 -m bench.dealt --model models/moe [--groups 4] [--repeats 9]
+    torchrun --nproc_per_node 2 -m bench.expert_parallel --model models/moe [--groups 4] [--repeats 9]
 
 The policies step in turn on the same made-up groups, the ranks together; told are medians and their ratio to ZeRO-3 with the
 middle half, and the bytes of parameters that a rank keeps.
@@ -20,13 +20,14 @@ from bench.update import GATES, LR
 from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks, join_ranks
 from vlrl.models.checkpoint_io import load_encoder
+from vlrl.trainer.micro_batch import MiniBatch, make_minibatch
 from vlrl.trainer.policy import Policy
-from vlrl.trainer.update import MiniBatch, make_minibatch, update
+from vlrl.trainer.update import update
 
 
 def stepped(policy: Policy, minibatch: MiniBatch, ranks: Ranks) -> None:
     ranks.barrier()
-    update(policy, minibatch, None, gates=GATES)
+    update(policy, minibatch, gates=GATES)
     ranks.barrier()
 
 
@@ -47,14 +48,14 @@ def main() -> None:
     encoder = load_encoder(options.model, cfg.ImagesConfig())
     with tempfile.TemporaryDirectory() as folder:
         case = Case(groups=options.groups, group_size=8, side=256, words=8, lengths=[64])
-        groups, encoded = made_up(case, encoder, Path(folder))
+        groups = made_up(case, encoder, Path(folder))
     mine = [group for group in groups if group.prompt.slot % ranks.size == ranks.rank]
-    minibatch = make_minibatch(mine, encoded, filler=encoder.filler(), budget=16384, keep_zero=False, ranks=ranks)
+    minibatch = make_minibatch(mine, filler=encoder.filler(), budget=16384, keep_zero=False, ranks=ranks)
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     ways = {
         "ZeRO-1": cfg.PolicyConfig(dtype=dtype, zero_stage=1, lr=LR),
         "ZeRO-3": cfg.PolicyConfig(dtype=dtype, zero_stage=3, lr=LR),
-        "dealt": cfg.PolicyConfig(dtype=dtype, zero_stage=1, lr=LR, expert_parallel=ranks.size),
+        "expert parallel": cfg.PolicyConfig(dtype=dtype, zero_stage=1, lr=LR, expert_parallel=ranks.size),
     }
     policies = {
         name: Policy(settings, options.model, ranks=ranks, updates=10**6, temperature=1.0, banned=[])
