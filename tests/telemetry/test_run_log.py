@@ -70,6 +70,7 @@ def test_each_rollout_is_a_line_with_its_images_by_reference(tmp_path):
         "finish_reason": "stop",
         "num_tokens": 2,
         "reward": 1.0,
+        "verifier_reward": 1.0,
         "parts": {"boxed": 1.0},
         "status": "ok",
         "detail": "",
@@ -224,8 +225,8 @@ def test_wandb_that_is_not_installed_is_off_after_one_warning(tmp_path, toy_wand
 
 def test_a_disabled_wandb_is_not_imported_and_torch_never_is():
     code = (
-        "import sys, tempfile, pathlib; from vlrl.config import Wandb; from vlrl.telemetry.run_log import RunLog; "
-        "RunLog(pathlib.Path(tempfile.gettempdir()), name='toy', config={}, wandb=Wandb(mode='disabled')).close(); "
+        "import sys, tempfile, pathlib; from vlrl.config import WandbConfig; from vlrl.telemetry.run_log import RunLog; "
+        "RunLog(pathlib.Path(tempfile.gettempdir()), name='toy', config={}, wandb=WandbConfig(mode='disabled')).close(); "
         "assert not {'wandb', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -237,10 +238,10 @@ def test_the_real_wandb_offline_is_silent_and_keeps_its_files_in_the_run_folder(
     code = f"""
 import pathlib
 from tests.telemetry.test_run_log import group
-from vlrl.config import Wandb
+from vlrl.config import WandbConfig
 from vlrl.telemetry.run_log import RunLog
 
-log = RunLog(pathlib.Path("run"), name="toy", config={{"steps": 1}}, wandb=Wandb(tables_every=1))
+log = RunLog(pathlib.Path("run"), name="toy", config={{"steps": 1}}, wandb=WandbConfig(tables_every=1))
 log.step(1, {{"reward/a": float("nan")}})
 log.rollouts(1, [group(image={str(picture)!r}, box=[6, 6, 32, 24])])
 task = {{"before": 0.1, "before_interval": 0.1, "after": 0.2, "after_interval": 0.1, "rows": 4}}

@@ -11,7 +11,7 @@ from tests.conftest import SMALL_IMAGES
 from tests.models.helpers import message
 from tests.trainer.replay import fixed_minibatches, losses_of, open_policy, weights_of
 from vlrl.models.checkpoint_io import load_encoder
-from vlrl.trainer import token_budget as fit
+from vlrl.trainer import token_budget
 from vlrl.trainer.token_budget import PlannedGroup, choose_token_budget, pack_of, tokens_that_fit
 
 
@@ -45,15 +45,15 @@ def test_what_is_found_fits_and_thrice_as_much_would_not(fixed, a_token, a_patch
 
     smallest, most = max(sample.smallest for sample in samples), 10 * max(sample.largest for sample in samples)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "raised_bytes", lambda work: used_by(work.args[1], fixed, a_token, a_patch))
-        patch.setattr(fit, "free_bytes", lambda: room / 0.8)
+        patch.setattr(token_budget, "peak_bytes", lambda work: used_by(work.args[1], fixed, a_token, a_patch))
+        patch.setattr(token_budget, "free_bytes", lambda: room / 0.8)
         found = tokens_that_fit(run, policy, samples, groups=10)
     assert smallest <= found <= most and uses(found) <= room
     assert 3 * found > max(size for size in range(smallest, most + 1, 50) if uses(size) <= room)
 
 
 def test_where_not_even_one_response_fits_it_says_what_to_set(tiny_dense, ranks, encoder, samples, monkeypatch):
-    monkeypatch.setattr(fit, "free_bytes", lambda: 0)
+    monkeypatch.setattr(token_budget, "free_bytes", lambda: 0)
     with pytest.raises(RuntimeError, match="of one response and its prompt, 47 tokens, in 0.0 GiB; set gradient_checkpointing"):
         tokens_that_fit(run_of(ranks, encoder), open_policy(tiny_dense, ranks), samples, groups=2)
 
