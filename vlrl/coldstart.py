@@ -23,7 +23,7 @@ _DONE = "coldstart.json"
 def coldstart(run: Run, folder: Path) -> None:
     """Trains config.model on demonstrations and writes the result to `folder`.
 
-    ValueError for a row without a response; Interrupted where a signal stopped it: it begins again.
+    ValueError for a row without a response; Interrupted if a signal stopped it, after which it starts from the beginning.
     """
     if _is_done(folder, run.origin):
         return

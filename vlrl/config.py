@@ -1,7 +1,7 @@
 """The run file: one complete YAML per run, checked before anything starts.
 
-Unknown keys are refused with the nearest known key named; `a.b=c` overrides come from the command line; numbers that YAML
-reads as text (`1e-6`) are understood. The resolved file is kept in the run folder.
+An unknown key is an error that suggests the nearest known one. Overrides `a.b=c` come from the command line. Numbers that YAML
+reads as text (`1e-6`) are accepted. The run folder keeps the resolved file.
 """
 
 import difflib
@@ -21,7 +21,7 @@ GroupSize = Annotated[int, Field(ge=2)]
 
 _GSPO_CLIPS = {"clip_low": 3e-4, "clip_high": 4e-4}  # arXiv 2507.18071, section 5.1
 _MAX_GSPO_CLIP = 0.05
-FEWEST_STEPS_KEPT = 5  # after so many the collapse watch has seen how well a checkpoint's weights do
+FEWEST_STEPS_KEPT = 5  # the steps after which the collapse watch has seen how well a checkpoint's weights do
 
 
 class Section(BaseModel):
@@ -29,12 +29,12 @@ class Section(BaseModel):
 
 
 class RewardConfig(Section):
-    """How a task's score becomes the reward that it trains on; as it is, that is the verifier's own.
+    """Composes the reward that a task trains on from its score. By default it is the verifier's own reward.
 
-    weights: of the score's parts and of "reward", the verifier's own, instead of that one alone. gate: a part that must be at
-    least 1, or these count 0. length_penalty: taken off a response that reaches max_new_tokens, less so the more of its last
-    length_buffer tokens it leaves (arXiv 2503.14476, eq. 13). language_penalty: taken off a response that is not in the
-    question's language.
+    weights: of the score's parts, and of "reward", the verifier's own. gate: a part; the weighted sum counts as 0 if it is below
+    1. length_penalty: subtracted in full from a response that reaches max_new_tokens, and linearly less from one that stays
+    shorter, down to 0 at length_buffer tokens before (arXiv 2503.14476, eq. 13). language_penalty: subtracted from a response
+    that is not in the question's language.
     """
 
     weights: dict[str, float] = {}
@@ -45,20 +45,20 @@ class RewardConfig(Section):
 
 
 class TaskScoringConfig(Section):
-    """Where scoring a task differs from the others': a deadline of its own, and a bound on its share of the workers."""
+    """Scoring settings of one task: its own deadline, and the most workers that may score it at a time."""
 
     timeout_s: Positive | None = None
     workers: Count | None = None
 
 
 class TaskConfig(Section):
-    """A task's place in the mixture; what is not given here is as for the whole run.
+    """One task of the mixture. A setting that is left out has the run's value.
 
-    task: its file's stem, where the name in the mixture is another, as where two data sets share a task.
-    coldstart_weight: its share of the cold start's batches, where a hard task needs more to find a first reward.
-    eval_samples: responses to each of its held-out rows under vlrl eval, instead of evaluation.samples.
-    tau_pos, tau_neg: its own temperatures of SAPO's gate; loss_weight: what its advantages are multiplied by.
-    system, instruction: a message before its prompts, and what stands in them in place of the task's INSTRUCTION.
+    task: the stem of its task file, if it differs from the name in the mixture, as when two data sets share a task.
+    coldstart_weight: its share of the cold start's batches; a hard task may need more to earn its first rewards.
+    eval_samples: responses to each held-out row under `vlrl eval`, instead of evaluation.samples.
+    tau_pos, tau_neg: its temperatures of SAPO's gate. loss_weight: multiplies its advantages.
+    system: a system message before its prompts. instruction: replaces the task's INSTRUCTION in them.
     """
 
     weight: Positive
@@ -99,10 +99,11 @@ class AlgorithmConfig(Section):
     loss_aggregation: sequence, the mean over sequences of the mean over their tokens (SAPO, GRPO); token, the mean over all
     tokens of a mini-batch (DAPO); constant, the sum over tokens divided by scored rollouts times sampling.max_new_tokens (Dr.
     GRPO, with normalise_std: false).
-    mask_truncated: a response that reached max_new_tokens has its part in its group's baseline and none in the loss (DAPO).
-    tis_mode: min(pi_old / engine, cap), or 0 outside of floor and cap (IcePop).
-    routing_replay: a mixture's tokens go to the experts of the old policy while it is updated (r2, arXiv 2512.01374), or to those
-    that they went to in the engine, for the old policy's log-probs too (r3, arXiv 2510.11370).
+    mask_truncated: a response that reached max_new_tokens counts in its group's baseline and not in the loss (DAPO).
+    tis_mode: the truncated importance sampling weight w = pi_old / pi_engine of a token. truncate: min(w, tis_cap); mask: w, or 0
+    outside of tis_floor and tis_cap (IcePop).
+    routing_replay: for MoE models. r2: an update sends tokens to the experts that the old policy chose (arXiv 2512.01374); r3:
+    the update and the old log-probs send them to those that the engine chose (arXiv 2510.11370).
     """
 
     gate: Literal["sapo", "grpo", "gspo", "gspo_token", "pg"] = "sapo"
@@ -129,10 +130,11 @@ class AlgorithmConfig(Section):
 
 
 class PolicyConfig(Section):
-    """The trained model under DeepSpeed; `deepspeed` is passed through on top of what vlrl sets.
+    """The trained model under DeepSpeed. `deepspeed` is merged over the configuration that vlrl makes.
 
-    max_tokens_per_micro_batch: of one forward and backward, into which a mini-batch is cut; auto: the most that the memory holds.
-    expert_parallel: ranks that a mixture's experts are dealt over (DeepSpeed's AutoEP), instead of sharding them by ZeRO-3.
+    min_lr_ratio: the share of `lr` that is left at the last update, after a linear decay.
+    max_tokens_per_micro_batch: prompts and responses in one forward and backward; auto: as many as fit in memory.
+    expert_parallel: for MoE models, the number of ranks that share each layer's experts (DeepSpeed's AutoEP).
     """
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -152,7 +154,7 @@ class PolicyConfig(Section):
 
 
 class EngineConfig(Section):
-    """The vLLM engine in the training process; `vllm` is passed through on top of what vlrl sets."""
+    """The vLLM engine in the training process. `vllm` is merged over the arguments that vlrl gives it."""
 
     tensor_parallel: Count = 1
     max_model_len: Count = 8192
@@ -165,7 +167,10 @@ class EngineConfig(Section):
 
 
 class ImagesConfig(Section):
-    """Bounds on an image's area in pixels; larger ones are scaled down, smaller ones up, at most max_side a side is read."""
+    """Bounds on an image's area in pixels: larger images are scaled down, smaller ones up.
+
+    max_side: the longest side accepted.
+    """
 
     min_pixels: Count = 64 * 64
     max_pixels: Count = 1024 * 1024
@@ -173,7 +178,11 @@ class ImagesConfig(Section):
 
 
 class ScoringConfig(Section):
-    """isolation: of a model's code; "limits" alone, without the jail, must be asked for (see vlrl.sandbox.jail)."""
+    """The pool of verifier processes.
+
+    isolation: how code in a response runs. jail: see vlrl.sandbox.jail; limits: with resource limits alone, for machines that
+    cannot build the jail.
+    """
 
     workers: Count = 2
     timeout_s: Positive = 10.0
@@ -183,7 +192,7 @@ class ScoringConfig(Section):
 
 
 class EvaluationPreset(Section):
-    """Another way to sample the held-out rows; what is not given is as in `evaluation`."""
+    """Another way to sample the held-out rows. A setting that is left out has the value in `evaluation`."""
 
     samples: Count | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -193,9 +202,10 @@ class EvaluationPreset(Section):
 
 
 class EvaluationConfig(Section):
-    """How held-out rows are sampled. top_k: 0 is no limit; max_new_tokens: else as in training.
+    """How held-out rows are sampled. top_k: 0 is no limit. max_new_tokens: as in training, if left out.
 
-    every: steps, 0 for before and after the run alone. presets: by name, other ways to sample that vlrl eval measures besides.
+    every: steps between evaluations; 0 evaluates before and after the run only. presets: by name, other ways to sample, which
+    `vlrl eval` measures too.
     """
 
     rows: Count = 256
@@ -215,7 +225,7 @@ class EvaluationConfig(Section):
 
 
 class ColdStartConfig(Section):
-    """Supervised steps on the rows' own responses before the run; 0 steps is none."""
+    """Supervised steps on the rows' own responses before the run. steps: 0 for none."""
 
     steps: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
@@ -230,13 +240,12 @@ class CheckpointsConfig(Section):
 
 
 class RollbackConfig(Section):
-    """What a run changes when it goes back to a checkpoint from before a collapse (on_collapse: rollback); it then samples with
-    new seeds in any case.
+    """What changes at a rollback to a checkpoint from before a collapse (on_collapse: rollback), besides the sampling seeds.
 
-    times: how often a run may go back; after that, a collapse is only a warning. signals: of the collapse watch, which make a run
-    go back; the others are warnings.
-    scale_lr: multiplies the learning rate from then on, each time again. scale_task_loss: multiplies the loss_weight of the tasks
-    that collapsed, each time again. kl_coefficient: replaces algorithm.kl_coefficient; null keeps that.
+    times: the most rollbacks of a run; after that, a collapse is a warning. signals: the signals of the collapse watch that cause
+    a rollback; the others are warnings.
+    scale_lr: multiplies the learning rate from then on, at each rollback. scale_task_loss: multiplies the loss_weight of the
+    tasks that collapsed, at each rollback. kl_coefficient: replaces algorithm.kl_coefficient; null keeps it.
     """
 
     times: Count = 1
@@ -247,7 +256,7 @@ class RollbackConfig(Section):
 
 
 class WandbConfig(Section):
-    """tables_every: steps between two tables of rollouts, 0 for none."""
+    """The run's copy in wandb. tables_every: steps between two tables of rollouts; 0 for none."""
 
     mode: Literal["disabled", "offline", "online"] = "offline"
     project: str = "vlrl"
@@ -296,7 +305,7 @@ class Config(Section):
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Reads a run file and applies `a.b=c` overrides. ValueError, one sentence a fault, where the file cannot be used."""
+    """Reads a run file and applies `a.b=c` overrides. ValueError with a sentence for each fault."""
     try:
         raw = yaml.safe_load(Path(path).read_text())
     except (FileNotFoundError, IsADirectoryError):
@@ -314,7 +323,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
 
 
 def parse_config(raw: dict[str, Any], where: str) -> Config:
-    """The settings as a Config. ValueError names each fault's place and, for an unknown key, the nearest known one."""
+    """Checks the settings. ValueError names the key of each fault and, for an unknown key, suggests the nearest known one."""
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -323,12 +332,15 @@ def parse_config(raw: dict[str, Any], where: str) -> Config:
 
 
 def dump_config(config: Config, *, defaults: bool = True) -> str:
-    """The resolved run file as YAML; `parse_config` of it gives an equal Config. defaults: with those at their default."""
+    """The resolved run file as YAML, which `parse_config` reads back as an equal Config.
+
+    defaults: includes unchanged settings.
+    """
     return yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=not defaults), sort_keys=False)
 
 
 def _faults(config: Config) -> Iterator[str]:
-    """One sentence for each pair of settings that contradict one another."""
+    """Yields a sentence for each contradiction between settings."""
     algorithm, context, images = config.algorithm, config.engine.max_model_len, config.images
     if not config.mixture:
         yield "mixture: names no task; give at least one, as NAME: {weight: 1, rows: FOLDER}"
@@ -340,7 +352,7 @@ def _faults(config: Config) -> Iterator[str]:
     if algorithm.gate == "sapo" and algorithm.minibatches == 1:
         yield (
             "algorithm.minibatches: with 1 mini-batch per step every ratio is 1 and SAPO's gate never acts; use 2 or more, "
-            "or gate: grpo where purely on-policy steps are meant"
+            "or gate: grpo for purely on-policy steps"
         )
     if algorithm.gate.startswith("gspo") and max(algorithm.clip_low, algorithm.clip_high) > _MAX_GSPO_CLIP:
         yield (
@@ -353,9 +365,9 @@ def _faults(config: Config) -> Iterator[str]:
     if config.policy.dtype == "bfloat16" and config.policy.zero_stage == 0:
         yield "policy.zero_stage: 0 gives bfloat16 training another trajectory than the other stages do; use zero_stage: 1"
     if config.policy.expert_parallel > 1 and config.policy.zero_stage not in (1, 2):
-        yield f"policy.expert_parallel: goes with zero_stage 1 or 2, and that is {config.policy.zero_stage}; use zero_stage: 1"
+        yield f"policy.expert_parallel: requires zero_stage 1 or 2, got {config.policy.zero_stage}; use zero_stage: 1"
     if config.policy.expert_parallel > 1 and algorithm.routing_replay != "none":
-        yield "policy.expert_parallel: experts that are dealt over ranks can't be replayed; leave out algorithm.routing_replay"
+        yield "policy.expert_parallel: cannot be used with routing replay; leave out algorithm.routing_replay"
     if (longest := max(way.max_new_tokens or 0 for way in config.evaluation.ways().values())) >= context:
         yield (
             f"evaluation.max_new_tokens: {longest} tokens leave no room for a prompt in engine.max_model_len {context}; "
@@ -381,7 +393,7 @@ def _faults(config: Config) -> Iterator[str]:
 
 
 def _check_form(overrides: tuple[str, ...]) -> None:
-    """ValueError for what is no `a.b=c`, with how it is written."""
+    """ValueError for an override that is not `a.b=c`, with the right spelling."""
     for place, override in enumerate(overrides):
         key, equals, value = override.lstrip("-").partition("=")
         following = [each for each in overrides[place + 1 :] if each != "="]
@@ -407,7 +419,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _sentence(fault: Any, where: str, tasks: list[str]) -> str:
-    """tasks: the names in the mixture, one of which may be mistyped in an override and so have no settings but that one."""
+    """A pydantic error as a sentence. tasks: the names in the mixture; a mistyped one in an override has no other settings."""
     place = [str(part) for part in fault["loc"]]
     message = fault["msg"].removeprefix("Value error, ")
     if not place:

@@ -41,7 +41,7 @@ class Run(Inputs):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What decides the model that the first step samples from: where these are equal, a cold start need not be repeated."""
+        """All that determines the model that the first step samples from. A cold start of the same origin is reused."""
         settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
         policy = self.coldstart_policy.model_dump(mode="json")
         return {"weights": self.weights, **self.contents, "policy": policy, **settings}
@@ -56,7 +56,7 @@ class Run(Inputs):
     def replica(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], set[int]]:
         """The prompts that this rank's engine samples, and the slots that this rank scores and trains.
 
-        Whole groups are dealt over the ranks; tensor-parallel neighbours sample one another's.
+        Each rank owns every size-th group; the ranks of one tensor-parallel engine sample one another's.
         """
         size, width = self.ranks.size, self.config.engine.tensor_parallel
         owner = {prompt.slot: number % size for number, prompt in enumerate(prompts)}

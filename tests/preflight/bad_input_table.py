@@ -212,13 +212,13 @@ CASES = [
         overrides=("policy.dtype=bfloat16", "policy.zero_stage=0"),
     ),
     Case(
-        input="experts dealt over ranks under ZeRO-3",
-        says="goes with zero_stage 1 or 2",
+        input="expert parallel under ZeRO-3",
+        says="requires zero_stage 1 or 2, got 3",
         overrides=("policy.expert_parallel=2", "policy.zero_stage=3"),
     ),
     Case(
-        input="dealt experts to be replayed",
-        says="can't be replayed",
+        input="expert parallel with routing replay",
+        says="cannot be used with routing replay",
         overrides=("policy.expert_parallel=2", "algorithm.routing_replay=r2"),
     ),
     Case(
@@ -402,7 +402,7 @@ CASES = [
         overrides=("algorithm.routing_replay=r2",),
     ),
     Case(
-        input="experts of a dense model dealt over ranks",
+        input="expert parallel of a dense model",
         says="has no experts to deal",
         overrides=("policy.expert_parallel=2",),
     ),

@@ -66,7 +66,7 @@ def test_a_pass_has_the_tokens_that_are_asked_for_or_little_less(samples, encode
 
 
 def test_without_a_prompt_a_number_is_asked_for(ranks, encoder):
-    with pytest.raises(RuntimeError, match="give a number"):
+    with pytest.raises(RuntimeError, match="set a number"):
         tokens_that_fit(run_of(ranks, encoder), SimpleNamespace(bytes_to_come=0), [], groups=2)
 
 
@@ -90,4 +90,4 @@ def test_the_passes_found_are_told_with_what_they_are_for(monkeypatch, capsys):
     policy = SimpleNamespace(max_tokens_per_micro_batch=0)
     choose_token_budget(run, policy, list, groups=2, phase="cold start")
     assert policy.max_tokens_per_micro_batch == 8576
-    assert "Largest pass for the cold start that fits in memory: 8576 tokens\n" in capsys.readouterr().out
+    assert "Largest micro-batch for the cold start that fits in memory: 8576 tokens\n" in capsys.readouterr().out

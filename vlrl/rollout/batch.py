@@ -1,7 +1,7 @@
-"""A step's batch: prompts at the mixture's ratios, sampled, scored and given advantages, round by round.
+"""Makes a step's batch: prompts at the mixture's ratios, sampled, scored and given advantages.
 
-A group whose rewards are all equal has no gradient. Where the run file asks for refills, a group for another row of its task
-takes its place, so that the ratios hold among the groups that count.
+A group whose rewards are all equal has no gradient. With dynamic sampling, a group for another row of the same task replaces it,
+so that the mixture's ratios hold among the groups that count.
 """
 
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ from vlrl.types import Draw, Group
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
-    """This rank's part of a step: the groups to train on by slot, and those that they replaced.
+    """This rank's part of a step: the groups to train on, by slot, and those that they replaced.
 
-    metrics: of scoring's latencies, and of the ranks' idle shares.
+    metrics: scoring latencies and the imbalance of mini-batches and ranks.
     """
 
     by_slot: dict[int, Group] = field(default_factory=dict)
@@ -45,8 +45,10 @@ class Batch:
 def sample_batch(
     run: Run, mixture: Mixture, engine: Engine, scorer: Scorer, step: int, *, clock: Clock, stop: StopSignal
 ) -> Batch | None:
-    """The step's batch; None where a signal came in between. All ranks call it; what it draws is a function of (seed, step)
-    and, in refills, of the rewards."""
+    """Samples the step's batch; None if a signal came meanwhile. All ranks call it.
+
+    What it draws depends on (seed, step) alone and, in later rounds of dynamic sampling, on the rewards.
+    """
     batch, drawn = Batch(), mixture.draw(step)
     fresh, rounds_left = drawn, run.config.sampling.dynamic_sampling_rounds
     while True:
@@ -74,7 +76,7 @@ def sample_batch(
 
 
 def refilled(batch: Batch) -> Totals:
-    """By task: the share of the places that another group took, and of those that have no gradient after all."""
+    """By task: the share of groups that replaced another, and of groups that have no gradient in the end."""
     return combine(
         {
             f"rollout/refilled/{group.prompt.task}": (group.prompt.round > 0, 1.0),
@@ -85,7 +87,7 @@ def refilled(batch: Batch) -> Totals:
 
 
 def has_equal_rewards(group: Group) -> bool:
-    """Whether the group was scored and nothing can be learnt of it."""
+    """Whether the group was scored and teaches nothing."""
     return any(sample.is_scored for sample in group.samples) and not group.has_gradient
 
 
@@ -117,6 +119,6 @@ def _sample_round(
 
 
 def _latencies(scorer: Scorer) -> dict[str, float]:
-    """p50 and p99 of each task's scoring time in seconds."""
+    """The median and 99th percentile of each task's scoring time in seconds."""
     seconds_of = scorer.latencies
     return {f"scoring/p{percent}_s/{task}": percentile(seconds_of[task], percent) for task in seconds_of for percent in (50, 99)}

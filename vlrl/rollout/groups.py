@@ -1,4 +1,4 @@
-"""Prompts to scored groups: encode once, sample, and score each rollout while the others are still being generated."""
+"""Turns prompts into scored groups: encodes each once, samples, and scores each rollout while others are still generated."""
 
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -29,7 +29,7 @@ def encode_prompts(prompts: Sequence[Prompt], encoder: Encoder, context: int) ->
 
 
 def encode_prompt(prompt: Prompt, encoder: Encoder, context: int) -> EncodedPrompt:
-    """ValueError, naming task and row, where the row can't become a prompt that leaves room for its response."""
+    """Encodes the prompt. ValueError, naming task and row, if it cannot be encoded or leaves no room for a response."""
     where = f"task {prompt.task}, row {prompt.row.key or prompt.row.question!r}"
     try:
         encoded = encoder.encode(prompt.messages)
@@ -110,9 +110,9 @@ def for_the_log(group: Group) -> Group:
 
 
 def summarise(groups: Sequence[Group]) -> Totals:
-    """What the rollouts were like, by task: reward and its parts, length, truncation, equal-reward groups, failed scores.
+    """Metrics of the rollouts by task: reward and its parts, length, truncation, groups of equal rewards, failed scores.
 
-    scoring/failed/*: share of rollouts without a verdict; a bad row counts as all of its rollouts.
+    scoring/failed/*: the share of rollouts without a score; a row that cannot become a prompt counts as all of its rollouts.
     """
     return combine(_summary(group) for group in groups)
 

@@ -1,7 +1,7 @@
-"""Rollouts without a verdict, counted task by task: the first is said, and too many of one task stop the run.
+"""Counts rollouts without a score, task by task: warns of the first, and stops the run if one task has too many.
 
-A task is judged over its latest prompts and not on one step alone, in which a small task has few, so that a single bad row does
-not end a long run. Tasks are never added up: a verifier that fails on half of a small task would vanish among the others.
+A task is judged by its latest prompts rather than by one step, in which a small task has few, so that a single bad row does not
+end a long run. Tasks are never added up: a verifier that fails on half of a small task would vanish among the others.
 """
 
 import logging
@@ -20,34 +20,34 @@ _FEWEST = 3  # prompts with such rollouts, below which no run is stopped
 
 @dataclass(kw_only=True, slots=True)
 class Counts:
-    """Of a task: planned rollouts and those without a verdict of each prompt, and how often each reason was given."""
+    """One task's counts: each prompt's planned rollouts and those without a score, and how often each reason was given."""
 
     prompts: list[tuple[int, int]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
 
 
 class Unscored:
-    """Fed with the groups of one step after another, or of one evaluation."""
+    """Watches the groups of one step after another, or of one evaluation."""
 
     def __init__(self) -> None:
         self._latest: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._said: set[str] = set()
 
     def see(self, groups: Sequence[Group], ranks: Ranks, *, most: float, where: str) -> None:
-        """RuntimeError if more than a share `most` of a task's latest rollouts has no verdict. All ranks call it, and raise."""
+        """RuntimeError if more than a share `most` of a task's latest rollouts has no score. All ranks call it, and raise."""
         faults = []
         for task, counts in sorted(_gathered(groups, ranks).items()):
             latest = self._latest[task] = [*self._latest[task], *counts.prompts][-max(_LATEST, len(counts.prompts)) :]
             planned, failed = map(sum, zip(*latest, strict=True))
             failing = sum(bool(each) for _, each in latest)
-            told = f"{where}: {failed} of the last {planned} rollouts of task {task} have no verdict"
+            counted = f"{where}: {failed} of the last {planned} rollouts of task {task} have no verdict"
             why = f"most often: {counts.reasons.most_common(1)[0][0]}" if counts.reasons else ""
             if failed > most * planned and failing >= _FEWEST:
                 faults.append(
-                    f"{told}, more than scoring.max_failed_share {most:.0%}; {why}. Mend the verifier or raise the bound"
+                    f"{counted}, more than scoring.max_failed_share {most:.0%}; {why}. Fix the verifier or raise the bound"
                 )
             elif counts.reasons and task not in self._said and ranks.is_first:
-                logger.warning("%s and count in no average; %s", told, why)
+                logger.warning("%s and count in no average; %s", counted, why)
             if counts.reasons:
                 self._said.add(task)
         if faults:

@@ -13,8 +13,8 @@ from vlrl.telemetry.progress import announce
 from vlrl.trainer.peak_memory import free_bytes, peak_bytes
 from vlrl.trainer.policy import Policy
 
-_SHARE = 0.8  # of what is free; the rest is for what a step does beside its passes
-_ENOUGH = 1.1  # a pass that could be no larger than this times the last is not tried
+_SHARE = 0.8  # of the free memory; the rest is for what a step does beside its micro-batches
+_ENOUGH = 1.1  # a micro-batch at most this many times as large as the last is not tried
 _TOO_MUCH = 1 << 62
 
 
@@ -32,7 +32,7 @@ class PlannedGroup:
 
     @property
     def smallest(self) -> int:
-        """Tokens of a pass that has one response."""
+        """Tokens of the prompt and one response."""
         return len(self.prompt.tokens) + self.max_new_tokens
 
     @property
@@ -42,16 +42,16 @@ class PlannedGroup:
 
 
 def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[PlannedGroup], *, groups: int) -> int:
-    """The most tokens that a pass may have. All ranks call it, with the same samples, and get the same.
+    """Finds the most tokens that a micro-batch may have. All ranks call it with the same samples and get the same answer.
 
-    The samples with most and fewest patches a token are computed, forward and backward, in ever larger passes, each of a size
-    that the last says will fit, as if all its memory grew with it; what is returned did fit. groups: of a rank's mini-batch, of
-    which no pass needs more. The gradients are zeros, and the policy is what it was. RuntimeError where not even one response
-    fits, or where there is no sample.
+    Computes the samples with the most and the fewest patches a token, forward and backward, in larger and larger micro-batches.
+    Each size is one that the last predicts to fit, if all its memory grew in proportion; the size returned did fit. groups: those
+    of a rank's mini-batch; no micro-batch needs more. The gradients are zeros, and the policy does not change. RuntimeError if
+    not even one response fits, or if there is no sample.
     """
     if not samples:
         raise RuntimeError(
-            "policy.max_tokens_per_micro_batch: no prompt can be made of the first rows, for the reasons above; give a number"
+            "policy.max_tokens_per_micro_batch: none of the first rows can become a prompt, for the reasons above; set a number"
         )
     most = groups * max(sample.largest for sample in samples)
     by_density = sorted(samples, key=lambda sample: sample.patches_per_token)
@@ -59,12 +59,12 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[PlannedGroup], *
     def needed(size: int) -> int:
         packs = [pack_of(sample, size, run.filler) for sample in (by_density[0], by_density[-1])]
         try:
-            return max(int(peak_bytes(partial(_pass, policy, pack)) * max(1.0, size / len(pack.tokens))) for pack in packs)
+            return max(int(peak_bytes(partial(_compute, policy, pack)) * max(1.0, size / len(pack.tokens))) for pack in packs)
         except torch.OutOfMemoryError:
             return _TOO_MUCH
 
     size, good = max(sample.smallest for sample in samples), 0
-    needed(size)  # the gradients come to stay
+    needed(size)  # allocates the gradients, which stay
     room = run.ranks.min(max(0, int(_SHARE * (free_bytes() - policy.bytes_to_come))))
     while True:
         needs = max(1, int(run.ranks.max(needed(size))))
@@ -76,7 +76,7 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[PlannedGroup], *
                 f"prompt, {size} tokens, in {room / 2**30:.1f} GiB; set gradient_checkpointing: true, a higher zero_stage, "
                 "a lower engine.gpu_memory_utilization, or shorter responses"
             )
-        # A pass of another size has another share of prompts: what was foreseen may not fit, and less is tried then.
+        # A larger micro-batch has another share of prompts, so the predicted size may not fit; then a smaller one is tried.
         other = min(most, int(size * min(2.0, room / needs) * (1.0 if needs <= room else 0.95)))
         if good == most or (other < _ENOUGH * good and other < most):
             return good
@@ -84,7 +84,7 @@ def tokens_that_fit(run: Run, policy: Policy, samples: Sequence[PlannedGroup], *
 
 
 def pack_of(sample: PlannedGroup, size: int, filler: EncodedPrompt) -> Pack:
-    """A pass of at most `size` tokens, or of one response: the sample's group, again and again, its last cut to what is left."""
+    """Packs the sample's group again and again up to `size` tokens, the last cut to fit; or one response, if that is larger."""
     prompt, response = len(sample.prompt.tokens), [0] * sample.max_new_tokens
     items: list[PackedGroup] = []
     while not items or size >= sample.smallest:
@@ -99,13 +99,13 @@ def choose_token_budget(
 ) -> None:
     """Sets the policy's max_tokens_per_micro_batch if the run file says auto; see `tokens_that_fit`. phase: what it is for."""
     if run.config.policy.max_tokens_per_micro_batch == "auto":
-        announce(f"Finding the largest pass for the {phase} that fits in memory", shown=run.ranks.is_first)
+        announce(f"Finding the largest micro-batch for the {phase} that fits in memory", shown=run.ranks.is_first)
         policy.max_tokens_per_micro_batch = tokens_that_fit(run, policy, samples(), groups=groups)
         announce(
-            f"Largest pass for the {phase} that fits in memory: {policy.max_tokens_per_micro_batch} tokens",
+            f"Largest micro-batch for the {phase} that fits in memory: {policy.max_tokens_per_micro_batch} tokens",
             shown=run.ranks.is_first,
         )
 
 
-def _pass(policy: Policy, pack: Pack) -> None:
+def _compute(policy: Policy, pack: Pack) -> None:
     policy.backward(policy.forward(pack).zero)

@@ -18,7 +18,7 @@ from vlrl.trainer.policy import Policy, Reference
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """What became of one response's tokens: each one's ratio to the old policy, and the weight that the gate gave it."""
+    """One response's tokens in an update: each one's ratio to the old policy, and the weight that the gate gave it."""
 
     slot: int
     sample: int
@@ -28,7 +28,7 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateStats:
-    """What an optimizer step saw on this rank; step: of the step itself, over all ranks, by metric."""
+    """Statistics of an optimizer step: of this rank's micro-batches, and (`step`) of the step itself over all ranks."""
 
     totals: Totals = field(default_factory=dict)
     histograms: Histograms = field(default_factory=dict)
@@ -37,7 +37,7 @@ class UpdateStats:
 
 
 def numbered(seen: UpdateStats, minibatch: int) -> UpdateStats:
-    """What a step's `minibatch`-th update saw, under names that say so; skipped where no rollout of it had a score."""
+    """An update's statistics with its mini-batch in their names. policy/skipped: 1 if it had no scored rollout."""
     totals = seen.totals | {"policy/skipped": (float(not seen.totals), 1.0)} | {name: (x, 1.0) for name, x in seen.step.items()}
     return replace(
         seen,
@@ -48,7 +48,7 @@ def numbered(seen: UpdateStats, minibatch: int) -> UpdateStats:
 
 @dataclass(frozen=True, slots=True)
 class TaskGates:
-    """The gate that the run file asks for, with each task's own taus."""
+    """The run file's gate, with each task's own taus."""
 
     settings: cfg.AlgorithmConfig
     mixture: Mapping[str, cfg.TaskConfig]
@@ -60,7 +60,7 @@ class TaskGates:
         return make_gate(s.gate, tau_pos=pos, tau_neg=neg, clip_low=s.clip_low, clip_high=s.clip_high)
 
     def tau(self, tasks: Sequence[str], advantages: Tensor) -> Tensor | None:
-        """Each sequence's tau [S], by its advantage's sign; None where the gate has none."""
+        """Each sequence's tau [S], by its advantage's sign; None for a gate without taus."""
         if self.settings.gate != "sapo":
             return None
         pos, neg = (advantages.new_tensor(tau) for tau in self._taus(tasks))
@@ -128,7 +128,7 @@ def update(
 
 
 def _step(policy: Policy, clock: Clock) -> dict[str, float]:
-    """Takes the optimizer step. Returns the gradient's norm, where the ZeRO stage knows it, and how far each part moved."""
+    """Takes the optimizer step. Returns the gradient's norm, if the ZeRO stage knows it, and how far each part moved."""
     with clock("time/diagnostics"):
         changes = policy.changes()
     with clock("time/optimizer"):
