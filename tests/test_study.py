@@ -128,7 +128,7 @@ def test_a_study_that_has_begun_has_its_table_and_page(study, tmp_path):
         (FILE.replace("[4, 7]", "[a]"), "seeds"),
     ],
 )
-def test_a_study_that_cannot_be_run_is_a_sentence(tmp_path, text, says):
+def test_an_invalid_study_is_refused_with_a_sentence(tmp_path, text, says):
     (tmp_path / "bad.yaml").write_text(text)
     result = CliRunner().invoke(app, ["study", str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "runs")])
     assert result.exit_code == 2 and re.search(says, result.output), result.output

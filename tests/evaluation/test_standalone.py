@@ -135,7 +135,7 @@ def test_evaluations_with_other_settings_are_not_compared(tmp_path, of):
     assert result.exit_code == 2 and "compare evaluations that were made with the same settings" in result.output
 
 
-def test_what_is_no_evaluation_is_a_sentence(tmp_path):
+def test_a_folder_without_an_evaluation_is_refused(tmp_path):
     write_evaluation(tmp_path / "eval", {"math": [1.0, 0.0]})
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").touch()
@@ -150,7 +150,7 @@ def test_what_is_no_evaluation_is_a_sentence(tmp_path):
         assert result.exit_code == 2 and says in result.output
 
 
-def test_evaluations_of_different_tasks_are_a_sentence(tmp_path):
+def test_evaluations_of_different_tasks_are_refused(tmp_path):
     first, second = write_evaluation(tmp_path / "a", {"math": [1.0]}), write_evaluation(tmp_path / "b", {"vision": [1.0]})
     result = CliRunner().invoke(app, ["compare", first, second])
     assert result.exit_code == 2 and f"{first} has math, {second} has vision" in result.output

@@ -149,7 +149,7 @@ def test_the_reward_on_top_compares_several_steps_and_says_how_many(tmp_path, st
     assert f"<dt>{caption}</dt><dd>{value}</dd>" in text
 
 
-def test_a_reward_composed_of_parts_is_said_not_to_be_accuracy(tmp_path):
+def test_a_reward_composed_of_parts_is_described_as_not_the_accuracy(tmp_path):
     assert "is not their accuracy" not in page.report([read_run(write_run(tmp_path / "run"))])
     rewards = {
         "sums": {"weights": {"reward": 0.9, "boxed": 0.1}, "gate": "boxed"},
@@ -168,7 +168,7 @@ def test_a_reward_below_0_is_in_the_figure(tmp_path):
 
 
 def run_with(folder: Path, **metrics: list[float]) -> RunData:
-    """A run of the given metrics, a value a step."""
+    """A run with the given metrics, one value per step."""
     data = read_run(write_run(folder, steps=len(next(iter(metrics.values())))))
     for name, values in metrics.items():
         for line, value in zip(data.metrics, values, strict=True):
@@ -176,7 +176,7 @@ def run_with(folder: Path, **metrics: list[float]) -> RunData:
     return data
 
 
-def test_an_axis_is_wide_enough_that_noise_is_no_trend(tmp_path):
+def test_an_axis_is_wide_enough_that_noise_does_not_look_like_a_trend(tmp_path):
     data = run_with(tmp_path / "run", rollout__tokens__sums=[6.0, 6.005, 6.0], rollout__tokens__shapes=[6.0, 9.0, 8.0])
     figure = charts.lengths([data])
     draw.widen(figure)
@@ -211,7 +211,9 @@ def test_small_numbers_on_an_axis_differ_and_have_no_prefix(tmp_path):
     assert [figure.layout.yaxis.tickformat for figure in figures] == [".3~p", ".3~p", None]
 
 
-@pytest.mark.parametrize(("steps", "says"), [(8, "Each step as it is."), (20, "lines their moving average over 5 steps.")])
+@pytest.mark.parametrize(
+    ("steps", "says"), [(8, "Each step without averaging."), (20, "lines their moving average over 5 steps.")]
+)
 def test_a_page_says_how_its_lines_are_averaged_and_shows_each_step(tmp_path, steps, says):
     data = [read_run(write_run(tmp_path / "run", steps=steps))]
     text = page.report(data)

@@ -92,8 +92,7 @@ def evaluate(
 ) -> None:
     """Evaluates the run file's model on its tasks' held-out rows: avg@k and pass@k. Resumes an evaluation that was stopped.
 
-    An OUT folder belongs to one model, one version of each verifier and one set of sampling settings. Use another OUT if any of
-    these differ.
+    An OUT folder belongs to one model, one version of each verifier and one set of sampling settings.
     """
     with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
         from vlrl.evaluation.records import finished_evaluation

@@ -142,7 +142,7 @@ def _average(num_steps: int, *, points: bool = True) -> str:
     """A sentence that says what the lines and the points show."""
     steps = window(num_steps)
     if steps == 1:
-        return "Each step as it is."
+        return "Each step without averaging."
     shown = "Points are single steps, lines their moving average" if points else "Lines are moving averages"
     return f"{shown} over {steps} steps."
 
