@@ -1,4 +1,4 @@
-"""The documents' commands and files, run in their order in a folder like a clone in which `make train` has run."""
+"""Runs the documents' commands and files in order, in a folder like a clone after `make train`."""
 
 import os
 import re
@@ -26,7 +26,7 @@ SHORT_RUN = "steps=2 prompts_per_step=4 sampling.group_size=2 coldstart.steps=2 
 
 @dataclass(frozen=True)
 class Block:
-    """A document's block. kind: "sh", or that of its fence; file: the .py file that was named last before it."""
+    """A block of a document. kind: its fence's language, or "sh" for an indented block; file: the last .py named before it."""
 
     kind: str
     text: str
@@ -34,7 +34,7 @@ class Block:
 
 
 def blocks(document: str) -> list[Block]:
-    """Its fenced blocks, and its indented ones as "sh"."""
+    """The document's fenced blocks, and its indented blocks as "sh"."""
     found, before = [], ""
     for piece in FENCE.split(document):
         if fenced := FENCED.fullmatch(piece):
@@ -51,7 +51,7 @@ OWN_TASK = blocks((ROOT / "docs/own-task.md").read_text())
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, tiny_dense) -> Path:
-    """A folder with the project's tasks, recipes and configs, its environment's commands, a small data set and a tiny model."""
+    """A folder with the project's tasks, recipes and configs, the environment's commands, a small data set and a tiny model."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("tasks", "data_recipes", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -66,7 +66,7 @@ def clone(tmp_path_factory, tiny_dense) -> Path:
 
 
 def run(folder: Path, script: str) -> str:
-    """What the script prints, run by the plain shell that stops at the first command that fails."""
+    """Runs the script in a shell that stops at the first failing command, and returns what it prints."""
     environment = os.environ | {"PATH": f"{folder}/.venv/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["sh", "-e", "-c", script],
@@ -87,9 +87,9 @@ def without_long(script: str) -> str:
 
 @pytest.fixture(scope="module")
 def followed(clone) -> tuple[Path, str]:
-    """The clone after all of own-task.md but the run, with what was printed.
+    """The clone after all of own-task.md except the run, and what was printed.
 
-    A Python block is the file that was named before it: as `vlrl new` has written it, or to be written.
+    A Python block is the content of the file named before it: `vlrl new` has written this file, or the fixture writes it.
     """
     printed = ""
     for block in OWN_TASK:
@@ -123,7 +123,7 @@ def test_the_run_of_own_task_trains_and_reports(followed):
     assert (clone / "runs/dots/report.html").exists()
 
 
-def test_the_reward_of_own_task_is_one_that_a_run_file_may_hold():
+def test_the_reward_of_own_task_is_valid_in_a_run_file():
     (block,) = (block for block in OWN_TASK if block.kind == "yaml")
     reward = RewardConfig(**yaml.safe_load(block.text)["reward"])
     assert (reward.gate, sum(reward.weights.values())) == ("boxed", 1.0)

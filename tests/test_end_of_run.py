@@ -1,4 +1,4 @@
-"""What a run says at its end beside its table."""
+"""What a run prints at its end, after its table."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ RUN = Path(__file__).parents[1] / "configs" / "cpu.yaml"
 
 
 def reported(capsys, *overrides: str, **afters: float) -> str:
-    """What is printed of a run whose tasks began at 0.2 and came to these accuracies, with intervals of 0.06 and 0.08."""
+    """The output for a run whose tasks began at 0.2 and ended at these accuracies, with intervals of 0.06 and 0.08."""
     facts = {"before": 0.2, "before_interval": 0.06, "after_interval": 0.08, "failed_before": 0, "failed_after": 0}
     tasks = {task: facts | {"after": after} for task, after in afters.items()}
     cli._report(load_config(RUN, overrides), {"tasks": tasks, "mean": {"before": 0.2, "after": 0.3}})
@@ -18,7 +18,7 @@ def reported(capsys, *overrides: str, **afters: float) -> str:
 
 def test_a_task_that_did_not_rise_is_named_with_what_to_do(capsys):
     said = reported(capsys, digits=0.7, counting=0.29)
-    assert "counting did not rise by more than its interval. Look at its first accuracy, 0.200: if that is chance" in said
+    assert "counting did not rise by more than its interval. Its accuracy before the run was 0.200. If that is chance" in said
     assert "(mixture.counting.coldstart_weight, 3 now)" in said
     assert "digits did not" not in said
 

@@ -1,4 +1,4 @@
-"""Studies: a grid of runs that goes on where it was, and the table at its end."""
+"""Studies: a grid of runs that resumes after an interruption, and the table at its end."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def write_run(folder, rewards):
     )
 
 
-def test_every_arm_is_run_with_every_seed_and_what_fails_is_told(study, tmp_path, monkeypatch):
+def test_every_arm_is_run_with_every_seed_and_failed_runs_are_returned(study, tmp_path, monkeypatch):
     commands = []
 
     class Begun:
@@ -56,27 +56,27 @@ def test_every_arm_is_run_with_every_seed_and_what_fails_is_told(study, tmp_path
 
 
 def test_a_study_that_is_interrupted_lets_its_run_save_before_it_ends(study, tmp_path, monkeypatch):
-    told = []
+    calls = []
 
     class Begun:
         def __init__(self, command, **_):
             pass
 
         def wait(self):
-            told.append("waited")
-            if told == ["waited"]:
+            calls.append("wait")
+            if calls == ["wait"]:
                 raise Interrupted(signal.SIGTERM)
 
         def terminate(self):
-            told.append("terminated")
+            calls.append("terminate")
 
     monkeypatch.setattr(vlrl.study.subprocess, "Popen", Begun)
     with pytest.raises(Interrupted):
         run_study(study, tmp_path / "runs")
-    assert told == ["waited", "terminated", "waited"]
+    assert calls == ["wait", "terminate", "wait"]
 
 
-def test_arms_are_held_to_the_first_seed_by_seed(study, tmp_path):
+def test_arms_are_compared_with_the_first_seed_by_seed(study, tmp_path):
     for seed, level in ((4, 0.2), (7, 0.8)):
         write_run(tmp_path / f"soft-{seed}", [level] * 20)
         write_run(tmp_path / f"hard-{seed}", [level + 0.1 + 0.001 * seed] * 20)
@@ -86,7 +86,7 @@ def test_arms_are_held_to_the_first_seed_by_seed(study, tmp_path):
     assert rule.count("---") == head.count("|") - 1
 
 
-def test_arms_that_lack_different_seeds_are_held_to_each_other_over_those_that_both_have(study, tmp_path):
+def test_arms_that_lack_different_seeds_are_compared_over_the_seeds_that_both_have(study, tmp_path):
     study = study.model_copy(update={"seeds": (4, 7, 9)})
     for arm, seeds in (("soft", {4: 0.2, 7: 0.8}), ("hard", {7: 0.9, 9: 0.1})):
         for seed, level in seeds.items():
@@ -115,8 +115,8 @@ def test_a_collapse_is_an_end_under_half_of_the_best():
 
 def test_a_study_that_has_begun_has_its_table_and_page(study, tmp_path):
     write_run(tmp_path / "soft-4", [0.1, 0.2, 0.3])
-    told = vlrl.study.write_results(study, tmp_path)
-    assert (tmp_path / "study.md").read_text() == told and told.count("\n") == 3
+    written = vlrl.study.write_results(study, tmp_path)
+    assert (tmp_path / "study.md").read_text() == written and written.count("\n") == 3
     assert "soft" in (tmp_path / "study.html").read_text()
 
 
@@ -128,7 +128,7 @@ def test_a_study_that_has_begun_has_its_table_and_page(study, tmp_path):
         (FILE.replace("[4, 7]", "[a]"), "seeds"),
     ],
 )
-def test_a_study_that_cannot_be_run_is_a_sentence(tmp_path, text, says):
+def test_an_invalid_study_is_refused_with_a_sentence(tmp_path, text, says):
     (tmp_path / "bad.yaml").write_text(text)
     result = CliRunner().invoke(app, ["study", str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "runs")])
     assert result.exit_code == 2 and re.search(says, result.output), result.output

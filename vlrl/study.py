@@ -1,6 +1,6 @@
-"""A study: the arms of a comparison, each run with the same seeds, and one table and page at the end.
+"""A study runs the arms of a comparison with the same seeds, and writes one table and one page.
 
-Every run is `vlrl train` in a process of its own, so a study that was stopped goes on where it was, run by run and step by step.
+Every run is a `vlrl train` process of its own, so a stopped study can be resumed: each run continues from its last step.
 """
 
 import subprocess
@@ -17,14 +17,17 @@ from vlrl.config import Section
 from vlrl.report.read import Steps, read_steps
 from vlrl.stats import Difference, Estimate, difference, estimate
 
-_LAST = 10  # steps whose mean reward is a run's end
+_LAST = 10  # a run's final reward is the mean over this many last steps
 _HEAD = ("arm", "runs", "reward of the last ten steps", "against the first arm", "p", "held-out accuracy", "collapsed")
 Arms = Mapping[str, Mapping[int, Steps]]
-"""By arm and seed, the steps of a run."""
+"""The steps of each run, by arm and seed."""
 
 
 class Study(Section):
-    """A study's file. settings: overrides of the run file for all arms; arms: those of each, all are held to the first."""
+    """A study's file.
+
+    settings: overrides of the run file for all arms; arms: overrides for each arm, which is compared with the first.
+    """
 
     run: Path
     settings: tuple[str, ...] = ()
@@ -33,20 +36,22 @@ class Study(Section):
 
 
 def load_study(path: Path) -> Study:
-    """ValueError where the file cannot be used."""
+    """Reads a study's file. Raises ValueError if the file is missing or invalid."""
     if not path.exists():
-        raise ValueError(f"no study {path}; configs/studies/ holds some")
+        raise ValueError(f"there is no study file {path}; configs/studies/ has examples")
     try:
         study = Study.model_validate(yaml.safe_load(path.read_text()))
     except (ValidationError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if len(study.arms) < 2 or not study.seeds:
-        raise ValueError(f"{path}: a study has two arms or more, and a seed or more")
+        raise ValueError(
+            f"{path}: a study needs two arms or more and one seed or more, got {len(study.arms)} and {len(study.seeds)}"
+        )
     return study
 
 
 def run_study(study: Study, folder: Path, overrides: Sequence[str] = ()) -> list[str]:
-    """Runs every arm with every seed, one after another. Returns the names of runs that failed; their logs are in the folder."""
+    """Runs every arm with every seed, one after another. Returns the names of the runs that failed; FOLDER has their logs."""
     failed = []
     folder.mkdir(parents=True, exist_ok=True)
     runs = [(arm, seed) for seed in study.seeds for arm in study.arms]
@@ -62,7 +67,7 @@ def run_study(study: Study, folder: Path, overrides: Sequence[str] = ()) -> list
 
 
 def _exit_code(run: subprocess.Popen[bytes]) -> int:
-    """The run's, once it ends. One that is interrupted passes that on, so that the run saves its state."""
+    """Waits for the run and returns its exit code. On an interrupt it first terminates the run, which then saves its state."""
     try:
         return run.wait()
     except KeyboardInterrupt:
@@ -72,7 +77,7 @@ def _exit_code(run: subprocess.Popen[bytes]) -> int:
 
 
 def read_arms(study: Study, folder: Path) -> Arms:
-    """What has been run so far; a run without a step, and an arm without a run, is left out."""
+    """Reads the runs so far. Leaves out runs without a step and arms without a run."""
     found = {arm: {seed: read_steps(folder / f"{arm}-{seed}") for seed in study.seeds} for arm in study.arms}
     begun = {arm: {seed: run for seed, run in runs.items() if run.metrics} for arm, runs in found.items()}
     return {arm: runs for arm, runs in begun.items() if runs}
@@ -84,14 +89,17 @@ def end(run: Steps) -> float:
 
 
 def collapsed(rewards: Sequence[float]) -> bool:
-    """Whether a run ended under half of the best ten steps in a row that it had."""
+    """Whether the last ten steps' mean reward is below half of the best mean of ten consecutive steps."""
     windows = [fmean(rewards[start : start + _LAST]) for start in range(max(1, len(rewards) - _LAST + 1))]
     return windows[-1] < 0.5 * max(windows)
 
 
 def table(arms: Arms) -> list[tuple[str, ...]]:
-    """A head and a row for each arm: its end, the held-out accuracy last seen, and its difference from the first arm's end over
-    the seeds that both have, with 95 % intervals over seeds."""
+    """The header row, then one row for each arm.
+
+    A row has the arm's final reward, its difference from the first arm over the seeds that both have, and the last held-out
+    accuracy, with 95 % intervals over seeds.
+    """
     first = next(iter(arms.values()))
     rows: list[tuple[str, ...]] = [_HEAD]
     for number, (arm, runs) in enumerate(arms.items()):
@@ -102,10 +110,10 @@ def table(arms: Arms) -> list[tuple[str, ...]]:
             (
                 arm,
                 str(len(runs)),
-                _told(estimate([end(run) for run in runs.values()])),
-                _told(change) if change else "",
+                _with_interval(estimate([end(run) for run in runs.values()])),
+                _with_interval(change) if change else "",
                 f"{change.p:.3f}" if change else "",
-                _told(estimate(heldout)) if heldout else "",
+                _with_interval(estimate(heldout)) if heldout else "",
                 str(sum(collapsed([line["reward/mean"] for line in run.metrics]) for run in runs.values())),
             )
         )
@@ -113,18 +121,18 @@ def table(arms: Arms) -> list[tuple[str, ...]]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table, the first row its head."""
+    """A Markdown table; the first row is its header."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_results(study: Study, folder: Path) -> str:
-    """Writes FOLDER/study.md and study.html, and returns the table. ValueError where nothing has run."""
+    """Writes FOLDER/study.md and study.html, and returns the table. Raises ValueError if no run has logged a step."""
     from vlrl.report.arms import write_study
 
     arms = read_arms(study, folder)
     if not arms:
-        raise ValueError(f"no run of the study has left a step in {folder}; the logs there say why")
+        raise ValueError(f"no run of the study has logged a step in {folder}; the .log files there say why")
     rows = table(arms)
     write_atomically(folder / "study.md", [markdown(rows)])
     write_study(folder / "study.html", folder.name, rows, {arm: list(runs.values()) for arm, runs in arms.items()})
@@ -135,6 +143,6 @@ def _last_evaluation(run: Steps) -> float | None:
     return next((line["eval/mean"] for line in reversed(run.metrics) if "eval/mean" in line), None)
 
 
-def _told(found: Estimate | Difference) -> str:
+def _with_interval(found: Estimate | Difference) -> str:
     sign = "+" if isinstance(found, Difference) else ""
     return f"{found.mean:{sign}.3f} ± {found.interval:.3f}"

@@ -1,4 +1,4 @@
-"""What the doctor says of a machine."""
+"""What `vlrl doctor` prints about a machine."""
 
 from vlrl.cli.doctor import doctor
 
@@ -12,7 +12,7 @@ def test_the_doctor_names_all_that_a_run_needs():
     assert int(found["cores"]) >= 1
 
 
-def test_a_missing_compiler_is_said_with_what_it_is_for(monkeypatch):
+def test_a_missing_compiler_s_line_says_what_needs_it(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     assert any(line.startswith("C++ compiler: none; DeepSpeed's") for line in doctor())

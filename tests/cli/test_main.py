@@ -1,4 +1,4 @@
-"""What the commands have in common, and those that only one line of the library stands behind."""
+"""What all commands share, and the commands that only call one function of the library."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def write_set(folder: Path, question: str, num: int = 5) -> Path:
     return write_dataset(folder, rows, source="made here", licence="none", recipe="test", recipe_version=1).folder
 
 
-def test_a_tiny_model_learns_only_the_texts_that_are_named_and_says_which(tmp_path, monkeypatch):
+def test_a_tiny_model_s_tokenizer_learns_only_the_named_texts_and_the_command_prints_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vlrl.models.tiny.build_tiny", lambda folder, texts, **_: len("".join(texts)))
     sums, other = write_set(Path("data/sums/train"), "How much is"), write_set(Path("data/other/train"), "Whatever is the number")
@@ -38,7 +38,7 @@ def test_a_tiny_model_learns_only_the_texts_that_are_named_and_says_which(tmp_pa
     assert "did you mean data/sums/train?" in command("tiny", "model", "--texts", "data/sum/train")[1].replace("\n", "")
 
 
-def test_make_names_the_sets_of_the_laptop_s_run_to_the_tiny_model():
+def test_make_passes_the_laptop_run_s_data_sets_to_vlrl_tiny():
     planned = subprocess.run(["make", "-n", "-B", "models/tiny/config.json"], cwd=ROOT, capture_output=True, text=True).stdout
     (line,) = [line for line in planned.splitlines() if "vlrl tiny" in line]
     tasks = ["chain_sum", "counting", "digits", "functions", "knights"]
@@ -52,7 +52,7 @@ LONG = ("data", "show", "{rows}", "--num", 2000)
 @pytest.mark.parametrize(
     "arguments", [SHORT, LONG, ("doctor",), ("plan", "run.yaml", "--all")], ids=["short", "long", "doctor", "plan"]
 )
-def test_a_command_whose_reader_has_gone_ends_without_a_word(tmp_path, arguments):
+def test_a_command_whose_reader_has_gone_prints_nothing_and_exits_with_141(tmp_path, arguments):
     rows = write_set(tmp_path / "rows", "How much is", 2000)
     (tmp_path / "run.yaml").write_text(
         "name: run\nmodel: none\nsteps: 3\nprompts_per_step: 2\nmixture: {sums: {weight: 1, rows: rows}}\n"
@@ -72,7 +72,7 @@ def test_a_command_whose_reader_has_gone_ends_without_a_word(tmp_path, arguments
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_plan_comes_before_the_settings_and_of_these_come_those_that_differ(tmp_path):
+def test_plan_prints_the_plan_and_then_the_settings_that_differ_from_their_defaults(tmp_path):
     rows = write_set(tmp_path / "rows", "How much is")
     run = tmp_path / "run.yaml"
     run.write_text(f"name: run\nmodel: none\nsteps: 3\nprompts_per_step: 2\nmixture: {{sums: {{weight: 1, rows: {rows}}}}}\n")
@@ -85,7 +85,7 @@ def test_a_plan_comes_before_the_settings_and_of_these_come_those_that_differ(tm
     assert "zero_stage" in command("plan", run, "--all")[1]
 
 
-def test_folders_that_are_not_there_are_refused_before_what_takes_seconds_to_import(tmp_path):
+def test_missing_folders_are_refused_before_any_slow_import(tmp_path):
     (tmp_path / "runs/cpu").mkdir(parents=True)
     (tmp_path / "runs/cpu/config.yaml").touch()
     code = (
@@ -99,4 +99,4 @@ def test_folders_that_are_not_there_are_refused_before_what_takes_seconds_to_imp
     )
     assert done.returncode == 0, done.stderr
     assert "there is no folder one" in done.stderr
-    assert "runs/cpuu is no run's folder: there is none of that name; did you mean runs/cpu? " in done.stderr
+    assert "runs/cpuu does not exist; did you mean runs/cpu? " in done.stderr

@@ -1,4 +1,4 @@
-"""Filtering by pass rate, with the real engine on a tiny model whose responses a verifier of our own splits."""
+"""Filtering by pass rate, with the real engine on a tiny model and a verifier that accepts some of its responses."""
 
 import json
 
@@ -71,19 +71,19 @@ def test_rows_that_are_solved_sometimes_are_kept_whole(filtered):
     assert (kept.manifest.source, kept.manifest.recipe_version) == ("made here", 3)
 
 
-def test_what_is_dropped_is_told_by_reason(filtered):
+def test_dropped_rows_are_counted_by_reason(filtered):
     never, always, broken = (lines(filtered)[1 + ANSWERS.index(answer)] for answer in ("never", "always", "broken"))
     assert (never["rewards"], always["rewards"], broken["rewards"], broken["failed"]) == ([0.0] * 6, [1.0] * 6, [], 6)
     verdicts = [verdict(RowRewards(**line), 0.9) for line in (never, always, broken)]
     assert verdicts == ["never solved", "solved too often", "not scored"]
-    (told,) = (line for line in filtered.printed.splitlines() if "│ split" in line)
-    assert [cell.strip() for cell in told.split("│")[2:7]] == [
+    (line,) = (line for line in filtered.printed.splitlines() if "│ split" in line)
+    assert [cell.strip() for cell in line.split("│")[2:7]] == [
         "12",
         *(str(sum(verdict(RowRewards(**line), 0.9) == name for line in lines(filtered)[1:])) for name in ("kept", *verdicts)),
     ]
 
 
-def test_a_filtering_that_was_stopped_goes_on_with_the_rates_that_it_has(filtered):
+def test_a_filtering_that_was_stopped_resumes_with_the_rates_that_it_has(filtered):
     whole = lines(filtered)
     path = filtered.root / "again/split/pass_rates.jsonl"
     path.parent.mkdir(parents=True)
@@ -99,9 +99,9 @@ def test_two_ranks_find_the_rates_of_one(filtered):
     assert lines(filtered, "two") == lines(filtered)
 
 
-def test_a_task_of_which_nothing_would_be_left_is_a_sentence(filtered):
+def test_a_task_that_would_keep_no_row_is_refused(filtered):
     rows = [NewRow(question=f"Row {n}?", answer="never", response="own") for n in range(3)]
     write_dataset(filtered.root / "hard", rows, source="", licence="", recipe="split", recipe_version=1)
     printed = filtered("none", rows="hard", exit_code=2)
-    assert "vlrl: of split no row is solved sometimes, and at most 90% of the time" in printed
+    assert "vlrl: split: no row has a pass rate above 0 and at most 90%" in printed
     assert not (filtered.root / "none/split/manifest.json").exists()

@@ -1,4 +1,4 @@
-"""What is kept of a measurement: more rows are added to it, and another model, verifier or sampling never replaces it."""
+"""A measurement's file: more rows are added to it, and another model, verifier or sampling setting never overwrites it."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def with_config(run: Run, *overrides: str) -> Run:
     return replace(run, config=load_config(Path("run.yaml"), overrides))
 
 
-def test_a_measurement_goes_on_with_the_same_and_with_more_rows(run, kept):
+def test_a_measurement_resumes_with_the_same_and_with_more_rows(run, kept):
     check_measurements(run, asked(kept))
     check_measurements(run, asked(kept, rows=8))
     assert len(_begin(kept.path, origin(run, run.weights, kept))) == 5
@@ -50,23 +50,23 @@ def test_a_measurement_goes_on_with_the_same_and_with_more_rows(run, kept):
 @pytest.mark.parametrize(
     ("way", "says"),
     [
-        ({"rows": 3}, "holds 5 rows, and 3 are asked for now; give another --out"),
-        ({"samples": 2}, "samples was 4, is 2 now"),
-        ({"samples": 8}, "samples was 4, is 8 now"),
-        ({"temperature": 0.0}, "temperature was 1.0, is 0.0 now"),
+        ({"rows": 3}, "holds 5 rows, but evaluation.rows now allows only 3; give another --out"),
+        ({"samples": 2}, "samples was 4 and is now 2"),
+        ({"samples": 8}, "samples was 4 and is now 8"),
+        ({"temperature": 0.0}, "temperature was 1.0 and is now 0.0"),
     ],
 )
-def test_another_way_to_sample_or_fewer_rows_do_not_replace_it(run, kept, way, says):
+def test_other_sampling_settings_or_fewer_rows_do_not_overwrite_it(run, kept, way, says):
     with pytest.raises(ValueError, match=says):
         check_measurements(run, asked(kept, **way))
 
 
-def test_another_model_or_verifier_does_not_go_on_with_it(run, kept):
+def test_another_model_or_verifier_does_not_resume_it(run, kept):
     edited = replace(run.tasks["sums"], fingerprint="edited")
     for other, says in (
-        (replace(run, weights="other"), "out/sums.jsonl was measured otherwise: weights was .*, is other now"),
-        (replace(run, tasks=run.tasks | {"sums": edited}), "task_file was .*, is edited now"),
-        (with_config(run, "policy.dtype=bfloat16"), "dtype was float32, is bfloat16 now"),
+        (replace(run, weights="other"), "out/sums.jsonl was measured with other settings: weights was .* and is now other"),
+        (replace(run, tasks=run.tasks | {"sums": edited}), "task_file was .* and is now edited"),
+        (with_config(run, "policy.dtype=bfloat16"), "dtype was float32 and is now bfloat16"),
         (with_config(run, "scoring.timeout_s=1"), "scoring was "),
         (with_config(run, "engine.max_model_len=128"), "engine was "),
     ):

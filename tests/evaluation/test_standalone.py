@@ -1,4 +1,4 @@
-"""`vlrl eval` and `vlrl compare`: with the real engine, and on files made by hand."""
+"""`vlrl eval` with the real engine, and `vlrl compare` on handmade files."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def evaluated(tmp_path_factory, tiny_dense):
     return run
 
 
-def test_an_evaluation_tells_average_and_pass_at_k_of_the_first_rows(evaluated):
+def test_an_evaluation_reports_average_and_pass_at_k_of_the_first_rows(evaluated):
     summary = json.loads((evaluated.root / "one/evaluation.json").read_text())["tasks"]["split"]
     lines = [json.loads(line) for line in (evaluated.root / "one/split.jsonl").read_text().splitlines()[1:]]
     means = [sum(line["rewards"]) / 6 for line in lines]
@@ -54,7 +54,7 @@ def test_an_evaluation_tells_average_and_pass_at_k_of_the_first_rows(evaluated):
     assert f"{summary['average']['mean']:.3f} ± " in evaluated.printed
 
 
-def test_an_evaluation_goes_on_with_more_rows_and_compares_with_itself(evaluated):
+def test_an_evaluation_resumes_with_more_rows_and_equals_itself(evaluated):
     before = (evaluated.root / "one/split.jsonl").read_text()
     evaluated("one", **{"evaluation.rows": 8})
     after = (evaluated.root / "one/split.jsonl").read_text()
@@ -70,12 +70,12 @@ def test_an_evaluation_that_is_complete_is_printed_again_without_torch(evaluated
     files[1].unlink()
     printed = evaluated("again", command=("-c", WITHOUT_TORCH))
     assert [file.read_bytes() for file in files] == before
-    assert "again has every row, measured in the same way; nothing was sampled" in " ".join(printed.split())
+    assert "again already has every row with the same settings; nothing was sampled" in " ".join(printed.split())
     table = [line for line in evaluated.printed.splitlines() if line.startswith("│")]
     assert table and table == [line for line in printed.splitlines() if line.startswith("│")]
 
 
-def test_an_evaluation_is_not_replaced_by_that_of_other_weights_another_verifier_or_fewer_rows(evaluated, tiny_dense):
+def test_an_evaluation_is_not_overwritten_by_one_with_other_weights_another_verifier_or_fewer_rows(evaluated, tiny_dense):
     evaluated("kept", **{"evaluation.rows": 5})
     before = {path.name: path.read_bytes() for path in (evaluated.root / "kept").iterdir()}
     model = evaluated.root / "model"
@@ -83,24 +83,24 @@ def test_an_evaluation_is_not_replaced_by_that_of_other_weights_another_verifier
     weights = next(model.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     fewer = evaluated("kept", 2, **{"evaluation.rows": 3})
-    assert "holds 5 rows, and 3 are asked for now; give another --out" in fewer
+    assert "holds 5 rows, but evaluation.rows now allows only 3; give another --out" in fewer
     assert "weights was " in evaluated("kept", 2, model=str(model))
     (evaluated.root / "split.py").write_text(SPLIT + "\n# edited\n")
     try:
         edited = evaluated("kept", 2)
     finally:
         (evaluated.root / "split.py").write_text(SPLIT)
-    assert "task_file was " in edited and "split.jsonl was measured otherwise" in edited
+    assert "task_file was " in edited and "split.jsonl was measured with other settings" in edited
     assert {path.name: path.read_bytes() for path in (evaluated.root / "kept").iterdir()} == before
 
 
-def test_other_ways_to_sample_are_measured_beside_and_tell_what_they_are(evaluated):
+def test_each_preset_is_measured_in_its_own_folder_with_its_settings_in_the_first_line(evaluated):
     also = {"greedy": {"temperature": 0, "samples": 1}, "short": {"max_new_tokens": 2, "top_k": 5}}
     printed = evaluated("ways", **{"evaluation.presets": also})
     files = {way: (evaluated.root / "ways" / way / "split.jsonl").read_text() for way in ("", "greedy", "short")}
     heads = {way: json.loads(text.splitlines()[0]) for way, text in files.items()}
-    told = {way: tuple(head[key] for key in ("samples", "temperature", "top_k", "max_new_tokens")) for way, head in heads.items()}
-    assert told == {"": (6, 0.6, 0, 6), "greedy": (1, 0.0, 0, 6), "short": (6, 0.6, 5, 2)}
+    kept = {way: tuple(head[key] for key in ("samples", "temperature", "top_k", "max_new_tokens")) for way, head in heads.items()}
+    assert kept == {"": (6, 0.6, 0, 6), "greedy": (1, 0.0, 0, 6), "short": (6, 0.6, 5, 2)}
     assert (evaluated.root / "one/split.jsonl").read_text().startswith(files[""])
     assert "greedy" in printed and "short" in printed
     summary = json.loads((evaluated.root / "ways/greedy/evaluation.json").read_text())["tasks"]["split"]
@@ -126,16 +126,16 @@ def test_a_task_that_fell_while_another_rose_fails_the_gate(tmp_path):
 
 
 @pytest.mark.parametrize("of", [{"data": "other"}, {"task_file": "other"}, {"samples": 2}, {"temperature": 0.6}, {"top_p": 0.9}])
-def test_evaluations_made_otherwise_are_not_compared(tmp_path, of):
+def test_evaluations_with_other_settings_are_not_compared(tmp_path, of):
     first, second = (
         write_evaluation(tmp_path / "a", {"math": [1.0, 0.0]}),
         write_evaluation(tmp_path / "b", {"math": [1.0, 0.0]}, **of),
     )
     result = CliRunner().invoke(app, ["compare", first, second])
-    assert result.exit_code == 2 and "compare like with like" in result.output
+    assert result.exit_code == 2 and "compare evaluations that were made with the same settings" in result.output
 
 
-def test_what_is_no_evaluation_is_a_sentence(tmp_path):
+def test_a_folder_without_an_evaluation_is_refused(tmp_path):
     write_evaluation(tmp_path / "eval", {"math": [1.0, 0.0]})
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").touch()
@@ -150,7 +150,7 @@ def test_what_is_no_evaluation_is_a_sentence(tmp_path):
         assert result.exit_code == 2 and says in result.output
 
 
-def test_evaluations_of_different_tasks_are_a_sentence(tmp_path):
+def test_evaluations_of_different_tasks_are_refused(tmp_path):
     first, second = write_evaluation(tmp_path / "a", {"math": [1.0]}), write_evaluation(tmp_path / "b", {"vision": [1.0]})
     result = CliRunner().invoke(app, ["compare", first, second])
     assert result.exit_code == 2 and f"{first} has math, {second} has vision" in result.output

@@ -1,4 +1,4 @@
-"""The pages in a real browser, from disk and without a network, at the width of a desk and of a phone."""
+"""The pages in a real browser, from disk and without a network, at desktop and phone width."""
 
 import re
 import shutil
@@ -25,9 +25,9 @@ WIDTHS = {"desk": "1280,900", "phone": "390,844"}
 
 
 def opened(page: Path, folder: Path, *, at: str = "", size: str = WIDTHS["desk"]) -> str:
-    """The page's elements once its scripts have run. Its console has to stay empty.
+    """The page's HTML after its scripts have run. Fails if the page writes to the console.
 
-    The title is then the page's width, with what its menu hides, and the window's.
+    The script sets the page's title to "WIDTH of WINDOW", where WIDTH includes what the menu hides.
     """
     measured = folder / "measured.html"
     measured.write_text(page.read_text() + MEASURE)
@@ -56,7 +56,7 @@ def test_a_report_draws_its_figures_and_its_rollouts(report, tmp_path, width):
     assert needed <= wide
 
 
-def test_what_a_page_says_on_the_console_is_heard(tmp_path):
+def test_a_message_on_the_console_fails_the_check(tmp_path):
     (tmp_path / "page.html").write_text("<script>console.error('oh')</script>")
     with pytest.raises(AssertionError, match="oh"):
         opened(tmp_path / "page.html", tmp_path)

@@ -1,4 +1,4 @@
-"""The report of a run: one page that needs nothing else, from a run that has ended, goes on, or has hardly begun."""
+"""The report of a run: one self-contained page, for a run that has ended, is still training, or has just started."""
 
 import http.client
 import json
@@ -115,7 +115,7 @@ def test_every_rollout_can_be_browsed_with_its_score_picture_boxes_and_tokens(tm
     assert len(sums["rollouts"][1]["response"]) < 7000, "a long response is shown by its ends"
 
 
-def test_of_many_rollouts_those_of_steps_spread_over_the_run_are_kept(tmp_path, monkeypatch):
+def test_a_long_run_s_page_keeps_the_rollouts_of_evenly_spaced_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("vlrl.report.read.MOST_ROLLOUTS", 20)
     data = read_run(write_run(tmp_path / "run", steps=10))
     assert data.num_rollouts == 80
@@ -131,7 +131,7 @@ def test_a_step_s_interval_is_that_of_its_groups_means(tmp_path):
     assert reward.interval == pytest.approx(4.3027 * spread / math.sqrt(3), rel=1e-4)
 
 
-def test_failed_verdicts_are_told_of_the_whole_run_and_of_the_worst_task(tmp_path):
+def test_the_share_of_failed_verdicts_is_shown_for_the_run_and_for_the_worst_task(tmp_path):
     write_report([write_run(tmp_path / "run", steps=4)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "<dt>without a verdict</dt><dd>10.0%, of shapes 10.0%</dd>" in text
@@ -151,7 +151,7 @@ def test_the_reward_on_top_compares_several_steps_and_says_how_many(tmp_path, st
     assert f"<dt>{caption}</dt><dd>{value}</dd>" in text
 
 
-def test_a_reward_composed_of_parts_is_said_not_to_be_accuracy(tmp_path):
+def test_a_reward_composed_of_parts_is_described_as_not_the_accuracy(tmp_path):
     assert "is not their accuracy" not in page.report([read_run(write_run(tmp_path / "run"))])
     rewards = {
         "sums": {"weights": {"reward": 0.9, "boxed": 0.1}, "gate": "boxed"},
@@ -159,7 +159,7 @@ def test_a_reward_composed_of_parts_is_said_not_to_be_accuracy(tmp_path):
     }
     mixture = {task: values | {"reward": rewards[task]} for task, values in MIXTURE.items()}
     text = page.report([read_run(write_run(tmp_path / "composed", mixture=mixture))])
-    assert "sums: 0.9 reward + 0.1 boxed, or 0 where boxed is below 1; shapes: reward, less up to 0.5 for the length." in text
+    assert "sums: 0.9 reward + 0.1 boxed, or 0 if boxed is below 1; shapes: reward, less up to 0.5 for the length." in text
 
 
 def test_a_reward_below_0_is_in_the_figure(tmp_path):
@@ -170,7 +170,7 @@ def test_a_reward_below_0_is_in_the_figure(tmp_path):
 
 
 def run_with(folder: Path, **metrics: list[float]) -> RunData:
-    """A run of the given metrics, a value a step."""
+    """A run with the given metrics, one value per step."""
     data = read_run(write_run(folder, steps=len(next(iter(metrics.values())))))
     for name, values in metrics.items():
         for line, value in zip(data.metrics, values, strict=True):
@@ -178,7 +178,7 @@ def run_with(folder: Path, **metrics: list[float]) -> RunData:
     return data
 
 
-def test_an_axis_is_wide_enough_that_noise_is_no_trend(tmp_path):
+def test_an_axis_is_wide_enough_that_noise_does_not_look_like_a_trend(tmp_path):
     data = run_with(tmp_path / "run", rollout__tokens__sums=[6.0, 6.005, 6.0], rollout__tokens__shapes=[6.0, 9.0, 8.0])
     figure = charts.lengths([data])
     draw.widen(figure)
@@ -213,7 +213,9 @@ def test_small_numbers_on_an_axis_differ_and_have_no_prefix(tmp_path):
     assert [figure.layout.yaxis.tickformat for figure in figures] == [".3~p", ".3~p", None]
 
 
-@pytest.mark.parametrize(("steps", "says"), [(8, "Each step as it is."), (20, "lines their moving average over 5 steps.")])
+@pytest.mark.parametrize(
+    ("steps", "says"), [(8, "Each step without averaging."), (20, "lines their moving average over 5 steps.")]
+)
 def test_a_page_says_how_its_lines_are_averaged_and_shows_each_step(tmp_path, steps, says):
     data = [read_run(write_run(tmp_path / "run", steps=steps))]
     text = page.report(data)
@@ -229,7 +231,7 @@ def test_the_rollouts_are_first_in_the_menu(tmp_path):
     assert re.findall(r'href="#([^"]+)"', menu)[0] == "rollouts"
 
 
-def test_several_runs_are_on_one_page_and_a_run_that_goes_on_or_has_no_step_too(tmp_path):
+def test_one_page_can_show_several_runs_also_one_that_is_still_training_or_has_no_step(tmp_path):
     runs = [
         write_run(tmp_path / "one"),
         write_run(tmp_path / "two", ended=False),
@@ -277,12 +279,12 @@ def test_a_picture_that_is_gone_is_left_out(tmp_path):
     assert browsed((tmp_path / "report.html").read_text())["runs"][0]["images"] == [""]
 
 
-def test_a_folder_that_is_no_run_s_is_a_sentence(tmp_path):
+def test_a_folder_that_is_not_a_run_s_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert result.exit_code == 2 and "is no run's folder: it has no config.yaml" in result.output
+    assert result.exit_code == 2 and "is not a run's folder: it has no config.yaml" in result.output
 
 
-def test_a_run_is_served_to_this_machine_alone_and_made_anew_each_time(tmp_path, monkeypatch):
+def test_a_served_report_is_local_and_rebuilt_at_each_visit(tmp_path, monkeypatch):
     run, servers = write_run(tmp_path / "run", ended=False), []
 
     class Server(page.ThreadingHTTPServer):

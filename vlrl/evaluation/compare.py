@@ -1,4 +1,4 @@
-"""`vlrl compare`: two evaluations, row by row. It reads what `vlrl eval` wrote, and needs no model."""
+"""`vlrl compare`: compares two evaluations row by row. It reads the files of `vlrl eval` and loads no model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,43 +15,47 @@ _ALIKE = ("data", "task_file", "samples", "temperature", "top_p", "top_k", "max_
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
-    """A task's evaluation as it was kept: what it depends on, each row's mean, and the rollouts without a verdict."""
+class SavedEvaluation:
+    """A task's evaluation as its file has it.
 
-    of: dict[str, Any]
+    origin: what the rewards depend on, such as the data and the sampling settings; means: each row's mean reward; failed: the
+    number of rollouts without a verdict.
+    """
+
+    origin: dict[str, Any]
     means: dict[str, float]
     failed: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Of a task: second minus first, and the rollouts of each that have no verdict and so no part in it."""
+    """A task's difference, second minus first. failed: each evaluation's rollouts without a verdict, which are not in it."""
 
     difference: Difference
     failed: tuple[int, int]
 
 
 def compared(first: Path, second: Path) -> dict[str, Comparison]:
-    """By task, row by row of the rows that both have; tasks that only one has are left out.
+    """Compares two evaluations by task, over the rows that both have. Leaves out tasks that only one of them has.
 
-    ValueError where a folder holds no evaluation, or the two were made on other rows, samples or verifiers.
+    Raises ValueError if a folder holds no evaluation, or if the two differ in data, verifier or sampling settings.
     """
     before, after = _read(first), _read(second)
     found = {}
     for task in (task for task in before if task in after):
         mine, theirs = before[task], after[task]
         for key in _ALIKE:
-            if mine.of.get(key) != theirs.of.get(key):
+            if mine.origin.get(key) != theirs.origin.get(key):
                 raise ValueError(
-                    f"task {task}: {key} was {mine.of.get(key)} in {first}, {theirs.of.get(key)} in {second}; "
-                    "compare like with like"
+                    f"task {task}: {key} is {mine.origin.get(key)} in {first} but {theirs.origin.get(key)} in {second}; "
+                    "compare evaluations that were made with the same settings"
                 )
         both = sorted(mine.means.keys() & theirs.means.keys())
         change = difference([mine.means[row] for row in both], [theirs.means[row] for row in both])
         found[task] = Comparison(difference=change, failed=(mine.failed, theirs.failed))
     if not found:
         raise ValueError(
-            f"no task is in both evaluations: {first} has {', '.join(before)}, {second} has {', '.join(after)}; "
+            f"the two evaluations have no task in common: {first} has {', '.join(before)}, {second} has {', '.join(after)}; "
             "evaluate the same tasks"
         )
     return found
@@ -62,26 +66,26 @@ def regressed(comparisons: Mapping[str, Comparison], standard_errors: float) -> 
     return [task for task, found in comparisons.items() if found.difference.standard_errors < -standard_errors]
 
 
-def _read(folder: Path) -> dict[str, Kept]:
-    """By task. ValueError where the folder holds no evaluation."""
+def _read(folder: Path) -> dict[str, SavedEvaluation]:
+    """Reads an evaluation, by task. Raises ValueError if the folder holds none."""
     if not (folder / SUMMARY).exists():
         raise ValueError(_no_evaluation(folder))
     read = {}
     for path in sorted(folder.glob("*.jsonl")):
-        of, *rows = read_jsonl(path)
+        origin, *rows = read_jsonl(path)
         rewards = [RowRewards(**row) for row in rows]
         means = {row.row: row.mean for row in rewards if row.rewards}
-        read[path.stem] = Kept(of=of, means=means, failed=sum(row.failed for row in rewards))
+        read[path.stem] = SavedEvaluation(origin=origin, means=means, failed=sum(row.failed for row in rewards))
     return read
 
 
 def _no_evaluation(folder: Path) -> str:
     near = nearest_folder(folder, with_file=SUMMARY)
     if not folder.is_dir():
-        return f"there is no folder {folder}; {near}Give the OUT of a vlrl eval"
+        return f"there is no folder {folder}; {near}Give the OUT folder of a vlrl eval"
     if (folder / "config.yaml").exists():
         return (
-            f"{folder} is a run, not an evaluation; {near}Give the OUT of a vlrl eval of its model: "
+            f"{folder} is a run, not an evaluation; {near}Evaluate its model and give that OUT folder: "
             f"vlrl eval {folder}/config.yaml model={folder}/model --out {folder}/eval"
         )
-    return f"{folder} holds no finished evaluation: it has no {SUMMARY}; {near}Give the OUT of a vlrl eval that came to its end"
+    return f"{folder} holds no finished evaluation: it has no {SUMMARY}; {near}Give the OUT folder of a vlrl eval that finished"

@@ -1,6 +1,7 @@
-"""Evaluation: avg@k and pass@k of each task on held-out rows with 95 % intervals, by the run's own verifiers.
+"""Evaluation: avg@k and pass@k of each task on held-out rows, scored by the run's own verifiers, with 95 % intervals.
 
-avg@k is the mean reward of k samples; pass@k, the chance that one of k is right, is taken of rewards of a half and more.
+avg@k is the mean reward of k samples. pass@k is the chance that at least one of k samples is right; a sample is right if its
+reward is at least one half.
 """
 
 from collections.abc import Mapping
@@ -21,10 +22,10 @@ _ROUND = 0x45  # keeps an evaluation's sampling seeds apart from the training st
 
 
 def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSignal | None = None) -> dict[str, EvalResult]:
-    """Each task's held-out rows under the weights that the engine holds. All ranks call it and get the result.
+    """Evaluates each task's held-out rows with the weights that the engine holds. All ranks call it and get the result.
 
-    RuntimeError where more of a task's rollouts have no verdict than the run file allows; Stopped where `stop` is requested.
-    Empty where no task names held-out rows.
+    Empty if no task names held-out rows. Raises RuntimeError if more of a task's rollouts have no verdict than the run file
+    allows, and Stopped if `stop` is requested.
     """
     way, heldout = run.config.evaluation, heldout_rows(run)
     if not heldout:
@@ -40,12 +41,12 @@ def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSig
 
 
 def mean_accuracy(results: Mapping[str, EvalResult]) -> float:
-    """The tasks' averages, averaged with equal weight. There must be a task."""
+    """The mean of the tasks' averages, with equal weight. There must be at least one task."""
     return fmean(each.average.mean for each in results.values())
 
 
 def evaluation_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
-    """eval/TASK and eval/mean, eval/pass@K/TASK of every K above 1, and eval/failed/TASK, the rollouts without a verdict."""
+    """eval/TASK, eval/mean, eval/pass@K/TASK for every K above 1, and eval/failed/TASK, the rollouts without a verdict."""
     failed = {f"eval/failed/{task}": float(each.failed) for task, each in results.items()}
     averages = {f"eval/{task}": each.average.mean for task, each in results.items()}
     passes = {f"eval/pass@{k}/{task}": one.mean for task, each in results.items() for k, one in each.passes.items() if k > 1}
@@ -53,9 +54,9 @@ def evaluation_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
 
 
 def before_and_after(before: Mapping[str, EvalResult], after: Mapping[str, EvalResult]) -> dict[str, Any]:
-    """A run's summary: of each task both accuracies with their intervals and the rollouts without a verdict, and the means.
+    """A run's summary: each task's accuracy before and after with intervals and rollouts without a verdict, and the means.
 
-    The mean is None where no task was evaluated.
+    The mean is None if no task was evaluated.
     """
     return {
         "tasks": {

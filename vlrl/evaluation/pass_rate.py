@@ -1,7 +1,8 @@
-"""Rows that a model can learn from: solved sometimes, by a sample of its own, and not nearly always.
+"""Filters rows by pass rate: keeps the rows that the model itself solves sometimes but not nearly always.
 
-Of rows whose samples all get one reward nothing is learnt, and they cost as much as the others. Qwen3-VL's RL data was made in
-this way (arXiv 2511.21631, section on reasoning data). A row's pass rate is the mean reward of its scored samples.
+If all samples of a row get the same reward, the model learns nothing from it, and it costs as much as any other row. Qwen3-VL's
+RL data was filtered in this way (arXiv 2511.21631, section on reasoning data). A row's pass rate is the mean reward of its scored
+samples.
 """
 
 from pathlib import Path
@@ -21,10 +22,10 @@ RATES = "pass_rates.jsonl"
 
 
 def filter_rows(run: Run, out: Path, *, samples: int, at_most: float) -> dict[str, list[RowRewards]]:
-    """Writes OUT/TASK, the rows of each task's data set that are kept, and in it every row's rewards. Returns these by task.
+    """Writes each task's kept rows and every row's rewards to OUT/TASK. Returns the rewards by task.
 
-    Rows are sampled as the run's first step would: its model, prompts, temperature and lengths. All ranks call it.
-    ValueError where nothing of a task would be left.
+    It samples with the model, prompts, temperature and lengths of the run's first step. All ranks call it. Raises ValueError if
+    no row of a task would be kept.
     """
     temperature = run.config.sampling.temperature
     measurements = [
@@ -47,14 +48,14 @@ def filter_rows(run: Run, out: Path, *, samples: int, at_most: float) -> dict[st
             _write_kept(run.rows[task], rates[task], out / task, at_most)
     if empty:
         raise ValueError(
-            f"of {', '.join(empty)} no row is solved sometimes, and at most {at_most:.0%} of the time; {out} holds the rates: "
-            "take rows of another difficulty, another model, or more samples"
+            f"{', '.join(empty)}: no row has a pass rate above 0 and at most {at_most:.0%}; the rates are in {out}. "
+            "Use easier or harder rows, another model, or more samples"
         )
     return rates
 
 
 def verdict(row: RowRewards, at_most: float) -> str:
-    """ "kept", or why the row is dropped."""
+    """ "kept", or the reason for dropping the row."""
     if not row.rewards:
         return "not scored"
     return "never solved" if row.mean <= 0 else "solved too often" if row.mean > at_most else "kept"

@@ -1,4 +1,4 @@
-"""What evaluations and filters keep of each row, and what it depends on. Reads files alone, without a model and without torch."""
+"""The files of evaluations and filters: each row's rewards, and what they depend on. Needs neither a model nor torch."""
 
 import json
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from vlrl.types import RowRewards
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What is to be sampled, and the file of what is known of it, row by row, with which one that was stopped goes on.
+    """The rows to sample, the sampling settings (`way`), and the file of the rewards, from which a stopped measurement resumes.
 
-    Of a data set the first way.rows rows, in its order.
+    It covers the first way.rows rows of the data set.
     """
 
     task: str
@@ -41,12 +41,15 @@ def heldout_rows(inputs: Inputs) -> dict[str, Dataset]:
 
 
 def evaluations(inputs: Inputs, out: Path) -> dict[str, list[Measurement]]:
-    """By way to sample, what `vlrl eval` measures: a file of each task that names held-out rows, in OUT and in OUT/WAY."""
+    """What `vlrl eval` measures, by preset ("" for the run file's own settings): one file for each task that names held-out rows.
+
+    The files are in OUT and OUT/PRESET.
+    """
     return {name: _of_way(inputs, name, out / name) for name in inputs.config.evaluation.ways()}
 
 
 def _of_way(inputs: Inputs, name: str, out: Path) -> list[Measurement]:
-    """Those of one way to sample: every task's, with as many samples as it asks for itself."""
+    """The measurements of one preset. A task's own eval_samples replaces the number of samples, unless the preset sets one."""
     evaluation, also = inputs.config.evaluation, inputs.config.evaluation.presets.get(name)
     way = evaluation.ways()[name]
     found = []
@@ -58,7 +61,7 @@ def _of_way(inputs: Inputs, name: str, out: Path) -> list[Measurement]:
 
 
 def origin(inputs: Inputs, weights: str, measurement: Measurement) -> dict[str, Any]:
-    """What the rewards depend on. weights: the fingerprint of the model's."""
+    """What the rewards depend on. weights: the fingerprint of the model's weights."""
     config, task, way = inputs.config, measurement.task, measurement.way
     mix, timeout_s = config.mixture[task], config.mixture[task].scoring.timeout_s or config.scoring.timeout_s
     return {
@@ -76,39 +79,39 @@ def origin(inputs: Inputs, weights: str, measurement: Measurement) -> dict[str, 
 
 
 def fault(inputs: Inputs, weights: str, measurement: Measurement) -> str:
-    """Why the file must not be gone on with; empty where it may, or is not there."""
+    """Why the measurement cannot resume from its file. Empty if it can, or if there is no file."""
     path, now = measurement.path, origin(inputs, weights, measurement)
     head, *rows = list(read_jsonl(path)) or [now]
     remedy = "give another --out, or remove that file to measure again"
     if head != now:
         names = [name for name in {**head, **now} if head.get(name) != now.get(name)]
-        changes = ", ".join(f"{name} was {head.get(name)}, is {now.get(name)} now" for name in names)
-        return f"{path} was measured otherwise: {changes}; {remedy}"
+        changes = ", ".join(f"{name} was {head.get(name)} and is now {now.get(name)}" for name in names)
+        return f"{path} was measured with other settings: {changes}; {remedy}"
     if len(rows) > measurement.num_rows:
-        return f"{path} holds {len(rows)} rows, and {measurement.num_rows} are asked for now; {remedy}"
+        return f"{path} holds {len(rows)} rows, but evaluation.rows now allows only {measurement.num_rows}; {remedy}"
     return ""
 
 
 def row_rewards(line: Mapping[str, Any]) -> RowRewards:
-    """A line of a measurement's file after the first."""
+    """Parses a line of a measurement's file; the first line has the settings instead."""
     return RowRewards(row=line["row"], rewards=tuple(line["rewards"]), failed=line["failed"])
 
 
 def write_summary(folder: Path, model: str, found: Mapping[str, EvalResult]) -> None:
-    """Writes the numbers of one way to sample, by task."""
+    """Writes the results of one preset, by task."""
     tasks = {task: asdict(each) for task, each in found.items()}
     write_atomically(folder / SUMMARY, [json.dumps({"model": model, "tasks": tasks}, indent=2) + "\n"])
 
 
 def finished_evaluation(config: Config, out: Path) -> dict[str, dict[str, EvalResult]] | None:
-    """By way and task, an evaluation that OUT holds whole; None if a row is missing, or what it depends on has changed."""
+    """The evaluation in OUT, by preset and task. None if a row is missing, or if any setting has changed."""
     try:
         tasks = open_each(
             {name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()}
         )
         inputs = Inputs(config=config, tasks=tasks, rows={})
         measurements = evaluations(inputs, out)
-    except ValueError:  # for the run's own checks to tell
+    except ValueError:  # the run's own checks will report it
         return None
     every = [each for of_way in measurements.values() for each in of_way]
     lines = {each.path: list(read_jsonl(each.path)) for each in every}  # the first says what the others depend on

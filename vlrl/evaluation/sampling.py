@@ -1,4 +1,4 @@
-"""What a model gets for rows that it is given, sampled several times: the ground of evaluations and of filtering."""
+"""Samples rows several times with the model and scores the responses, for evaluations and for filtering."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -35,11 +35,11 @@ def sample_rows(
     tick: Callable[[int], None],
     stop: StopSignal | None = None,
 ) -> dict[int, RowRewards]:
-    """The rewards of each prompt's row by slot. All ranks call it, each samples a share, and all get all.
+    """The rewards of each prompt's row, by slot. All ranks call it; each samples a share, and all get the whole result.
 
-    seed_round: sets the sampling seeds apart from those of other rounds. tick: told how many rollouts have come in.
-    RuntimeError, naming `where`, where more of a task's rollouts have no verdict than the run file allows. Stopped, on all ranks,
-    where `stop` was requested meanwhile.
+    seed_round: keeps these sampling seeds apart from those of other rounds. tick: called with the number of finished rollouts.
+    Raises RuntimeError, naming `where`, if more of a task's rollouts have no verdict than the run file allows, and Stopped on all
+    ranks if `stop` was requested meanwhile.
     """
     sampled, owned = run.replica(prompts)
 
@@ -66,9 +66,10 @@ def sample_rows(
 
 
 def check_measurements(run: Run, measurements: Sequence[Measurement]) -> None:
-    """ValueError, on all ranks, for a file with numbers that others would replace. All ranks call it, before an engine starts.
+    """Raises ValueError on all ranks if a measurement would overwrite other results. All ranks call it before the engine starts.
 
-    A file belongs to one model, one verifier and one way to sample: what was measured otherwise, or of more rows, stays.
+    A file belongs to one model, one verifier and one set of sampling settings. It is not overwritten by results that differ in
+    any of these, or that have fewer rows.
     """
     faults = [fault(run, run.weights, each) for each in measurements] if run.ranks.is_first else []
     if found := [fault for fault in run.ranks.broadcast(faults) if fault]:
@@ -76,9 +77,9 @@ def check_measurements(run: Run, measurements: Sequence[Measurement]) -> None:
 
 
 def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) -> list[RowRewards]:
-    """The rewards of each row. All ranks call it; rows that the file has are not sampled again.
+    """The rewards of each row. All ranks call it. Rows that are already in the file are not sampled again.
 
-    RuntimeError where more rollouts have no verdict than the run file allows.
+    Raises RuntimeError if more rollouts have no verdict than the run file allows.
     """
     task, way, path, count = measurement.task, measurement.way, measurement.path, measurement.num_rows
     start_of_file = origin(run, run.weights, measurement)
@@ -101,7 +102,7 @@ def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) 
 
 
 def _begin(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines after the first, which says what they depend on. Leaves the file without a torn last line."""
+    """Creates or repairs the file and returns its row lines. The first line, `head`, has the settings. Cuts a torn last line."""
     _, *lines = list(read_jsonl(path)) or [head]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(line) + "\n" for line in [head, *lines]))

@@ -1,4 +1,4 @@
-"""`vlrl eval`: a model on the held-out rows of a run file's tasks, sampled in each way that it names."""
+"""`vlrl eval`: evaluates a model on the held-out rows of a run file's tasks, with each of its sampling presets."""
 
 from pathlib import Path
 
@@ -12,14 +12,15 @@ from vlrl.telemetry.progress import announce
 
 
 def run_evaluation(run: Run, out: Path) -> dict[str, dict[str, EvalResult]]:
-    """By way and task: evaluates config.model on each task that names eval_rows. All ranks call it.
+    """Evaluates config.model on each task that names eval_rows, and returns the results by preset and task. All ranks call it.
 
-    OUT gets every row's rewards and a summary, OUT/PRESET those of each preset in evaluation.presets. A stopped evaluation
-    continues from the rows that it has. ValueError where no task names held-out rows, or OUT holds another evaluation.
+    OUT gets every row's rewards and a summary; OUT/PRESET gets the same for each preset in evaluation.presets. A stopped
+    evaluation resumes from the rows that it has. Raises ValueError if no task names eval_rows, or if OUT holds an evaluation with
+    other settings.
     """
     measurements = evaluations(run, out)
     if not measurements[""]:
-        raise ValueError("no task of the mixture names eval_rows, so there is nothing to evaluate on; add them to the run file")
+        raise ValueError("no task of the mixture names eval_rows, so there is nothing to evaluate; add eval_rows to the run file")
     check_measurements(run, [each for of_way in measurements.values() for each in of_way])
     announce("Starting vLLM", shown=run.ranks.is_first)
     engine = start_engine(run, run.config.model)

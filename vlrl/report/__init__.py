@@ -1,1 +1,1 @@
-"""Reports of runs and studies, each one HTML page. `read` reads a run's folder, `page` and `arms` draw."""
+"""Reports of runs and studies, one HTML page each. `read` reads a run's folder; `page` and `arms` write the pages."""

@@ -1,4 +1,4 @@
-"""A study's page: its table, and its arms laid over one another, each as the mean over its seeds."""
+"""A study's page: its table, and overlaid curves of its arms, each the mean over the arm's seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from vlrl.report.read import Steps
 from vlrl.stats import estimate
 
 Arms = Mapping[str, Sequence[Steps]]
-"""By arm, the steps of each seed's run."""
+"""The steps of each seed's run, by arm."""
 
 
 def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms) -> None:
-    """Writes the page. rows: its table's, the head first."""
+    """Writes the page. rows: the table's rows, the header first."""
     figures = {
         "Reward": curves(arms, "reward/mean", "mean reward"),
         "Held-out accuracy": curves(arms, "eval/mean", "mean held-out accuracy", smoothed=False),
@@ -32,7 +32,7 @@ def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms
 
 
 def curves(arms: Arms, metric: str, title: str, *, smoothed: bool = True) -> go.Figure:
-    """Of each arm a metric's mean over its seeds, by step, with the 95 % interval over seeds."""
+    """A metric's mean over each arm's seeds, by step, with the 95 % interval over seeds."""
     figure = grid([title])
     for number, (arm, runs) in enumerate(arms.items()):
         _add_mean(figure, 0, number, arm, runs, metric, legend=True, smoothed=smoothed)
@@ -40,7 +40,7 @@ def curves(arms: Arms, metric: str, title: str, *, smoothed: bool = True) -> go.
 
 
 def gate(arms: Arms) -> go.Figure:
-    """What the gate let through in the last mini-batch, and how far the policy was from the step's old one."""
+    """The gate weights in the last mini-batch, and the distance of the policy from the step's old policy."""
     metrics = {
         "gate_weight_pos": "mean gate weight, advantage above 0",
         "gate_weight_neg": "mean gate weight, advantage below 0",
@@ -90,7 +90,10 @@ def _add_mean(
     legend: bool,
     smoothed: bool = True,
 ) -> None:
-    """Up to the shortest run, as beyond it there is no interval to tell; steps at which no run has the metric are left out."""
+    """Draws an arm's mean up to the end of its shortest run, since later steps lack an interval over all seeds.
+
+    Leaves out steps at which no run has the metric.
+    """
     by_step = list(zip(*(series(run.metrics, metric) for run in runs), strict=False))
     known = {step: [value for value in values if value is not None] for step, values in enumerate(by_step, start=1)}
     found = {step: estimate(values) for step, values in known.items() if values}

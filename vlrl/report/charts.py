@@ -1,4 +1,4 @@
-"""A run's figures, by plotly. Several runs are laid over one another, a colour each."""
+"""A run's figures, drawn with plotly. Several runs are overlaid, each in its own colour."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ from vlrl.report.draw import (
 from vlrl.report.read import RunData
 
 _FINE = {"width": 1}
-_MOST_PARTS = 7  # of a step's time; the others, which could hardly be seen, are one
+_MOST_PARTS = 7  # the largest parts of a step's time; the others are too small to see and are drawn as their sum
 
 
 def reward(runs: Sequence[RunData]) -> go.Figure:
-    """Each task's reward by step as points, their moving average, and its groups' 95 % interval averaged alike."""
+    """Each task's reward by step as points, its moving average, and the 95 % interval over groups, averaged in the same way."""
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     figure = grid(tasks)
     for number, run in enumerate(runs):
@@ -52,7 +52,7 @@ def reward(runs: Sequence[RunData]) -> go.Figure:
 
 
 def heldout(runs: Sequence[RunData]) -> go.Figure:
-    """Held-out accuracy by task, at the steps that were evaluated."""
+    """Held-out accuracy by task, at the steps with an evaluation."""
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     figure = grid(tasks)
     for number, run in enumerate(runs):
@@ -62,12 +62,12 @@ def heldout(runs: Sequence[RunData]) -> go.Figure:
 
 
 def lengths(runs: Sequence[RunData]) -> go.Figure:
-    """Tokens of a response, by task."""
+    """The mean number of tokens in a response, by task."""
     return _by_task(runs, lambda task: f"rollout/tokens/{task}")
 
 
 def mixture(runs: Sequence[RunData]) -> go.Figure:
-    """Of each task the share of the prompts that the run file asks for, and the share that was drawn."""
+    """Each task's share of the prompts: what the run file asks for, and what was drawn."""
     figure = go.Figure()
     for place, run in enumerate(runs):
         colours = (COLOURS[place % len(COLOURS)], "lightgrey") if len(runs) > 1 else (COLOURS[5], COLOURS[0])
@@ -82,7 +82,7 @@ def mixture(runs: Sequence[RunData]) -> go.Figure:
 
 
 def gate(run: RunData) -> go.Figure:
-    """What the gate let through of each sign, by mini-batch; the share of tokens under a half; the ratios' middle 98 %."""
+    """By mini-batch: gate weights by sign of the advantage, share of tokens with a weight below ½, middle 98 % of the ratios."""
     minibatches = range(1, run.config.algorithm.minibatches + 1)
     titles = ["mean gate weight", "tokens with a weight below ½", "ratio, 1 % to 99 %", "effective sample size"]
     figure = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.16, horizontal_spacing=0.08)
@@ -110,7 +110,7 @@ def gate(run: RunData) -> go.Figure:
 
 
 def distance(runs: Sequence[RunData]) -> go.Figure:
-    """How far the policy went within a step, and the engine was from it; entropy; the gradient's norm."""
+    """How far the policy moved within a step and how far the engine is from it; the entropy; the gradient norm."""
     figure = grid(["entropy of the policy", "KL to π_old, last mini-batch", "KL to the engine", "gradient norm"])
     for number, run in enumerate(runs):
         last = f"minibatch_{run.config.algorithm.minibatches}"
@@ -121,7 +121,7 @@ def distance(runs: Sequence[RunData]) -> go.Figure:
 
 
 def changes(run: RunData) -> go.Figure:
-    """How far the step's last update moved each part of the model, as a share of its weights' norm."""
+    """How far the step's last update moved each part of the model, as a share of the norm of that part's weights."""
     prefix, last = "policy/change/", f"/minibatch_{run.config.algorithm.minibatches}"
     names = [name for name in run.metrics[-1] if name.startswith(prefix) and name.endswith(last)]
     figure = go.Figure()
@@ -134,7 +134,7 @@ def changes(run: RunData) -> go.Figure:
 
 
 def bound(run: RunData) -> go.Figure:
-    """How far the mean of a sequence's gates is from the gate of its mean, beside the bound (τ²/4)·Var (SAPO, section 4)."""
+    """The gap between the mean of a sequence's gates and the gate of its mean, with the bound (τ²/4)·Var (SAPO, section 4)."""
     last = f"minibatch_{run.config.algorithm.minibatches}"
     steps = [line["step"] for line in run.metrics]
     figure = make_subplots(rows=1, cols=2, subplot_titles=["gap, and its bound", "sequences in which both assumptions hold"])
@@ -149,7 +149,7 @@ def bound(run: RunData) -> go.Figure:
 
 
 def histograms(run: RunData) -> go.Figure:
-    """The ratios of tokens and the variances of log r of sequences, in the last mini-batches, by the advantage's sign."""
+    """Histograms of token ratios and of sequences' variance of log r, in the last mini-batches, by sign of the advantage."""
     last = f"minibatch_{run.config.algorithm.minibatches}"
     counts = add_histograms({name: bins for name, bins in line.items() if name != "step"} for line in run.histograms)
     figure = make_subplots(rows=1, cols=2, subplot_titles=["ratio to π_old", "variance of log r within a response"])
@@ -178,7 +178,7 @@ def histograms(run: RunData) -> go.Figure:
 
 
 def gates(tau_pos: float = 1.0, tau_neg: float = 1.05) -> go.Figure:
-    """SAPO's gate beside the others: what a ratio counts for, and the weight of its gradient (SAPO, figure 1)."""
+    """SAPO's gate compared with the others: the gate and its gradient weight as functions of the ratio (SAPO, figure 1)."""
     curves: dict[str, Gate] = {
         f"SAPO, τ {tau_pos:g} and {tau_neg:g}": sapo(tau_pos, tau_neg),
         "GRPO": grpo(0.2, 0.27),
@@ -211,7 +211,7 @@ def gates(tau_pos: float = 1.0, tau_neg: float = 1.05) -> go.Figure:
 
 
 def step_time(run: RunData) -> go.Figure:
-    """Seconds of a step by what they went to, one over the other: the largest parts, and the sum of the others."""
+    """Seconds of a step, stacked by part: the largest parts, and the sum of the others."""
     figure = go.Figure()
     steps = [line["step"] for line in run.metrics]
     for number, (name, values) in enumerate(_time_parts(run).items()):
@@ -222,7 +222,7 @@ def step_time(run: RunData) -> go.Figure:
 
 
 def _time_parts(run: RunData) -> dict[str, list[float | None]]:
-    """Seconds by step of the largest parts, in the order of the step, then of all the others together."""
+    """Seconds by step of the largest parts, in the order of the step, then the sum of all others."""
     names = [name for name in run.metrics[-1] if name.startswith("time/") and name != "time/step"]
     largest = sorted(names, key=lambda name: sum(known(run.metrics, name)), reverse=True)[:_MOST_PARTS]
     parts = {name.removeprefix("time/"): series(run.metrics, name) for name in names if name in largest}
@@ -232,7 +232,7 @@ def _time_parts(run: RunData) -> dict[str, list[float | None]]:
 
 
 def scoring(runs: Sequence[RunData]) -> go.Figure:
-    """99 of 100 verdicts take at most so long, by task."""
+    """The 99th percentile of the scoring time, by task."""
     figure = _by_task(runs, lambda task: f"scoring/p99_s/{task}")
     figure.update_yaxes(ticksuffix=" s", rangemode="tozero")
     return figure

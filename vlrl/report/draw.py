@@ -1,4 +1,4 @@
-"""What all figures share: colours, grids, lines and bands, moving averages."""
+"""Helpers that all figures share: colours, grids, lines, bands and moving averages."""
 
 import math
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ COLOURS = (
     *("#1f3350", "#e89b7e", "#8fc9ae", "#c6a9dc", "#6b5410", "#b4bcc9", "#0f6b86", "#e295b4"),
 )
 PERCENT = ".3~p"  # three digits, however small: 0.001 % is not 0 %
-_NARROWEST = 0.05  # the least span of an axis, as a share of its largest value: below that, noise would look like a trend
-_MOST, _PART = 9, 4  # steps of the moving average: at most so many, and at most this part of the run
+_NARROWEST = 0.05  # the smallest span of an axis, as a share of its largest value: below that, noise would look like a trend
+_MOST, _PART = 9, 4  # the moving average covers at most _MOST steps and at most one part in _PART of the run
 _CONFIG: Any = {"responsive": True, "displaylogo": False, "displayModeBar": False}
 
 
@@ -37,7 +37,7 @@ def _cell(figure: go.Figure, place: int) -> dict[str, int]:
 
 
 def add_line(figure: go.Figure, place: int, run: RunData, metric: str, number: int, *, legend: bool) -> None:
-    """A run's metric by step, as points and as their moving average, in the grid's cell `place`; number: of its colour."""
+    """Draws a run's metric in the grid's cell `place`, as points and as a moving average. number: picks the colour."""
     steps, values = [line["step"] for line in run.metrics], series(run.metrics, metric)
     colour = COLOURS[number % len(COLOURS)]
     add_raw(figure, place, steps, values, colour, run.name)
@@ -55,7 +55,7 @@ def add_line(figure: go.Figure, place: int, run: RunData, metric: str, number: i
 
 
 def add_left_behind(figure: go.Figure, place: int, run: RunData, metric: str, number: int) -> None:
-    """Of each rollback the metric's course that the run left, faint, and a dotted line at the step that it went back to."""
+    """For each rollback, draws the metric's abandoned steps as a faint line, and a dotted line at the step it returned to."""
     for each in run.left_behind:
         start = each.rollback.to_step
         lines = [line for line in run.metrics if line["step"] <= start] + each.metrics
@@ -76,14 +76,14 @@ def add_left_behind(figure: go.Figure, place: int, run: RunData, metric: str, nu
 
 
 def add_raw(figure: go.Figure, place: int, steps: Sequence[int], values: Sequence[float | None], colour: str, name: str) -> None:
-    """Each step's own value as a faint point, in the grid's cell `place`; none where the line shows them already."""
+    """Draws each step's value as a faint point in the grid's cell `place`, unless the line is not averaged."""
     if window(len(values)) > 1:
         look = {"mode": "markers", "marker": {"color": colour, "size": 3, "opacity": 0.4}, "hoverinfo": "skip"}
         figure.add_scatter(x=steps, y=values, legendgroup=name, showlegend=False, **look, **_cell(figure, place))
 
 
 def add_points(figure: go.Figure, place: int, run: RunData, metric: str, number: int, *, legend: bool) -> None:
-    """A metric at the steps that have it, as it is, in the grid's cell `place`."""
+    """Draws a metric in the grid's cell `place` at the steps that have it, without averaging."""
     found = {
         line["step"]: value for line, value in zip(run.metrics, series(run.metrics, metric), strict=True) if value is not None
     }
@@ -97,7 +97,7 @@ def add_points(figure: go.Figure, place: int, run: RunData, metric: str, number:
 def add_band(
     figure: go.Figure, place: int, x: list[int], mean: list, half: list, colour: str, name: str, *, legend: bool
 ) -> None:
-    """A mean with a band of `half` to either side, in the grid's cell `place`."""
+    """Draws a mean with a band of `half` on either side, in the grid's cell `place`."""
     shared = {
         "legendgroup": name,
         "hoverinfo": "skip",
@@ -115,7 +115,7 @@ def add_band(
 
 
 def series(lines: Sequence[Line], name: str) -> list[float | None]:
-    """A metric by step; None where it is missing or no number."""
+    """A metric by step; None if it is missing or not a number."""
     return [value if isinstance(value := line.get(name), int | float) else None for line in lines]
 
 
@@ -125,7 +125,7 @@ def known(lines: Sequence[Line], name: str) -> list[float]:
 
 
 def window(num_steps: int) -> int:
-    """Steps of the moving average over a run: an odd number, at most nine, and at most a quarter of the run's.
+    """The window of the moving average, in steps: an odd number, at most nine and at most a quarter of the run.
 
     >>> [window(steps) for steps in (8, 12, 20, 200)]
     [1, 3, 5, 9]
@@ -134,7 +134,7 @@ def window(num_steps: int) -> int:
 
 
 def smooth(values: Sequence[float | None]) -> list[float | None]:
-    """The mean of the values within half a window of each, of those that are there."""
+    """The moving average of the values, ignoring missing ones."""
     smooth: list[float | None] = []
     reach = window(len(values)) // 2
     for place in range(len(values)):
@@ -145,7 +145,7 @@ def smooth(values: Sequence[float | None]) -> list[float | None]:
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:
-    """The figure in the report's type, colours and margins; height: pixels."""
+    """Applies the report's font, colours and margins to the figure. height: in pixels."""
     figure.update_layout(
         template="plotly_white",
         height=height,
@@ -162,7 +162,7 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
 
 
 def widen(figure: go.Figure) -> None:
-    """Gives each y axis that would fit its values closely a range of at least some percent of them."""
+    """Widens y axes that would fit their values too closely, so that noise does not look like a trend."""
     values: dict[str, list[float]] = {}
     for trace in figure.data:
         found = values.setdefault(trace.yaxis or "y", [])
@@ -177,7 +177,7 @@ def widen(figure: go.Figure) -> None:
 
 
 def _range(low: float, high: float) -> tuple[float, float] | None:
-    """None if plotly's own is wide enough.
+    """A wider range for an axis, or None if plotly's own is wide enough.
 
     >>> _range(100.0, 100.0), _range(100.0, 110.0)
     ((97.25, 102.75), None)
@@ -188,7 +188,7 @@ def _range(low: float, high: float) -> tuple[float, float] | None:
 
 
 def _widen_log(axis: Any, powers: Sequence[float]) -> None:
-    """At least a power of ten, so that one is among the ticks; of a few, the ticks are 1, 2 and 5."""
+    """Widens a log axis to at least a power of ten, so that one is among the ticks; a short axis has ticks at 1, 2 and 5."""
     if powers and max(powers) - min(powers) < 2:
         low, high = min(powers), max(powers)
         missing = max(0.1, 1 - (high - low))
@@ -196,13 +196,13 @@ def _widen_log(axis: Any, powers: Sequence[float]) -> None:
 
 
 def drawn(figure: go.Figure) -> Markup:
-    """The figure as an element of a page that has plotly."""
+    """The figure as an HTML element, for a page that includes plotly."""
     widen(figure)
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A page of this folder, with plotly and the style in it: it needs no network."""
+    """Renders a template of this folder with plotly and the style included, so that the page needs no network."""
     pages = Environment(autoescape=True, loader=PackageLoader("vlrl", "report"))
     style = Markup((files("vlrl.report") / "page.css").read_text())
     return pages.get_template(template).render(plotly=Markup(get_plotlyjs()), style=style, **values)

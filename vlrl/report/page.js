@@ -1,5 +1,5 @@
 "use strict";
-// The rollout browser: filters over groups, ten to a page. Everything shown is text; nothing of a rollout becomes markup.
+// The rollout browser: filters groups and shows ten per page. It inserts everything as text, so a rollout cannot add markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filters"), list = document.getElementById("groups");
 const PER_PAGE = 10;
@@ -30,7 +30,7 @@ function matches(group, wanted) {
   return !text || group.prompt.toLowerCase().includes(text) || group.rollouts.some(each => each.response.toLowerCase().includes(text));
 }
 
-// Boxes that the row has (green) and that a response gives in coordinates from 0 to 1000 (blue), over the picture.
+// Draws boxes over the picture: the row's own in green; the responses', in coordinates from 0 to 1000, in blue.
 function boxes(group) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 1000 1000");
@@ -54,7 +54,8 @@ function boxes(group) {
   return svg;
 }
 
-// A token's ground: blue where its ratio is above 1, red where below, deeper the further; dotted where the gate halves it.
+// A token's background is blue if its ratio is above 1 and red if below, deeper the further from 1. It is underlined with dots if
+// its gate weight is below ½.
 function tokens(traced) {
   const pre = element("pre");
   traced.pieces.forEach((piece, place) => {
@@ -100,13 +101,13 @@ function render() {
   const last = Math.max(0, Math.ceil(found.length / PER_PAGE) - 1);
   page = Math.min(Math.max(0, page), last);
   list.replaceChildren(...found.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(group => shown(group, run.images)));
-  const count = found.reduce((sum, group) => sum + group.rollouts.length, 0), kept = run.groups.reduce((sum, group) => sum + group.rollouts.length, 0);
-  document.getElementById("found").textContent = `${found.length} groups, ${count} rollouts found, of ${kept} here` + (kept < run.of ? ` and ${run.of} in the run` : "");
+  const count = found.reduce((sum, group) => sum + group.rollouts.length, 0), shownHere = run.groups.reduce((sum, group) => sum + group.rollouts.length, 0);
+  document.getElementById("found").textContent = `${found.length} groups, ${count} rollouts found, of ${shownHere} here` + (shownHere < run.of ? ` and ${run.of} in the run` : "");
   document.getElementById("page").textContent = `page ${page + 1} of ${last + 1}`;
   for (const button of document.querySelectorAll("[data-move]")) button.disabled = button.dataset.move < 0 ? page === 0 : page === last;
 }
 
-// The filters are part of the address, so that a view can be kept as a bookmark or sent to somebody who has the file.
+// The filters are part of the address, so that a view can be bookmarked or sent to someone who has the file.
 function keep(wanted) {
   const set = new URLSearchParams(Object.entries(wanted).filter(([name, value]) => value && !(name === "run" && value === "0")));
   history.replaceState(null, "", set.size ? `#rollouts?${set}` : location.hash.split("?")[0] || "#");

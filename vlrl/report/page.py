@@ -1,6 +1,6 @@
-"""A report: one HTML file with everything in it, which opens from disk, without a network.
+"""A report: one self-contained HTML file, which opens from disk without a network.
 
-Plotly draws the figures; what the rollout browser shows is in the page as JSON, its images as data URIs.
+Plotly draws the figures. The page holds the rollouts as JSON and their images as data URIs.
 """
 
 import base64
@@ -30,7 +30,7 @@ MOST_CHARACTERS = 6_000  # of a response in the browser
 
 
 def write_report(folders: Sequence[Path], out: Path) -> int:
-    """Writes the report of one or several runs, and returns its size in bytes. ValueError where a folder is no run's."""
+    """Writes the report of one or several runs, and returns its size in bytes. Raises ValueError if a folder is not a run's."""
     text = report([read_run(folder) for folder in folders])
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, [text])
@@ -38,7 +38,7 @@ def write_report(folders: Sequence[Path], out: Path) -> int:
 
 
 def serve_report(folders: Sequence[Path], port: int) -> None:
-    """Serves the report to this machine alone, made anew at each visit, until it is interrupted."""
+    """Serves the report to this machine only, until it is interrupted. Each visit rebuilds the page."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -50,14 +50,14 @@ def serve_report(folders: Sequence[Path], port: int) -> None:
             self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
-            """Visits are not told."""
+            """Prints nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Page) as server:
         server.serve_forever()
 
 
 def report(runs: Sequence[RunData]) -> str:
-    """The page."""
+    """The page's HTML."""
     browser = {"runs": [{"name": run.name, "tasks": run.tasks, **_browsed(run)} for run in runs]}
     return rendered(
         "page.html",
@@ -74,7 +74,7 @@ def report(runs: Sequence[RunData]) -> str:
 
 
 def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Titles, what each shows, and the figures; those of one run alone are drawn for each."""
+    """The page's sections: title, description and figures. A figure that shows a single run is drawn once for each run."""
     if not any(run.metrics for run in runs):
         return []
 
@@ -99,11 +99,15 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         _section("Mixture", "Each task's share of the prompts.", [("", drawn(charts.mixture(runs)))]),
         _section(
             "Gate",
-            f"The gate's weight is the share of a token's gradient that it lets through: 1 if nothing has moved. {lines}",
+            f"The gate weight is the share of a token's gradient that the gate keeps. It is 1 while the ratio is 1. {lines}",
             each(charts.gate),
         ),
-        _section("Ratios and variances", "Of the last mini-batch, over the whole run.", each(charts.histograms)),
-        _section("Change of the weights", f"By an update, as a share of each part's norm. {lines}", each(charts.changes)),
+        _section("Ratios and variances", "The last mini-batch of each step, over the whole run.", each(charts.histograms)),
+        _section(
+            "Change of the weights",
+            f"How far an update moves each part of the model, as a share of that part's norm. {lines}",
+            each(charts.changes),
+        ),
         _section("Distances", average, [("", drawn(charts.distance(runs)))]),
         *(
             [
@@ -118,25 +122,27 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         ),
         _section(
             "The gates",
-            "SAPO as this run has it, beside GRPO and GSPO.",
+            "SAPO with this run's settings, compared with GRPO and GSPO.",
             [("", drawn(charts.gates(*taus)))],
         ),
         _section(
             "Where a step's time goes",
-            f"“others” is the sum of the small parts; metrics.jsonl has each. {lines}",
+            f"“others” is the sum of the small parts; metrics.jsonl lists each of them. {lines}",
             each(charts.step_time),
         ),
         _section(
-            "Scoring time", f"The 99th percentile of a verdict's time, by task. {average}", [("", drawn(charts.scoring(runs)))]
+            "Scoring time",
+            f"The 99th percentile of the time to score a response, by task. {average}",
+            [("", drawn(charts.scoring(runs)))],
         ),
     ]
 
 
 def _average(num_steps: int, *, points: bool = True) -> str:
-    """What a line is, and a point where there are any."""
+    """A sentence that says what the lines and the points show."""
     steps = window(num_steps)
     if steps == 1:
-        return "Each step as it is."
+        return "Each step without averaging."
     shown = "Points are single steps, lines their moving average" if points else "Lines are moving averages"
     return f"{shown} over {steps} steps."
 
@@ -146,7 +152,7 @@ def _section(title: str, about: str, figures: list[tuple[str, Markup]]) -> dict[
 
 
 def _tiles(run: RunData) -> list[tuple[str, str]]:
-    """What is told first of all."""
+    """The key figures at the top of the page."""
     last = run.metrics[-1] if run.metrics else {}
     tiles = [("step", f"{last.get('step', 0)} of {run.config.steps}"), ("rollouts", f"{run.num_rollouts:,}")]
     if run.metrics:
@@ -162,7 +168,7 @@ def _tiles(run: RunData) -> list[tuple[str, str]]:
 
 
 def _composed(runs: Sequence[RunData]) -> str:
-    """A sentence about the tasks whose reward in training is composed of parts, and is therefore not their accuracy."""
+    """A sentence that names the tasks whose training reward is a weighted sum of parts, and so is not their accuracy."""
     texts = [
         f"{f'{run.name}, ' if len(runs) > 1 else ''}{task}: {formula}"
         for run in runs
@@ -177,14 +183,14 @@ def _formula(reward: RewardConfig) -> str:
     terms = [f"{weight:g} {name}" for name, weight in reward.weights.items()]
     text = " + ".join(terms).replace("+ -", "- ")
     if reward.gate:
-        text = f"{text or 'reward'}, or 0 where {reward.gate} is below 1"
+        text = f"{text or 'reward'}, or 0 if {reward.gate} is below 1"
     penalties = {"length": reward.length_penalty, "language": reward.language_penalty}
     taken = [f"up to {penalty:g} for the {name}" for name, penalty in penalties.items() if penalty]
     return f"{text or 'reward'}, less {' and '.join(taken)}" if taken else text
 
 
 def _without_verdict(run: RunData) -> str:
-    """The share of the run's rollouts, and the task with the largest of its own."""
+    """The share of the run's rollouts without a verdict, and the task with the largest share."""
     shares = {task: fmean(found) for task in run.tasks if (found := known(run.metrics, f"scoring/failed/{task}"))}
     total = fmean(known(run.metrics, "scoring/failed") or [0.0])
     worst = max(shares, key=shares.__getitem__, default="")
@@ -200,7 +206,7 @@ def _evaluation(run: RunData) -> list[dict[str, Any]]:
 
 
 def _browsed(run: RunData) -> dict[str, Any]:
-    """The run's groups for the browser, and its images by number; of a response that is long, both ends."""
+    """The run's groups and images for the browser. Only the start and the end of a long response are kept."""
     images: dict[str, int] = {}
     groups = [_group(run, group, images) for group in run.groups]
     return {"groups": groups, "images": [_data_uri(ref) for ref in images], "of": run.num_rollouts}
@@ -221,7 +227,7 @@ def _group(run: RunData, group: list[Line], images: dict[str, int]) -> Line:
         "images": [images.get(ref, -1) for ref in refs],
         "answer": first.get("answer", ""),
         "boxes": first.get("boxes", {}),
-        # A place that was refilled has several groups in a step; it is the one with a gradient whose tokens were traced.
+        # With dynamic sampling a slot can have several groups in a step; the traced tokens are those of the one with a gradient.
         "rollouts": [_rollout(run, line, traced=any(each["advantage"] for each in group)) for line in group],
     }
 
@@ -237,7 +243,7 @@ def _rollout(run: RunData, line: Line, *, traced: bool) -> Line:
 
 
 def _data_uri(ref: str) -> str:
-    """The image, small, or nothing where it is gone."""
+    """A small copy of the image; empty if the file is gone."""
     try:
         image = open_image(ref, max_side=1 << 14).convert("RGB")
     except ValueError:
@@ -250,6 +256,6 @@ def _data_uri(ref: str) -> str:
 
 
 def _json(value: Any) -> Markup:
-    """JSON that may stand in a script element: no text in it can end that."""
+    """JSON that is safe in a script element: no text in it can close the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

@@ -1,4 +1,4 @@
-"""What a run has left in its folder, read for its report; a run that still goes on is read as far as it is."""
+"""Reads a run's folder for its report. A run that is still training is read up to its last complete step."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from vlrl.config import Config, load_config
 from vlrl.stats import Estimate, estimate
 from vlrl.trainer.rollback import LEFT_BEHIND, Rollback, read_record
 
-MOST_ROLLOUTS = 10_000  # in the browser; of a longer run, those of steps spread over it
+MOST_ROLLOUTS = 10_000  # in the browser; a longer run shows the rollouts of evenly spaced steps
 _SETTINGS = "config.yaml"
 
 Line = dict[str, Any]
@@ -24,7 +24,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steps:
-    """A run's metrics and histograms, a line a step."""
+    """A run's metrics and histograms, one line per step."""
 
     metrics: list[Line]
     histograms: list[Line]
@@ -32,17 +32,17 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftBehind(Steps):
-    """The steps that a run took before it went back, after the step that it went back to."""
+    """The steps that a rollback abandoned: those after the step that the run went back to."""
 
     rollback: Rollback
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunData(Steps):
-    """A run's settings and lines.
+    """A run's settings and logs.
 
-    rewards: by task and step, over the means of its groups; groups: each prompt's rollouts, as many as the browser takes.
-    left_behind: of each rollback.
+    rewards: the mean reward by task and step, with its interval over the means of the groups; groups: the rollouts of each
+    prompt, for the steps that the browser shows; left_behind: the abandoned steps of each rollback.
     """
 
     name: str
@@ -61,22 +61,20 @@ class RunData(Steps):
 
 
 def read_steps(folder: Path) -> Steps:
-    """Of a run that has not begun there are none."""
+    """Reads a run's steps; there are none if the run has not started."""
     return Steps(**_lines(folder))
 
 
 def check_is_run(folder: Path) -> None:
-    """ValueError where the folder is no run's."""
+    """Raises ValueError if the folder is not a run's."""
     if not (folder / _SETTINGS).exists():
         near = nearest_folder(folder, with_file=_SETTINGS)
-        fault = (
-            "is no run's folder: it has no config.yaml" if folder.is_dir() else "is no run's folder: there is none of that name"
-        )
-        raise ValueError(f"{folder} {fault}; {near}A run's is RUNS/NAME of its run file")
+        fault = "is not a run's folder: it has no config.yaml" if folder.is_dir() else "does not exist"
+        raise ValueError(f"{folder} {fault}; {near}A run's folder is RUNS/NAME, with `runs` and `name` of its run file")
 
 
 def read_run(folder: Path) -> RunData:
-    """ValueError where the folder is no run's."""
+    """Reads a run. Raises ValueError if the folder is not a run's."""
     check_is_run(folder)
     config = load_config(folder / _SETTINGS)
     steps = read_steps(folder)
