@@ -33,7 +33,7 @@ SMALL_IMAGES = ImagesConfig(min_pixels=32 * 32, max_pixels=128 * 128)
 
 
 GROUPS = (
-    ("test_train", "test_standalone", "test_pass_rate"),
+    ("test_train", "test_evaluate", "test_pass_rate"),
     ("test_update", "test_expert_parallel", "test_balance"),
     ("test_recipes",),
 )

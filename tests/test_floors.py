@@ -27,7 +27,7 @@ FLOORS = {
     ]
     + ["evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.doctor"],
     5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks"],
-    6: ["trainer.trainer", "study", "evaluation.standalone", "cli.shared"],
+    6: ["trainer.trainer", "study", "cli.shared"],
     7: ["train", "cli.tasks", "cli.data"],
     8: ["cli"],
 }

@@ -37,6 +37,7 @@ def small(tmp_path_factory, tiny_dense) -> Loop:
         task: {"weight": weights[task], "rows": root / recipe / "train", "eval_rows": root / recipe / "eval"}
         for task, recipe in rows.items()
     }
+    mixture["digits"]["eval_samples"] = 3
     settings = {"runs": root / "runs", "model": tiny_dense, "task_folders": ["tasks", root / "tasks"], "mixture": mixture}
     settings |= {"steps": STEPS, "prompts_per_step": 8, "sampling.group_size": 4, "sampling.max_new_tokens": 24}
     settings |= {
@@ -99,7 +100,9 @@ def check_files(loop: Loop, steps: int) -> None:
     assert loop.summary["tasks"].keys() == loop.overrides["mixture"].keys()
     for values in [loop.summary["mean"], *loop.summary["tasks"].values()]:
         assert all(0 <= values[at] <= 1 for at in ("before", "after"))
-    assert all("1" in values["pass_after"] for values in loop.summary["tasks"].values())
+    samples = {"digits": ["1", "2", "3"]}
+    for task, values in loop.summary["tasks"].items():
+        assert list(values["pass_after"]) == list(values["pass_before"]) == samples.get(task, ["1", "2"])
     assert load_config(loop.folder / "config.yaml").folder == loop.folder
     assert list(loop.folder.glob("wandb/offline-run-*/*.wandb"))
     assert loop.checkpoints()[-1] == steps

@@ -16,7 +16,6 @@ for name in (
     "deepspeed",
     "vllm.entrypoints.llm",
     "vllm.v1.engine.core",
-    "vlrl.evaluation.standalone",
     "vlrl.evaluation.pass_rate",
     "vlrl.train",
 ):

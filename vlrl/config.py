@@ -56,7 +56,7 @@ class TaskConfig(Section):
 
     task: the stem of its task file, if it differs from the name in the mixture, as when two data sets share a task.
     coldstart_weight: its share of the cold start's batches; a hard task may need more to earn its first rewards.
-    eval_samples: responses to each held-out row under `vlrl eval`, instead of evaluation.samples.
+    eval_samples: responses to each of its held-out rows, instead of evaluation.samples.
     tau_pos, tau_neg: its temperatures of SAPO's gate. loss_weight: multiplies its advantages.
     system: a system message before its prompts. instruction: replaces the task's INSTRUCTION in them.
     """

@@ -104,7 +104,7 @@ def evaluate(
             print(f"{out} already has every row with the same settings; nothing was sampled")
             return
         run = open_to_sample(run_file, overrides)
-        from vlrl.evaluation.standalone import run_evaluation
+        from vlrl.evaluation.evaluate import run_evaluation
 
         results = run_evaluation(run, out)
         if run.ranks.is_first:

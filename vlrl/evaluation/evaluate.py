@@ -5,17 +5,20 @@ reward is at least one half.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from vlrl.common.signals import StopSignal
-from vlrl.evaluation.records import heldout_rows
-from vlrl.evaluation.sampling import sample_rows
+from vlrl.evaluation.records import evaluations, write_summary
+from vlrl.evaluation.sampling import check_measurements, measure, sample_rows
 from vlrl.rollout.engine import Engine
+from vlrl.rollout.start import start_engine
 from vlrl.run import Run
 from vlrl.scoring import Scorer
+from vlrl.scoring.start import start_scorer
 from vlrl.stats import EvalResult, eval_result
-from vlrl.telemetry.progress import progress
+from vlrl.telemetry.progress import announce, progress
 from vlrl.types import Draw
 
 _ROUND = 0x45  # keeps an evaluation's sampling seeds apart from the training steps'
@@ -27,17 +30,40 @@ def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSig
     Empty if no task names held-out rows. Raises RuntimeError if more of a task's rollouts have no verdict than the run file
     allows, and Stopped if `stop` is requested.
     """
-    way, heldout = run.config.evaluation, heldout_rows(run)
-    if not heldout:
+    measured = evaluations(run, run.config.folder)[""]
+    if not measured:
         return {}
-    run = run.with_rows(heldout)
-    places = [(task, index) for task, rows in heldout.items() for index in range(min(way.rows, len(rows)))]
-    draws = [Draw(slot=slot, task=task, index=index, minibatch=0) for slot, (task, index) in enumerate(places)]
-    prompts = [run.prompt(draw, way.samples, way.max_new_tokens) for draw in draws]
-    with progress(f"Evaluating {label}", len(prompts) * way.samples, shown=run.ranks.is_first) as tick:
-        where = f"evaluation {label}"
+    run = run.with_rows({each.task: each.dataset for each in measured})
+    places = [(each, index) for each in measured for index in range(each.num_rows)]
+    draws = [Draw(slot=slot, task=each.task, index=index, minibatch=0) for slot, (each, index) in enumerate(places)]
+    prompts = [run.prompt(draw, each.way.samples, each.way.max_new_tokens) for draw, (each, _) in zip(draws, places, strict=True)]
+    with progress(f"Evaluating {label}", sum(prompt.group_size for prompt in prompts), shown=run.ranks.is_first) as tick:
+        where, way = f"evaluation {label}", run.config.evaluation
         found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick, stop=stop)
-    return {task: eval_result([found[draw.slot] for draw in draws if draw.task == task], way.samples) for task in heldout}
+    rows = {each.task: [found[draw.slot] for draw in draws if draw.task == each.task] for each in measured}
+    return {each.task: eval_result(rows[each.task], each.way.samples) for each in measured}
+
+
+def run_evaluation(run: Run, out: Path) -> dict[str, dict[str, EvalResult]]:
+    """Evaluates config.model on each task that names eval_rows, and returns the results by preset and task. All ranks call it.
+
+    OUT gets every row's rewards and a summary; OUT/PRESET gets the same for each preset in evaluation.presets. A stopped
+    evaluation resumes from the rows that it has. Raises ValueError if no task names eval_rows, or if OUT holds an evaluation with
+    other settings.
+    """
+    measurements = evaluations(run, out)
+    if not measurements[""]:
+        raise ValueError("no task of the mixture names eval_rows, so there is nothing to evaluate; add eval_rows to the run file")
+    check_measurements(run, [each for of_way in measurements.values() for each in of_way])
+    announce("Starting vLLM", shown=run.ranks.is_first)
+    engine = start_engine(run, run.config.model)
+    found: dict[str, dict[str, EvalResult]] = {}
+    with start_scorer(run.config) as scorer:
+        for name, of_way in measurements.items():
+            found[name] = {each.task: eval_result(measure(run, each, engine, scorer), each.way.samples) for each in of_way}
+            if run.ranks.is_first:
+                write_summary(out / name, run.config.model, found[name])
+    return found
 
 
 def mean_accuracy(results: Mapping[str, EvalResult]) -> float:

@@ -10,7 +10,7 @@ from tests.evaluation.test_pass_rate import SPLIT
 from tests.loop import finished, python
 from vlrl.cli.main import app
 from vlrl.data.shards import NewRow, write_dataset
-from vlrl.evaluation.evaluate import eval_result
+from vlrl.stats import eval_result
 from vlrl.types import RowRewards
 
 ANSWERS = ["always", "never", *["sometimes"] * 6]
