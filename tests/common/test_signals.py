@@ -14,7 +14,7 @@ def test_a_signal_is_a_sentence_and_an_exit_code(number, code, capsys):
     with pytest.raises(typer.Exit) as end, sentences(resumes=True):
         signal.raise_signal(number)
     assert end.value.exit_code == code
-    assert capsys.readouterr().err == f"vlrl: stopped by {number.name}; the same command goes on with what was kept\n"
+    assert capsys.readouterr().err == f"vlrl: stopped by {number.name}; the same command continues with what was kept\n"
 
 
 def test_a_command_that_keeps_nothing_promises_nothing(capsys):

@@ -120,7 +120,7 @@ def test_the_user_reads_what_was_called_where_the_run_goes_what_changes_and_how_
     )
     assert rollback.announcement(run, replace(decided, number=2)).endswith("new sampling seeds; no rollbacks left")
     assert rollback.used_up(run, [decided], [call()]) == ""
-    assert rollback.used_up(run, [decided] * 2, [call()]) == ". The run goes on: all 2 rollbacks are used up"
+    assert rollback.used_up(run, [decided] * 2, [call()]) == ". The run continues: all 2 rollbacks are used up"
     assert rollback.used_up(run, [decided] * 2, [call("entropy")]) == ""
 
 
@@ -247,7 +247,7 @@ def test_a_run_that_loses_a_task_goes_back_once_and_ends(went_back):
     (record,) = json.loads((loop.folder / "rollbacks.json").read_text())
     assert (record["called_at"], record["to_step"], record["tasks"]) == (FALL + 2, TARGET, ["fading"])
     assert f"The run goes back to step {TARGET}, with the learning rate times 0.5" in printed
-    assert "The run goes on: its one rollback is used up" in printed
+    assert "The run continues: its one rollback is used up" in printed
     assert loop.summary["rollbacks"] == [record] and "went back" in printed
     assert [line["step"] for line in loop.metrics] == list(range(1, STEPS + 1))
     assert [line["rollback/number"] for line in loop.metrics] == [0] * TARGET + [1] * (STEPS - TARGET)
@@ -293,7 +293,7 @@ def test_a_run_killed_while_or_after_it_goes_back_ends_as_if_it_were_not(fading,
         "new_checkpoint": lambda: (loop.folder / "rolled_back/1").exists() and loop.checkpoints()[-1] == TARGET + EVERY,
     }
     loop.interrupted_when(signal.SIGKILL, ready[moment], exit_code=-signal.SIGKILL)
-    assert f"goes on after step {TARGET}" in loop.run() or moment == "new_checkpoint"
+    assert f"continues after step {TARGET}" in loop.run() or moment == "new_checkpoint"
     check_equal(loop, straight)
 
 

@@ -22,7 +22,7 @@ Folders = Annotated[list[Path], typer.Option("--tasks", help="A folder of task f
 TASKS = [Path("tasks")]
 SETTINGS = {"ignore_unknown_options": True}  # for commands with overrides: the error for `--steps 4` can then suggest `steps=4`
 
-_GOES_ON = "; the same command goes on with what was kept"
+_CONTINUES = "; the same command continues with what was kept"
 _UNREAD = 141  # 128 + SIGPIPE, as other tools in a pipe exit
 
 
@@ -88,7 +88,7 @@ def sentences(*, resumes: bool = False) -> Iterator[None]:
             yield
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":
-            print(f"vlrl: {stop}{_GOES_ON if resumes and not stop.said else ''}", file=sys.stderr)
+            print(f"vlrl: {stop}{_CONTINUES if resumes and not stop.said else ''}", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         if "VLRL_TRACEBACK" in os.environ or (isinstance(error, BrokenPipeError) and _reader_has_gone()):

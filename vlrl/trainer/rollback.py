@@ -132,7 +132,7 @@ def used_up(config: Config, rollbacks: Sequence[Rollback], calls: Sequence[Alarm
     asked = config.on_collapse == "rollback" and any(call.signal in config.rollback.signals for call in calls)
     times = config.rollback.times
     used = f"all {times} rollbacks are used up" if times > 1 else "its one rollback is used up"
-    return f". The run goes on: {used}" if asked and len(rollbacks) >= times else ""
+    return f". The run continues: {used}" if asked and len(rollbacks) >= times else ""
 
 
 def _change(config: Config, tasks: Sequence[str]) -> str:
