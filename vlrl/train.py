@@ -6,7 +6,6 @@ equals the uninterrupted one: what a step draws and samples is a pure function o
 
 import json
 import logging
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vlrl.algorithm.diagnostics import add_histograms, combine, means, ratio_quantiles
+from vlrl.algorithm.diagnostics import add_histograms, ratio_quantiles
 from vlrl.coldstart import coldstart
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, Stopped, StopSignal
@@ -31,6 +30,7 @@ from vlrl.rollout.weight_sync import push_weights
 from vlrl.run import Run
 from vlrl.scoring.start import start_scorer
 from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.metrics import Key, Metrics, combine, step_metrics, to_metrics
 from vlrl.telemetry.progress import announce, progress
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer.policy import Policy, Reference
@@ -63,7 +63,7 @@ def train(run: Run) -> dict[str, Any]:
                     handed = _hand_over(parts, clock)
                 step += 1
                 evaluated = _evaluated_between(parts, step)
-                told = evaluated | clock.seconds | outside.seconds | batch.metrics | handed
+                told = evaluated | step_metrics(clock.seconds | outside.seconds | handed) | batch.metrics
                 outside = Clock()  # what comes after a step is told with the next one's pieces
                 with outside("time/save"):
                     parts.finish_save()
@@ -88,12 +88,12 @@ def _interrupted(parts: Parts) -> Interrupted:
     return Interrupted(parts.stop.number, f"the same command goes on from the newest checkpoint in {folder}")
 
 
-def _note(metrics: Mapping[str, float]) -> str:
+def _note(metrics: Metrics) -> str:
     """The mean reward, and the task with the largest share of rollouts that it leaves out."""
-    failed = {name: share for name, share in metrics.items() if name.startswith("scoring/failed/") and share}
+    failed = {key.task: share for key, share in metrics.items() if key.name == "scoring/failed" and key.task and share}
     worst = max(failed, key=failed.__getitem__, default="")
-    without = f", {failed[worst]:.0%} of {worst.removeprefix('scoring/failed/')} without a verdict" if worst else ""
-    return f"reward {metrics['reward/mean']:.3f}{without}"
+    without = f", {failed[worst]:.0%} of {worst} without a verdict" if worst else ""
+    return f"reward {metrics[Key('reward/mean')]:.3f}{without}"
 
 
 def _is_due(every: int, step: int) -> bool:
@@ -166,7 +166,7 @@ def _hand_over(parts: Parts, clock: Clock) -> dict[str, float]:
     return told
 
 
-def _log(parts: Parts, step: int, batch: Batch, seen: list[UpdateStats], more: dict[str, float]) -> dict[str, float]:
+def _log(parts: Parts, step: int, batch: Batch, seen: list[UpdateStats], more: Metrics) -> Metrics:
     """Writes the step's metrics and rollouts. RuntimeError where too many rollouts could not be scored."""
     run = parts.run
     by_minibatch = [numbered(each, number) for number, each in enumerate(seen, start=1)]
@@ -174,12 +174,12 @@ def _log(parts: Parts, step: int, batch: Batch, seen: list[UpdateStats], more: d
         run.ranks.gather(combine([summarise(batch.sampled), refilled(batch), *(each.totals for each in by_minibatch)]))
     )
     counts = add_histograms(run.ranks.gather(add_histograms(each.histograms for each in by_minibatch)))
-    metrics = means(everything) | ratio_quantiles(counts)
-    rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
-    metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
+    metrics = to_metrics(everything) | ratio_quantiles(counts)
+    rewards = [value for key, value in metrics.items() if key.name == "reward"]
+    metrics[Key("reward/mean")] = sum(rewards) / len(rewards) if rewards else 0.0
     if run.config.on_collapse == "rollback":
-        metrics["rollback/number"] = len(parts.rollbacks)
-    metrics |= {"policy/lr": parts.policy.lr, **more}
+        metrics[Key("rollback/number")] = len(parts.rollbacks)
+    metrics |= {Key("policy/lr"): parts.policy.lr, **more}
     gathered = run.ranks.gather([without_routes(group) for group in batch.sampled])
     traced = list(chain.from_iterable(run.ranks.gather(_token_lines(run, batch.groups, seen))))
     if parts.log:
@@ -260,7 +260,7 @@ def _evaluated_before(parts: Parts, first: int) -> dict[str, EvalResult]:
     return before
 
 
-def _evaluated_between(parts: Parts, step: int) -> dict[str, float]:
+def _evaluated_between(parts: Parts, step: int) -> Metrics:
     """Metrics of the evaluation after this step, where the run file asks for it."""
     config = parts.run.config
     if not _is_due(config.evaluation.every, step) or step == config.steps:

@@ -7,7 +7,6 @@ takes its place, so that the ratios hold among the groups that count.
 from dataclasses import dataclass, field
 from functools import partial
 
-from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.common.signals import Stopped, StopSignal
 from vlrl.data.mixture import Mixture
 from vlrl.models.processor import EncodedPrompt
@@ -18,6 +17,7 @@ from vlrl.rollout.reward import compose_reward
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock, percentile
+from vlrl.telemetry.metrics import Key, Mean, Metrics, Totals, combine, step_metrics
 from vlrl.types import Draw, Group, Status
 
 
@@ -31,7 +31,7 @@ class Batch:
     by_slot: dict[int, Group] = field(default_factory=dict)
     replaced: list[Group] = field(default_factory=list)
     encoded: dict[int, EncodedPrompt] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
 
     @property
     def groups(self) -> list[Group]:
@@ -77,7 +77,7 @@ def sample_batch(
             keep_zero=algorithm.kl_coefficient > 0,
         )
     batch.by_slot = {group.prompt.slot: group for group in groups}
-    batch.metrics = told | _latencies(scorer)
+    batch.metrics = step_metrics(told) | _latencies(scorer)
     return batch
 
 
@@ -85,8 +85,8 @@ def refilled(batch: Batch) -> Totals:
     """By task: the share of the places that another group took, and of those that have no gradient after all."""
     return combine(
         {
-            f"rollout/refilled/{group.prompt.task}": (group.prompt.round > 0, 1.0),
-            f"rollout/no_gradient/{group.prompt.task}": (not any(group.advantages), 1.0),
+            Key("rollout/refilled", group.prompt.task): Mean(group.prompt.round > 0),
+            Key("rollout/no_gradient", group.prompt.task): Mean(not any(group.advantages)),
         }
         for group in batch.groups
     )
@@ -126,7 +126,10 @@ def _sample_round(
     return [with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded]
 
 
-def _latencies(scorer: Scorer) -> dict[str, float]:
+def _latencies(scorer: Scorer) -> Metrics:
     """p50 and p99 of each task's scoring time in seconds."""
-    seconds_of = scorer.latencies
-    return {f"scoring/p{percent}_s/{task}": percentile(seconds_of[task], percent) for task in seconds_of for percent in (50, 99)}
+    return {
+        Key(f"scoring/p{percent}_s", task): percentile(seconds, percent)
+        for task, seconds in scorer.latencies.items()
+        for percent in (50, 99)
+    }

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from vlrl import config as cfg
 from vlrl.algorithm.advantages import group_advantages
-from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.rollout.engine import Decoding, Engine, Request
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.metrics import Key, Mean, Totals, combine
 from vlrl.types import Group, Prompt, Rollout, Status
 
 logger = logging.getLogger(__name__)
@@ -125,16 +125,16 @@ def _summary(group: Group) -> Totals:
     count, planned = float(len(rollouts)), float(group.prompt.group_size)
     rewards = [score.reward for score in scored]
     totals: Totals = {
-        f"reward/{task}": (sum(rewards), len(scored)),
-        f"rollout/tokens/{task}": (sum(len(rollout.tokens) for rollout in rollouts), count),
-        f"rollout/truncated/{task}": (sum(rollout.finish_reason == "length" for rollout in rollouts), count),
-        f"rollout/equal_rewards/{task}": (bool(scored) and max(rewards) == min(rewards), 1.0),
-        "scoring/failed": (planned - len(scored), planned),
-        f"scoring/failed/{task}": (planned - len(scored), planned),
+        Key("reward", task): Mean(sum(rewards), len(scored)),
+        Key("rollout/tokens", task): Mean(sum(len(rollout.tokens) for rollout in rollouts), count),
+        Key("rollout/truncated", task): Mean(sum(rollout.finish_reason == "length" for rollout in rollouts), count),
+        Key("rollout/equal_rewards", task): Mean(bool(scored) and max(rewards) == min(rewards)),
+        Key("scoring/failed"): Mean(planned - len(scored), planned),
+        Key("scoring/failed", task): Mean(planned - len(scored), planned),
     }
     for status in (Status.ERROR, Status.TIMEOUT):
-        totals[f"scoring/{status}/{task}"] = (sum(score.status is status for score in group.scores), planned)
+        totals[Key(f"scoring/{status}", task)] = Mean(sum(score.status is status for score in group.scores), planned)
     bad = sum(score.status is Status.BAD_ROW for score in group.scores) + (planned if not rollouts else 0)
-    totals[f"scoring/{Status.BAD_ROW}/{task}"] = (bad, planned)
-    parts = combine({f"parts/{task}/{part}": (value, 1.0) for part, value in score.parts.items()} for score in scored)
+    totals[Key(f"scoring/{Status.BAD_ROW}", task)] = Mean(bad, planned)
+    parts = combine({Key("parts", task, part=part): Mean(value) for part, value in score.parts.items()} for score in scored)
     return totals | parts

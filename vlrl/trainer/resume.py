@@ -5,7 +5,7 @@ the logs back and feed the collapse watch with what remains. So a run that is ki
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,6 +23,7 @@ from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.telemetry.collapse_watch import Alarm, CollapseWatch
 from vlrl.telemetry.gradient_watch import GradientWatch
+from vlrl.telemetry.metrics import Metrics, read_metrics
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer import rollback
 from vlrl.trainer.policy import Policy, Reference
@@ -112,8 +113,9 @@ def _load(parts: Parts) -> int | None:
         parts.log.truncate(found.step if found else 0)
     parts.watch, parts.gradients, parts.protected = CollapseWatch(), GradientWatch(), set()
     for line in run.ranks.gather(parts.log.metrics() if parts.log else [])[0]:
-        _watch(parts, line["step"], line)
-        parts.gradients.see(line["step"], line)
+        metrics = read_metrics(line, config.mixture)
+        _watch(parts, line["step"], metrics)
+        parts.gradients.see(line["step"], metrics)
     return found.step if found else None
 
 
@@ -136,7 +138,7 @@ def _samples(parts: Parts) -> list[Sample]:
     ]
 
 
-def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[Alarm]:
+def _watch(parts: Parts, step: int, metrics: Metrics) -> list[Alarm]:
     """What the collapse watch calls at this step; the newest checkpoint from before is then kept for good."""
     called = parts.watch.see(step, metrics)
     if called and (earlier := [each for each in _regular_checkpoints(parts) if each < step]):
@@ -144,7 +146,7 @@ def _watch(parts: Parts, step: int, metrics: Mapping[str, float]) -> list[Alarm]
     return called
 
 
-def act_on_collapse(parts: Parts, step: int, metrics: Mapping[str, float]) -> int:
+def act_on_collapse(parts: Parts, step: int, metrics: Metrics) -> int:
     """Says what the collapse watch calls, and does as on_collapse asks. Returns the step to go on from: this one, or the one
     that the run went back to."""
     run, config = parts.run, parts.run.config

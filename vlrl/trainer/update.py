@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlrl import config as cfg
-from vlrl.algorithm.diagnostics import Histograms, Totals, add_histograms, combine, diagnose, gate_weight, histograms
+from vlrl.algorithm.diagnostics import Histograms, add_histograms, diagnose, gate_weight, histograms
 from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.algorithm.loss import LossTokens, policy_loss
 from vlrl.distributed.prefetch import Prefetched
@@ -21,6 +21,7 @@ from vlrl.models.packing import Pack, pack_groups, split_to_budget
 from vlrl.models.processor import EncodedPrompt
 from vlrl.models.routing_replay import Routes, engine_routes
 from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.metrics import Key, Maximum, Mean, Metrics, Totals, combine
 from vlrl.trainer.policy import Policy, Reference
 from vlrl.types import Group, Status
 
@@ -67,16 +68,16 @@ class UpdateStats:
     totals: Totals = field(default_factory=dict)
     histograms: Histograms = field(default_factory=dict)
     traces: tuple[Trace, ...] = ()
-    step: dict[str, float] = field(default_factory=dict)
+    step: Metrics = field(default_factory=dict)
 
 
 def numbered(seen: UpdateStats, minibatch: int) -> UpdateStats:
     """What a step's `minibatch`-th update saw, under names that say so; skipped where no rollout of it had a score."""
-    totals = seen.totals | {"policy/skipped": (float(not seen.totals), 1.0)} | {name: (x, 1.0) for name, x in seen.step.items()}
+    totals = seen.totals | {Key("policy/skipped"): Mean(float(not seen.totals))} | {key: Mean(x) for key, x in seen.step.items()}
     return replace(
         seen,
-        totals={f"{name}/minibatch_{minibatch}": total for name, total in totals.items()},
-        histograms={f"{name}/minibatch_{minibatch}": counts for name, counts in seen.histograms.items()},
+        totals={key._replace(minibatch=minibatch): total for key, total in totals.items()},
+        histograms={key._replace(minibatch=minibatch): counts for key, counts in seen.histograms.items()},
     )
 
 
@@ -211,7 +212,7 @@ def update(
             with clock("time/backward"):
                 policy.backward(loss + 0.0 * logp.sum())  # the filler's tokens keep every parameter in the graph
         with clock("time/diagnostics"):
-            loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(each.advantages)))}
+            loss_sum: Totals = {Key("policy/loss"): Mean(loss.item() * minibatch.num_scored, float(len(each.advantages)))}
             taus = gates.tau(each.tasks, advantages)
             totals += [diagnose(tokens, entropy[:size], gate, each.tasks, taus), loss_sum, _routed(policy, before)]
             counts.append(histograms(tokens))
@@ -219,23 +220,23 @@ def update(
     return UpdateStats(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), step=_step(policy, clock))
 
 
-def _step(policy: Policy, clock: Clock) -> dict[str, float]:
+def _step(policy: Policy, clock: Clock) -> Metrics:
     """Takes the optimizer step. Returns the gradient's norm, where the ZeRO stage knows it, and how far each part moved."""
     with clock("time/diagnostics"):
         changes = policy.changes()
     with clock("time/optimizer"):
         norm = policy.step()
     with clock("time/diagnostics"):
-        told = {f"policy/change/{part}": share for part, share in changes.since().items()}
-    return told if norm is None else told | {"policy/grad_norm": norm}
+        told = {Key("policy/change", part=part): share for part, share in changes.since().items()}
+    return told if norm is None else told | {Key("policy/grad_norm"): norm}
 
 
 def _routed(policy: Policy, before: OldLogprobs | None) -> Totals:
     """Of a mixture of experts: the busiest expert's load, and the share of choices that are other than the old policy's."""
     load = policy.routing.load()
     changed = policy.routing.changed(before.routes) if before else None
-    found = {"router/load_max": load, "router/changed": changed}
-    return {name: (value, 1.0) for name, value in found.items() if value is not None}
+    totals: Totals = {} if load is None else {Key("router/load_max"): Maximum(load)}
+    return totals if changed is None else totals | {Key("router/changed"): Mean(changed)}
 
 
 def _traces(each: MicroBatch, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
