@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bench.measure import write_json
+from vlrl.telemetry.metrics import read_key
 
 COMPUTED = ("generate", "old_logprobs", "forward", "backward")
 OUTSIDE = ("log", "save")
@@ -34,7 +35,8 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         lines = (Path(folder) / "step/metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines[options.skip :]]
-    names = {name.removeprefix("time/") for step in steps for name in step if name.startswith("time/")} - {"step"}
+    keys = {read_key(name) for step in steps for name in step}
+    names = {key.label for key in keys if key.family == "time"} - {"step"}
     spent = {name: sum(step.get(f"time/{name}", 0.0) for step in steps) for name in names}
     whole = sum(step["time/step"] for step in steps) + sum(spent[name] for name in OUTSIDE)
     spent["rest"] = whole - sum(spent.values())

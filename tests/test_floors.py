@@ -12,7 +12,8 @@ from tests.conftest import PATIENCE_S
 ROOT = Path(__file__).parents[1]
 # A room has a floor; what stands higher or lower than its room is named with it.
 FLOORS = {
-    0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.clock", "telemetry.progress"],
+    0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.clock", "telemetry.progress"]
+    + ["telemetry.metrics"],
     1: ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.config_json"],
     2: ["verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare", "preflight.model_settings"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
@@ -35,6 +36,7 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 WITHOUT_TORCH = ["types", "config", "inputs", "tasks", "scoring", "scoring.worker", "models.config_json", "common.fingerprint"]
 WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe", "data.build", "data.check"]
 WITHOUT_TORCH += ["authoring.task_tools", "preflight.quick_checks", "preflight.verifier_checks", "distributed.checkpoint"]
+WITHOUT_TORCH += ["telemetry.metrics"]
 WITHOUT_TORCH += ["evaluation.compare", "evaluation.records", "report.read", "cli.main", "cli.plan", "cli.doctor"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 

@@ -15,6 +15,7 @@ from tests.trainer.replay import group_of
 from vlrl import config as cfg
 from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.rollout.groups import with_advantages
+from vlrl.telemetry.metrics import Key
 from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
 from vlrl.trainer.policy import Policy
 from vlrl.trainer.update import TaskGates, update
@@ -120,7 +121,7 @@ def by_the_library(model, rollouts, ranks, optimizer):
     for _ in range(STEPS):
         for minibatch in [minibatches[0], *(with_old_scores(policy, each) for each in minibatches[1:])]:
             stats = update(policy, minibatch, gates=gates)
-            losses.append(stats.totals["policy/loss"][0] / minibatch.num_scored)
+            losses.append(stats.totals[Key("policy/loss")].total / minibatch.num_scored)
     return losses, before, flat(policy.named_weights())
 
 

@@ -359,6 +359,8 @@ def _faults(config: Config) -> Iterator[str]:
             f"algorithm.clip_low, clip_high: {algorithm.clip_low} and {algorithm.clip_high} never clip under {algorithm.gate}, "
             f"whose ratio is a mean over a whole sequence; leave them out for the paper's 3e-4 and 4e-4"
         )
+    if "mean" in config.mixture:
+        yield "mixture.mean: a task cannot be called mean, which is the name of the average in the log; choose another name"
     for task, mix in config.mixture.items():
         if algorithm.gate != "sapo" and (mix.tau_pos or mix.tau_neg):
             yield f"mixture.{task}: tau_pos, tau_neg are the sapo gate's, and algorithm.gate is {algorithm.gate}; leave them out"

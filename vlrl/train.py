@@ -5,7 +5,7 @@ equals the uninterrupted one: what a step draws and samples is a pure function o
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain
@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vlrl.algorithm.diagnostics import Histograms, add_histograms, combine, means, ratio_quantiles
+from vlrl.algorithm.diagnostics import Histograms, add_histograms, ratio_quantiles
 from vlrl.coldstart import coldstart
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, Stopped
@@ -25,6 +25,7 @@ from vlrl.rollout.groups import for_the_log, summarise
 from vlrl.run import Run
 from vlrl.stats import EvalResult
 from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.metrics import Key, Metrics, combine, step_metrics, to_metrics
 from vlrl.telemetry.progress import announce, progress
 from vlrl.trainer.trainer import Trainer
 from vlrl.trainer.update import UpdateStats, numbered
@@ -52,13 +53,14 @@ def train(run: Run) -> dict[str, Any]:
                     updates = trainer.update(batch, clock)
                     synced = trainer.sync_weights(clock)
                 step += 1
-                more = _evaluate_between(trainer, step) | clock.seconds | outside.seconds | batch.metrics | synced
+                evaluated = _evaluate_between(trainer, step)
+                more = step_metrics(clock.seconds | outside.seconds | synced) | batch.metrics
                 outside = Clock()  # the seconds after a step are logged with the next one
                 with outside("time/save"):
                     trainer.checkpointing.finish()
                 with outside("time/log"):
                     metrics, counts = _reduce(trainer, batch, updates)
-                    metrics |= more
+                    metrics |= evaluated | more
                     _write(trainer, step, metrics, counts, batch, updates)
                     trainer.warn_without_gradient(step, metrics)
                     trainer.stop_if_unscored(step, batch)
@@ -90,24 +92,24 @@ def _is_due(every: int, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _reduce(trainer: Trainer, batch: Batch, updates: Sequence[UpdateStats]) -> tuple[dict[str, float], Histograms]:
+def _reduce(trainer: Trainer, batch: Batch, updates: Sequence[UpdateStats]) -> tuple[Metrics, Histograms]:
     """The step's metrics and histograms over all ranks."""
     ranks = trainer.run.ranks
     by_minibatch = [numbered(each, number) for number, each in enumerate(updates, start=1)]
     totals = combine([summarise(batch.sampled), refilled(batch), *(each.totals for each in by_minibatch)])
     counts = add_histograms(ranks.gather(add_histograms(each.histograms for each in by_minibatch)))
-    metrics = means(combine(ranks.gather(totals))) | ratio_quantiles(counts)
-    rewards = [value for name, value in metrics.items() if name.startswith("reward/")]
-    metrics["reward/mean"] = sum(rewards) / len(rewards) if rewards else 0.0
+    metrics = to_metrics(combine(ranks.gather(totals))) | ratio_quantiles(counts)
+    rewards = [value for key, value in metrics.items() if key.name == "reward"]
+    metrics[Key("reward/mean")] = sum(rewards) / len(rewards) if rewards else 0.0
     if trainer.run.config.on_collapse == "rollback":
-        metrics["rollback/number"] = len(trainer.rollbacks)
-    return metrics | {"policy/lr": trainer.policy.lr}, counts
+        metrics[Key("rollback/number")] = len(trainer.rollbacks)
+    return metrics | {Key("policy/lr"): trainer.policy.lr}, counts
 
 
 def _write(
     trainer: Trainer,
     step: int,
-    metrics: Mapping[str, float],
+    metrics: Metrics,
     counts: Histograms,
     batch: Batch,
     updates: Sequence[UpdateStats],
@@ -134,12 +136,12 @@ def _token_lines(run: Run, groups: Sequence[Group], updates: Sequence[UpdateStat
     ]
 
 
-def _note(metrics: Mapping[str, float]) -> str:
+def _note(metrics: Metrics) -> str:
     """The mean reward, and the task with the largest share of rollouts that have no score."""
-    failed = {name: share for name, share in metrics.items() if name.startswith("scoring/failed/") and share}
+    failed = {key.task: share for key, share in metrics.items() if key.name == "scoring/failed" and key.task and share}
     worst = max(failed, key=failed.__getitem__, default="")
-    without = f", {failed[worst]:.0%} of {worst.removeprefix('scoring/failed/')} without a verdict" if worst else ""
-    return f"reward {metrics['reward/mean']:.3f}{without}"
+    without = f", {failed[worst]:.0%} of {worst} without a verdict" if worst else ""
+    return f"reward {metrics[Key('reward/mean')]:.3f}{without}"
 
 
 def _evaluate_before(trainer: Trainer, first: int) -> dict[str, EvalResult]:
@@ -165,7 +167,7 @@ def _evaluate_before(trainer: Trainer, first: int) -> dict[str, EvalResult]:
     return before
 
 
-def _evaluate_between(trainer: Trainer, step: int) -> dict[str, float]:
+def _evaluate_between(trainer: Trainer, step: int) -> Metrics:
     """Metrics of the evaluation after this step, if one is due."""
     config = trainer.run.config
     if not _is_due(config.evaluation.every, step) or step == config.steps:

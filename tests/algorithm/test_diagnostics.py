@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlrl.algorithm.diagnostics import add_histograms, combine, diagnose, gate_weight, histograms, means, ratio_quantiles
+from vlrl.algorithm.diagnostics import add_histograms, diagnose, gate_weight, histograms, ratio_quantiles
 from vlrl.algorithm.gates import grpo, gspo, sapo
 from vlrl.algorithm.loss import LossTokens
+from vlrl.telemetry.metrics import Key, Totals, combine, name_of, to_metrics
 
 WORKED = [1.02, 1.01, 0.99, 2.5]
 
@@ -21,6 +22,10 @@ def tokens(ratios, *, advantages=(1.0,), sequence=None, engine_ratios=None) -> L
         advantages=torch.tensor(advantages),
         sequence=torch.tensor(sequence or [0] * len(ratios), dtype=torch.long),
     )
+
+
+def means(totals: Totals) -> dict[str, float]:
+    return {name_of(key): value for key, value in to_metrics(totals).items()}
 
 
 def metrics(these: LossTokens, gate=sapo(), tau=None) -> dict[str, float]:
@@ -117,9 +122,11 @@ def test_each_task_has_its_own_metrics_beside_those_of_all():
     assert found["policy/ess/sums"] == pytest.approx(3.5**2 / 2 / (0.25 + 9))
 
 
-def test_the_largest_of_packs_stays_the_largest_under_any_name():
-    both = combine([{"policy/ratio_max/sums/minibatch_1": (2.0, 1.0)}, {"policy/ratio_max/sums/minibatch_1": (3.0, 1.0)}])
-    assert means(both) == {"policy/ratio_max/sums/minibatch_1": 3.0}
+def test_a_task_s_name_says_nothing_of_how_its_metrics_are_reduced():
+    packs = [diagnose(tokens([ratio]), torch.tensor([ratio]), sapo(), ["grid_max"]) for ratio in (1.0, 3.0)]
+    found = means(combine(packs))
+    assert (found["policy/entropy/grid_max"], found["policy/ratio_max/grid_max"]) == (2.0, pytest.approx(3.0))
+    assert found["policy/ess/grid_max"] == pytest.approx(2.0**2 / 5.0)
 
 
 def test_the_gap_between_token_gates_and_the_sequence_gate_is_told_beside_its_bound():
@@ -143,15 +150,15 @@ def test_every_token_and_sequence_is_in_one_bin(z):
     half = len(z) // 2
     these = tokens([math.exp(each) for each in z], advantages=(1.0, -1.0), sequence=[0] * half + [1] * (len(z) - half))
     counts = histograms(these)
-    assert sum(counts["log_ratio/pos"]) == half and sum(counts["log_ratio/neg"]) == len(z) - half
-    assert sum(counts["log_ratio_var/pos"]) == sum(counts["log_ratio_var/neg"]) == 1
-    assert add_histograms([counts, counts])["log_ratio/neg"] == [2 * count for count in counts["log_ratio/neg"]]
+    assert sum(counts[Key("log_ratio/pos")]) == half and sum(counts[Key("log_ratio/neg")]) == len(z) - half
+    assert sum(counts[Key("log_ratio_var/pos")]) == sum(counts[Key("log_ratio_var/neg")]) == 1
+    assert add_histograms([counts, counts])[Key("log_ratio/neg")] == [2 * count for count in counts[Key("log_ratio/neg")]]
 
 
 def test_quantiles_are_those_of_the_values_to_within_a_bin():
     ratios = torch.linspace(0.9, 1.1, 1001).tolist()
-    found = ratio_quantiles({f"{name}/minibatch_2": bins for name, bins in histograms(tokens(ratios)).items()})
-    assert found["policy/ratio_p01/minibatch_2"] == pytest.approx(0.902, rel=0.02)
-    assert found["policy/ratio_p50/minibatch_2"] == pytest.approx(1.0, abs=1e-3)
-    assert found["policy/ratio_p99/minibatch_2"] == pytest.approx(1.098, rel=0.02)
-    assert ratio_quantiles({"log_ratio/pos/minibatch_1": [0, 0], "log_ratio_var/pos/minibatch_1": [1]}) == {}
+    found = ratio_quantiles({key._replace(minibatch=2): bins for key, bins in histograms(tokens(ratios)).items()})
+    assert found[Key("policy/ratio_p01", minibatch=2)] == pytest.approx(0.902, rel=0.02)
+    assert found[Key("policy/ratio_p50", minibatch=2)] == pytest.approx(1.0, abs=1e-3)
+    assert found[Key("policy/ratio_p99", minibatch=2)] == pytest.approx(1.098, rel=0.02)
+    assert ratio_quantiles({Key("log_ratio/pos", minibatch=1): [0, 0], Key("log_ratio_var/pos", minibatch=1): [1]}) == {}

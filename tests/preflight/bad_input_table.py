@@ -196,6 +196,11 @@ CASES = [
     Case(input="an override with blanks around its =", says="as steps=4", overrides=("steps", "=", "4")),
     Case(input="an override written as an option", says="without dashes: steps=4", overrides=("--steps", "4")),
     Case(input="a negative weight", says="weight: Input should be greater than 0", overrides=("mixture.sums.weight=-1",)),
+    Case(
+        input="a task called mean",
+        says="a task cannot be called mean",
+        overrides=("mixture.mean={weight: 1, rows: data/sums, task: sums}",),
+    ),
     Case(input="a weight without a slot in any step", says="gets no prompt in 4 steps", overrides=("mixture.sums.weight=0.01",)),
     Case(input="a tau that is not positive", says="algorithm.tau_neg", overrides=("algorithm.tau_neg=0",)),
     Case(input="one mini-batch: SAPO's gate never acts", says="every ratio is 1", overrides=("algorithm.minibatches=1",)),

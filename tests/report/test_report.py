@@ -19,6 +19,7 @@ from vlrl.config import WandbConfig, dump_config, parse_config
 from vlrl.report import charts, draw, page
 from vlrl.report.page import serve_report, write_report
 from vlrl.report.read import RunData, read_run
+from vlrl.telemetry.metrics import Key, step_metrics
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer import rollback
 from vlrl.trainer.rollback import Rollback
@@ -42,10 +43,10 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True, mixture: dict
         metrics |= {f"policy/change/{part}/minibatch_2": 1e-4 for part in ("vision", "language")}
         if step % 2 == 0:
             metrics |= {"eval/sums": 0.3, "eval/mean": 0.3}
-        log.step(step, metrics)
+        log.step(step, step_metrics(metrics))
         log.rollouts(step, [group(folder, slot, step) for slot in range(4)])
         bins = {"log_ratio": len(LOG_RATIO_EDGES) + 1, "log_ratio_var": len(VARIANCE_EDGES) + 1}
-        log.histograms(step, {f"{name}/pos/minibatch_2": [1] * count for name, count in bins.items()})
+        log.histograms(step, {Key(f"{name}/pos", minibatch=2): [1] * count for name, count in bins.items()})
         log.tokens(step, [{"slot": 0, "sample": 1, "ratios": [0.9, 1.2], "weights": [0.99, 0.4], "pieces": ["a", "<b>"]}])
     if ended:
         values = {"before": 0.25, "after": 0.5, "before_interval": 0.1, "after_interval": 0.1, "rows": 20}

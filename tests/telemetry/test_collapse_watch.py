@@ -6,11 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlrl.telemetry.collapse_watch import RECENT, CollapseWatch
+from vlrl.telemetry.collapse_watch import RECENT, Alarm, CollapseWatch
+from vlrl.telemetry.metrics import read_metrics
+
+
+def see(watch: CollapseWatch, step: int, line: dict) -> list[Alarm]:
+    """What the watch calls of a log's line."""
+    return watch.see(step, read_metrics(line, ["sums", "code"]))
 
 
 def said_at(watch: CollapseWatch, step: int, metrics: dict) -> list[str]:
-    return [call.sentence for call in watch.see(step, metrics)]
+    return [call.sentence for call in see(watch, step, metrics)]
 
 
 def run(values, name: str = "reward/sums", watch: CollapseWatch | None = None, **also) -> list[tuple[int, str]]:
@@ -65,7 +71,7 @@ def test_the_tails_of_the_ratio_are_watched_by_mini_batch():
     watch = CollapseWatch()
     calm = {"policy/ratio_p01/minibatch_2": 0.98, "policy/ratio_p99/minibatch_2": 1.02}
     wild = {"policy/ratio_p01/minibatch_2": 0.3, "policy/ratio_p99/minibatch_2": 3.0}
-    assert [watch.see(step, calm) for step in range(20)] == [[]] * 20
+    assert [see(watch, step, calm) for step in range(20)] == [[]] * 20
     (said,) = [said for step in range(20, 24) for said in said_at(watch, step, wild)]
     assert said.startswith("spread of the ratio (log of 99 % to 1 %) of mini-batch 2 rose to 2.3")
 
@@ -104,7 +110,7 @@ def test_of_a_hundred_runs_that_lose_most_of_a_reward_nearly_all_are_called_with
 
 def test_numbers_that_the_log_keeps_as_text_are_passed_over():
     line = {"policy/ratio_p01/minibatch_1": "nan", "policy/ratio_p99/minibatch_1": "nan", "reward/sums": "nan"}
-    assert [CollapseWatch().see(step, line) for step in range(20)] == [[]] * 20
+    assert [see(CollapseWatch(), step, line) for step in range(20)] == [[]] * 20
 
 
 @settings(deadline=None)
@@ -113,7 +119,7 @@ def test_the_weights_of_the_step_before_a_sudden_fall_are_the_last_that_may_have
     """The steps up to `fall` are high and those after it low: most of the five steps sampled from the weights were high."""
     watch, calls = CollapseWatch(), []
     for step in range(1, fall + 1 + lasts):
-        calls += watch.see(step, {"reward/sums": 0.8 if step <= fall else 0.1, "reward/code": 0.5})
+        calls += see(watch, step, {"reward/sums": 0.8 if step <= fall else 0.1, "reward/code": 0.5})
     assert len(calls) == (lasts >= 3)
     assert watch.well_after(["entropy"]) == 0
     if calls:
@@ -127,7 +133,7 @@ def test_the_weights_of_the_step_before_a_sudden_fall_are_the_last_that_may_have
 def test_the_last_step_that_did_well_never_goes_back_nor_comes_within_the_last_five(rewards):
     watch, last = CollapseWatch(), 0
     for step, reward in enumerate(rewards, start=1):
-        for call in watch.see(step, {"reward/sums": reward}):
+        for call in see(watch, step, {"reward/sums": reward}):
             assert call.well_after <= step - RECENT - 1
         well = watch.well_after(["reward"])
         assert last <= well <= max(0, step - RECENT)
@@ -137,5 +143,5 @@ def test_the_last_step_that_did_well_never_goes_back_nor_comes_within_the_last_f
 def test_a_task_that_is_drawn_now_and_then_did_well_before_the_first_of_its_last_steps():
     watch = CollapseWatch()
     for step in range(0, 100, 7):
-        watch.see(step, {"reward/sums": 0.5})
+        see(watch, step, {"reward/sums": 0.5})
     assert watch.well_after(["reward"]) == 98 - 4 * 7 - 1

@@ -1,11 +1,13 @@
 """The gradient watch: a step or a task of which nothing is learnt is said, once."""
 
 from vlrl.telemetry.gradient_watch import STEPS, GradientWatch
+from vlrl.telemetry.metrics import read_metrics
 
 
 def said(steps: list[dict[str, float]]) -> list[tuple[int, str]]:
     watch = GradientWatch()
-    return [(number, sentence) for number, metrics in enumerate(steps, start=1) for sentence in watch.see(number, metrics)]
+    lines = [read_metrics(metrics, ["dots", "sums"]) for metrics in steps]
+    return [(number, sentence) for number, metrics in enumerate(lines, start=1) for sentence in watch.see(number, metrics)]
 
 
 def step(reward: float = 0.0, **shares: float) -> dict[str, float]:

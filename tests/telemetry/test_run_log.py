@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from vlrl.config import WandbConfig
+from vlrl.telemetry.metrics import step_metrics
 from vlrl.telemetry.progress import progress
 from vlrl.telemetry.run_log import RunLog
 from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
@@ -41,14 +42,14 @@ def group(reward: float = 1.0, text: str = "\\boxed{4}", image: str = "shard.tar
 
 
 def test_a_step_is_one_line_of_the_file(tmp_path):
-    run_log(tmp_path).step(12, {"reward/digits": 0.25, "policy/loss": -0.1, "time/step": 2.5})
+    run_log(tmp_path).step(12, step_metrics({"reward/digits": 0.25, "policy/loss": -0.1, "time/step": 2.5}))
     assert strict_lines(tmp_path / "metrics.jsonl") == [
         {"step": 12, "reward/digits": 0.25, "policy/loss": -0.1, "time/step": 2.5}
     ]
 
 
 def test_numbers_that_are_not_finite_are_strict_json_and_read_back(tmp_path):
-    run_log(tmp_path).step(1, {"a": math.nan, "b": math.inf, "c": -math.inf})
+    run_log(tmp_path).step(1, step_metrics({"a": math.nan, "b": math.inf, "c": -math.inf}))
     [line] = strict_lines(tmp_path / "metrics.jsonl")
     assert math.isnan(float(line["a"])) and float(line["b"]) == math.inf and float(line["c"]) == -math.inf
 
@@ -88,18 +89,18 @@ def test_any_response_text_stays_on_one_line_and_reads_back(tmp_path, text):
 def test_a_resumed_run_cuts_both_files_back_to_its_checkpoint(tmp_path):
     log = run_log(tmp_path)
     for step in (1, 2, 3):
-        log.step(step, {"a": step})
+        log.step(step, step_metrics({"a": step}))
         log.rollouts(step, [group()])
     run_log(tmp_path).truncate(2)
     assert [line["step"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2]
     assert [line["step"] for line in strict_lines(tmp_path / "rollouts.jsonl")] == [1, 1, 2, 2]
-    log.step(3, {"a": 30})
+    log.step(3, step_metrics({"a": 30}))
     assert [line["a"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2, 30]
 
 
 @pytest.mark.parametrize("tail", [b'{"step": 2, "a', b'{"step": 2, "a": 1}', b"\x00\x00\x00\n", b'"\xff\xfe', b"2"])
 def test_a_torn_last_line_is_cut_off(tmp_path, tail):
-    run_log(tmp_path).step(1, {"a": 1.0})
+    run_log(tmp_path).step(1, step_metrics({"a": 1.0}))
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(tail)
     run_log(tmp_path).truncate(5)
@@ -108,8 +109,8 @@ def test_a_torn_last_line_is_cut_off(tmp_path, tail):
 
 def test_a_crash_while_cutting_back_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     log = run_log(tmp_path)
-    log.step(1, {"a": 1.0})
-    log.step(2, {"a": 2.0})
+    log.step(1, step_metrics({"a": 1.0}))
+    log.step(2, step_metrics({"a": 2.0}))
     monkeypatch.setattr(os, "fsync", lambda handle: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         log.truncate(1)
@@ -130,7 +131,7 @@ def test_a_full_disk_is_an_error_with_a_sentence(tmp_path, name):
     (tmp_path / name).symlink_to("/dev/full")
     log = run_log(tmp_path)
     with pytest.raises(OSError, match=rf"cannot write .*{name}: {os.strerror(errno.ENOSPC)}; make room"):
-        log.step(1, {"a": 1.0})
+        log.step(1, step_metrics({"a": 1.0}))
         log.rollouts(1, [group()])
 
 
@@ -178,7 +179,7 @@ def toy_wandb(monkeypatch):
 
 def three_steps(log: RunLog) -> None:
     for step in (1, 2, 3):
-        log.step(step, {"a": step})
+        log.step(step, step_metrics({"a": step}))
     log.summary({"steps": 3})
     log.close()
 
@@ -239,10 +240,11 @@ def test_the_real_wandb_offline_is_silent_and_keeps_its_files_in_the_run_folder(
 import pathlib
 from tests.telemetry.test_run_log import group
 from vlrl.config import WandbConfig
+from vlrl.telemetry.metrics import step_metrics
 from vlrl.telemetry.run_log import RunLog
 
 log = RunLog(pathlib.Path("run"), name="toy", config={{"steps": 1}}, wandb=WandbConfig(tables_every=1))
-log.step(1, {{"reward/a": float("nan")}})
+log.step(1, step_metrics({{"reward/a": float("nan")}}))
 log.rollouts(1, [group(image={str(picture)!r}, box=[6, 6, 32, 24])])
 task = {{"before": 0.1, "before_interval": 0.1, "after": 0.2, "after_interval": 0.1, "rows": 4}}
 log.summary({{"best": 1, "tasks": {{"digits": task}}}})

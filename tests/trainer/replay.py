@@ -13,11 +13,11 @@ import torch
 from tests.conftest import SMALL_IMAGES
 from tests.models.helpers import message
 from vlrl import config as cfg
-from vlrl.algorithm.diagnostics import combine
 from vlrl.distributed.ranks import Ranks, join_ranks
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.models.processor import Encoder
 from vlrl.rollout.groups import with_advantages
+from vlrl.telemetry.metrics import Key, combine, name_of
 from vlrl.trainer.micro_batch import MiniBatch, make_minibatch, with_old_scores
 from vlrl.trainer.policy import Policy
 from vlrl.trainer.update import TaskGates, update
@@ -96,7 +96,7 @@ def weights_of(policy: Policy) -> dict[str, torch.Tensor]:
 def loss_of(policy: Policy, minibatch: MiniBatch, **options) -> float:
     """Makes one update; the mini-batch's loss over all ranks before it."""
     totals = update(policy, minibatch, **{"gates": GATES} | options).totals
-    return combine(policy.ranks.gather(totals))["policy/loss"][0] / minibatch.num_scored
+    return combine(policy.ranks.gather(totals))[Key("policy/loss")].total / minibatch.num_scored
 
 
 def losses_of(policy: Policy, minibatches: Sequence[MiniBatch], updates: int) -> list[float]:
@@ -116,7 +116,7 @@ def run(job: str, model: str, pictures: Sequence[str], ranks: Ranks) -> dict:
     policy = open_policy(model, ranks, zero_stage=int(stage), gradient_clipping=UNCLIPPED, deepspeed=SGD)
     before = weights_of(policy)
     told = update(policy, minibatches[0], gates=GATES).step
-    return {"before": before, "after": weights_of(policy), "told": told}
+    return {"before": before, "after": weights_of(policy), "told": {name_of(key): value for key, value in told.items()}}
 
 
 def _rollout(slot: int, sample: int, length: int, numbers: torch.Generator) -> Rollout:

@@ -20,6 +20,7 @@ from vlrl.data.shards import NewRow, write_dataset
 from vlrl.distributed import checkpoint
 from vlrl.telemetry import collapse_watch as watch
 from vlrl.telemetry.collapse_watch import Alarm
+from vlrl.telemetry.metrics import Key, step_metrics
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer import rollback
 from vlrl.trainer.rollback import Rollback
@@ -168,8 +169,8 @@ def test_what_is_undone_on_the_disk_is_the_same_after_a_kill_at_any_moment(tmp_p
 
     log = RunLog(tmp_path, name="run", config={}, wandb=WandbConfig(mode="disabled"))
     for step in range(1, 8):
-        log.step(step, {"a": step})
-        log.histograms(step, {"b": [step]})
+        log.step(step, step_metrics({"a": step}))
+        log.histograms(step, {Key("b"): [step]})
     for step in (2, 4, 6):
         checkpoint.save(root, step, lambda path: None, {"rollbacks": 0}, keep=9)
     with monkeypatch.context() as patched:

@@ -24,6 +24,7 @@ from tests.trainer.replay import (
 )
 from vlrl import config as cfg
 from vlrl.models.checkpoint_io import load_encoder
+from vlrl.telemetry.metrics import Key, Maximum
 from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
 from vlrl.trainer.policy import Reference
 from vlrl.trainer.update import TaskGates, UpdateStats, update
@@ -194,8 +195,8 @@ def test_the_first_minibatch_has_ratio_exactly_1_and_the_second_has_not(tiny_moe
     gates = TaskGates(cfg.AlgorithmConfig(gate="pg"), MIX)
     first = update(policy, minibatches[0], gates=gates).totals
     second = update(policy, minibatches[1], gates=gates).totals
-    assert first["policy/ratio_max"] == (1.0, 1.0) and first["policy/abs_log_ratio"][0] == 0
-    assert second["policy/abs_log_ratio"][0] > 0
+    assert first[Key("policy/ratio_max")] == Maximum(1.0) and first[Key("policy/abs_log_ratio")].value == 0
+    assert second[Key("policy/abs_log_ratio")].value > 0
 
 
 @pytest.mark.parametrize("stage", [1, 3])

@@ -1,13 +1,14 @@
 """What a mini-batch's ratios looked like: how far the policy moved, how much the gate let through, how far the engine is off.
 
-A pack gives totals, which add up over packs and ranks; `means` turns them into metrics at the end. They run over the tokens
-that the loss saw, of all tasks and of each (NAME/TASK). The gate's weight is its slope f'(r), the share of the
-importance-sampled gradient that a token keeps: 1 at r = 1; SAPO's is 4p(1-p), GRPO's 1 or 0 (clipped), GSPO's s/r or 0.
+A pack gives totals, which add up over packs and ranks and become metrics at the end. They run over the tokens that the loss
+saw, of all tasks and of each. The gate's weight is its slope f'(r), the share of the importance-sampled gradient that a token
+keeps: 1 at r = 1; SAPO's is 4p(1-p), GRPO's 1 or 0 (clipped), GSPO's s/r or 0.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,12 +16,12 @@ from torch import Tensor
 from vlrl.algorithm.gates import Gate
 from vlrl.algorithm.loss import LossTokens
 from vlrl.algorithm.ratios import k3, sequence_mean
+from vlrl.telemetry.metrics import EffectiveSampleSize, Key, Kind, Maximum, Mean, Metrics, Totals, combine
 
-Totals = dict[str, tuple[float, float]]
-"""Name -> (sum, count); of a name that ends in `_max`, (largest, 1)."""
+Histograms = dict[Key, list[int]]
+"""Counts of bins: log_ratio/* between LOG_RATIO_EDGES, log_ratio_var/* between VARIANCE_EDGES, and beyond them."""
 
-Histograms = dict[str, list[int]]
-"""Name -> counts of bins: log_ratio/* between LOG_RATIO_EDGES, log_ratio_var/* between VARIANCE_EDGES, and beyond them."""
+_Name = TypeVar("_Name", Key, str)
 
 LOG_RATIO_EDGES = [round(0.002 * math.sinh(0.125 * step), 6) for step in range(-60, 61)]  # from -1.8 to 1.8, finest around 0
 VARIANCE_EDGES = [10 ** (fifths / 5) for fifths in range(-40, 6)]  # from 1e-8 to 10
@@ -35,7 +36,7 @@ def diagnose(tokens: LossTokens, entropy: Tensor, gate: Gate, tasks: Sequence[st
     tau: [S], where the gate is SAPO's.
     policy/gate_weight_pos, _neg: the gate's weight by the advantage's sign; policy/gate_weight_below_half: the share of those
     tokens with a weight under 0.5. policy/* and engine/*: how far the policy is from the old policy, and the old policy from
-    the engine: ratio, ratio_squared, ratio_max, abs_log_ratio and kl (k3). Per sequence: policy/log_ratio_var, the variance of
+    the engine: ess, ratio_max, abs_log_ratio and kl (k3). Per sequence: policy/log_ratio_var, the variance of
     log r over its tokens, policy/abs_log_s, the size of its mean, and, of SAPO (arXiv 2511.20347, section 4), policy/gate_gap,
     how far the mean of its tokens' gates is from its sequence's gate, policy/gate_bound, the (tau**2 / 4) * variance that
     bounds it, and policy/assumptions_hold, the share of sequences in which steps and spread are small.
@@ -46,13 +47,13 @@ def diagnose(tokens: LossTokens, entropy: Tensor, gate: Gate, tasks: Sequence[st
     log_s = sequence_mean(tokens.log_ratio, tokens.sequence, num_sequences)
     variance = sequence_mean((tokens.log_ratio - log_s[tokens.sequence]).square(), tokens.sequence, num_sequences)
     every = torch.ones_like(advantage, dtype=torch.bool)
-    by_token = {
-        "policy/gate_weight_pos": (weight, advantage > 0),
-        "policy/gate_weight_neg": (weight, advantage < 0),
-        "policy/gate_weight_below_half": ((weight < 0.5), advantage != 0),
-        "policy/entropy": (entropy, every),
-        **{name: (value, every) for name, value in _distance("policy", tokens.log_ratio).items()},
-        **{name: (value, every) for name, value in _distance("engine", tokens.engine_log_ratio).items()},
+    by_token: dict[str, tuple[Kind, Tensor, Tensor]] = {
+        "policy/gate_weight_pos": (Mean, weight, advantage > 0),
+        "policy/gate_weight_neg": (Mean, weight, advantage < 0),
+        "policy/gate_weight_below_half": (Mean, weight < 0.5, advantage != 0),
+        "policy/entropy": (Mean, entropy, every),
+        **{name: (kind, value, every) for name, (kind, value) in _distance("policy", tokens.log_ratio).items()},
+        **{name: (kind, value, every) for name, (kind, value) in _distance("engine", tokens.engine_log_ratio).items()},
     }
     by_sequence = {"policy/log_ratio_var": variance, "policy/abs_log_s": log_s.abs()}
     if tau is not None:
@@ -67,19 +68,20 @@ def diagnose(tokens: LossTokens, entropy: Tensor, gate: Gate, tasks: Sequence[st
     of_sequence = torch.tensor([names.index(task) for task in tasks], device=advantage.device, dtype=torch.long)
     of_token = of_sequence[tokens.sequence]
     columns = [
-        *(_by_task(name, value, mask, of_token, len(names)) for name, (value, mask) in by_token.items()),
+        *(_by_task(kind, value, mask, of_token, len(names)) for kind, value, mask in by_token.values()),
         *(
-            _by_task(name, value, torch.ones_like(value, dtype=torch.bool), of_sequence, len(names))
-            for name, value in by_sequence.items()
+            _by_task(Mean, value, torch.ones_like(value, dtype=torch.bool), of_sequence, len(names))
+            for value in by_sequence.values()
         ),
     ]
-    table = torch.stack(columns).tolist() if names else []  # [names, 2, tasks]: one copy from the device, not one per name
-    each = [
-        {f"{name}/{task}": (total, count)}
-        for name, (totals, counts) in zip([*by_token, *by_sequence], table, strict=bool(names))
-        for task, total, count in zip(names, totals, counts, strict=True)
+    table = iter(torch.cat(columns).tolist())  # [fields of all metrics, tasks]: one copy from the device, not one per metric
+    kinds = {name: kind for name, (kind, _, _) in by_token.items()} | dict.fromkeys(by_sequence, Mean)
+    each: list[Totals] = [
+        {Key(name, task=task): kind(*of_task)}
+        for (name, kind), of_metric in zip(kinds.items(), columns, strict=True)
+        for task, of_task in zip(names, zip(*islice(table, len(of_metric)), strict=True), strict=True)
     ]
-    return combine([*each, *({name.rpartition("/")[0]: total for name, total in one.items()} for one in each)])
+    return combine([*each, *({Key(key.name): total for key, total in one.items()} for one in each)])
 
 
 def histograms(tokens: LossTokens) -> Histograms:
@@ -87,32 +89,28 @@ def histograms(tokens: LossTokens) -> Histograms:
     num_sequences = len(tokens.advantages)
     log_s = sequence_mean(tokens.log_ratio, tokens.sequence, num_sequences)
     variance = sequence_mean((tokens.log_ratio - log_s[tokens.sequence]).square(), tokens.sequence, num_sequences)
-    counts = {}
+    counts: Histograms = {}
     for sign, of_sequence in (("pos", tokens.advantages > 0), ("neg", tokens.advantages < 0)):
-        counts[f"log_ratio/{sign}"] = _counts(tokens.log_ratio[of_sequence[tokens.sequence]], LOG_RATIO_EDGES)
-        counts[f"log_ratio_var/{sign}"] = _counts(variance[of_sequence], VARIANCE_EDGES)
+        counts[Key(f"log_ratio/{sign}")] = _counts(tokens.log_ratio[of_sequence[tokens.sequence]], LOG_RATIO_EDGES)
+        counts[Key(f"log_ratio_var/{sign}")] = _counts(variance[of_sequence], VARIANCE_EDGES)
     return counts
 
 
-def add_histograms(several: Iterable[Histograms]) -> Histograms:
-    """Bin by bin, the counts of all."""
-    added: Histograms = {}
+def add_histograms(several: Iterable[Mapping[_Name, list[int]]]) -> dict[_Name, list[int]]:
+    """Bin by bin, the counts of all; by key, or by name as a log has them."""
+    added: dict[_Name, list[int]] = {}
     for one in several:
         for name, counts in one.items():
             added[name] = [a + b for a, b in zip(added.get(name, [0] * len(counts)), counts, strict=True)]
     return added
 
 
-def ratio_quantiles(counts: Histograms) -> dict[str, float]:
+def ratio_quantiles(counts: Histograms) -> Metrics:
     """policy/ratio_p01, _p50, _p99 of each mini-batch, to within a bin."""
-    by_minibatch: Histograms = {}
-    for name, bins in counts.items():
-        kind, _, minibatch = name.split("/")
-        if kind == "log_ratio":
-            by_minibatch = add_histograms([by_minibatch, {minibatch: bins}])
+    of_tokens = ({key._replace(name="log_ratio"): bins} for key, bins in counts.items() if key.family == "log_ratio")
     return {
-        f"policy/ratio_p{percent:02d}/{minibatch}": math.exp(quantile(bins, LOG_RATIO_EDGES, percent / 100))
-        for minibatch, bins in by_minibatch.items()
+        Key(f"policy/ratio_p{percent:02d}", minibatch=key.minibatch): math.exp(quantile(bins, LOG_RATIO_EDGES, percent / 100))
+        for key, bins in add_histograms(of_tokens).items()
         for percent in (1, 50, 99)
         if any(bins)
     }
@@ -138,31 +136,13 @@ def gate_weight(tokens: LossTokens, gate: Gate) -> Tensor:
     return slope / tokens.log_ratio.exp()
 
 
-def combine(packs: Iterable[Totals]) -> Totals:
-    """The totals of several packs as one; the order does not matter, and a pack may lack names that others have."""
-    return reduce(_add, packs, {})
-
-
-def means(totals: Totals) -> dict[str, float]:
-    """Totals as metrics, without those that no token had part in (no positive advantage, say).
-
-    ratio and ratio_squared become ess, the effective sample size as a share of the tokens: mean(r)**2 / mean(r**2).
-    """
-    metrics = {name: total / count for name, (total, count) in totals.items() if count}
-    for squared in [name for name in metrics if "/ratio_squared" in name]:
-        ratio = metrics.pop(squared.replace("ratio_squared", "ratio"))
-        metrics[squared.replace("ratio_squared", "ess")] = ratio**2 / metrics.pop(squared)
-    return metrics
-
-
-def _distance(side: str, log_ratio: Tensor) -> dict[str, Tensor]:
+def _distance(side: str, log_ratio: Tensor) -> dict[str, tuple[Kind, Tensor]]:
     ratio = log_ratio.exp()
     return {
-        f"{side}/ratio": ratio,
-        f"{side}/ratio_squared": ratio.square(),
-        f"{side}/ratio_max": ratio,
-        f"{side}/abs_log_ratio": log_ratio.abs(),
-        f"{side}/kl": k3(log_ratio),
+        f"{side}/ess": (EffectiveSampleSize, ratio),
+        f"{side}/ratio_max": (Maximum, ratio),
+        f"{side}/abs_log_ratio": (Mean, log_ratio.abs()),
+        f"{side}/kl": (Mean, k3(log_ratio)),
     }
 
 
@@ -174,19 +154,11 @@ def _sech2(x: Tensor) -> Tensor:
     return 1 - torch.tanh(x).square()
 
 
-def _by_task(name: str, value: Tensor, mask: Tensor, task: Tensor, num_tasks: int) -> Tensor:
-    """[2, tasks]: of the masked values their sum and count by task, or, of a name that ends in `_max`, the largest and 1."""
+def _by_task(kind: Kind, value: Tensor, mask: Tensor, task: Tensor, num_tasks: int) -> Tensor:
+    """[fields of the accumulator, tasks] of the masked values."""
     zeros = torch.zeros(num_tasks, dtype=torch.float64, device=value.device)
-    count = zeros.index_add(0, task, mask.double())
-    if name.endswith("_max"):
-        return torch.stack([zeros.scatter_reduce(0, task, value.double(), "amax", include_self=False), (count > 0).double()])
-    return torch.stack([zeros.index_add(0, task, value.double() * mask), count])
-
-
-def _add(one: Totals, other: Totals) -> Totals:
-    added = dict(one)
-    for name, (total, count) in other.items():
-        mine, my_count = one.get(name, (total, 0.0))
-        largest = "_max" in name
-        added[name] = (max(mine, total), max(my_count, count)) if largest else (mine * bool(my_count) + total, my_count + count)
-    return added
+    if kind is Maximum:
+        return (zeros - torch.inf).scatter_reduce(0, task, value.double().masked_fill(~mask, -torch.inf), "amax")[None]
+    added = [value] if kind is Mean else [value, value.square()]
+    sums = [zeros.index_add(0, task, each.double() * mask) for each in added]
+    return torch.stack([*sums, zeros.index_add(0, task, mask.double())])

@@ -18,6 +18,7 @@ from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.scoring.start import start_scorer
 from vlrl.stats import EvalResult, eval_result
+from vlrl.telemetry.metrics import Key, Metrics
 from vlrl.telemetry.progress import announce, progress
 from vlrl.types import Draw
 
@@ -71,12 +72,12 @@ def mean_accuracy(results: Mapping[str, EvalResult]) -> float:
     return fmean(each.average.mean for each in results.values())
 
 
-def evaluation_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
-    """eval/TASK, eval/mean, eval/pass@K/TASK for every K above 1, and eval/failed/TASK, the rollouts without a verdict."""
-    failed = {f"eval/failed/{task}": float(each.failed) for task, each in results.items()}
-    averages = {f"eval/{task}": each.average.mean for task, each in results.items()}
-    passes = {f"eval/pass@{k}/{task}": one.mean for task, each in results.items() for k, one in each.passes.items() if k > 1}
-    return averages | passes | failed | ({"eval/mean": mean_accuracy(results)} if results else {})
+def evaluation_metrics(results: Mapping[str, EvalResult]) -> Metrics:
+    """eval/TASK and eval/mean, eval/pass@K/TASK of every K above 1, and eval/failed/TASK, the rollouts without a verdict."""
+    failed = {Key("eval/failed", task): float(each.failed) for task, each in results.items()}
+    averages = {Key("eval", task): each.average.mean for task, each in results.items()}
+    passes = {Key(f"eval/pass@{k}", task): one.mean for task, each in results.items() for k, one in each.passes.items() if k > 1}
+    return averages | passes | failed | ({Key("eval/mean"): mean_accuracy(results)} if results else {})
 
 
 def before_and_after(before: Mapping[str, EvalResult], after: Mapping[str, EvalResult]) -> dict[str, Any]:

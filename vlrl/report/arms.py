@@ -13,6 +13,7 @@ from vlrl.report.charts import gates
 from vlrl.report.draw import COLOURS, PERCENT, add_band, drawn, grid, rendered, series, smooth, styled
 from vlrl.report.read import Steps
 from vlrl.stats import estimate
+from vlrl.telemetry.metrics import read_key
 
 Arms = Mapping[str, Sequence[Steps]]
 """The steps of each seed's run, by arm."""
@@ -105,5 +106,5 @@ def _add_mean(
 
 def _last(runs: Sequence[Steps]) -> int:
     """The number of the runs' last mini-batch."""
-    prefix = "policy/entropy/minibatch_"
-    return max((int(name.removeprefix(prefix)) for run in runs for name in run.metrics[-1] if name.startswith(prefix)), default=1)
+    keys = (read_key(name) for run in runs for name in run.metrics[-1])
+    return max((key.minibatch for key in keys if key.name == "policy/entropy"), default=1)

@@ -27,6 +27,7 @@ from vlrl.report.draw import (
     window,
 )
 from vlrl.report.read import RunData
+from vlrl.telemetry.metrics import read_key
 
 _FINE = {"width": 1}
 _MOST_PARTS = 7  # the largest parts of a step's time; the others are too small to see and are drawn as their sum
@@ -121,13 +122,12 @@ def distance(runs: Sequence[RunData]) -> go.Figure:
 
 
 def changes(run: RunData) -> go.Figure:
-    """How far the step's last update moved each part of the model, as a share of the norm of that part's weights."""
-    prefix, last = "policy/change/", f"/minibatch_{run.config.algorithm.minibatches}"
-    names = [name for name in run.metrics[-1] if name.startswith(prefix) and name.endswith(last)]
+    """How far the step's last update moved each part of the model, as a share of its weights' norm."""
+    keys, last = {name: read_key(name, run.tasks) for name in run.metrics[-1]}, run.config.algorithm.minibatches
+    parts = {name: key.part for name, key in keys.items() if key.name == "policy/change" and key.minibatch == last}
     figure = go.Figure()
     steps = [line["step"] for line in run.metrics]
-    for number, name in enumerate(names):
-        part = name.removeprefix(prefix).removesuffix(last)
+    for number, (name, part) in enumerate(parts.items()):
         figure.add_scatter(x=steps, y=smooth(series(run.metrics, name)), name=part, line={"color": COLOURS[number]})
     figure.update_yaxes(type="log", exponentformat="power")
     return styled(figure, 320)
@@ -222,10 +222,11 @@ def step_time(run: RunData) -> go.Figure:
 
 
 def _time_parts(run: RunData) -> dict[str, list[float | None]]:
-    """Seconds by step of the largest parts, in the order of the step, then the sum of all others."""
-    names = [name for name in run.metrics[-1] if name.startswith("time/") and name != "time/step"]
+    """Seconds by step of the largest parts, in the order of the step, then of all the others together."""
+    keys = {name: read_key(name, run.tasks) for name in run.metrics[-1]}
+    names = [name for name, key in keys.items() if key.family == "time" and key.label != "step"]
     largest = sorted(names, key=lambda name: sum(known(run.metrics, name)), reverse=True)[:_MOST_PARTS]
-    parts = {name.removeprefix("time/"): series(run.metrics, name) for name in names if name in largest}
+    parts = {keys[name].label: series(run.metrics, name) for name in names if name in largest}
     if others := [name for name in names if name not in largest]:
         parts["others"] = [sum(value for name in others for value in known([line], name)) for line in run.metrics]
     return parts

@@ -7,7 +7,6 @@ so that the mixture's ratios hold among the groups that count.
 from dataclasses import dataclass, field
 from functools import partial
 
-from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.common.signals import Stopped, StopSignal
 from vlrl.data.mixture import Mixture
 from vlrl.rollout.balance import balance
@@ -17,6 +16,7 @@ from vlrl.rollout.reward import compose_rewards
 from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock, percentile
+from vlrl.telemetry.metrics import Key, Mean, Metrics, Totals, combine, step_metrics
 from vlrl.types import Draw, Group
 
 
@@ -29,7 +29,7 @@ class Batch:
 
     by_slot: dict[int, Group] = field(default_factory=dict)
     replaced: list[Group] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
 
     @property
     def groups(self) -> list[Group]:
@@ -71,7 +71,7 @@ def sample_batch(
         keep_zero = algorithm.kl_coefficient > 0
         groups, idle = balance(batch.groups, run.cost, run.ranks, minibatches=algorithm.minibatches, keep_zero=keep_zero)
     batch.by_slot = {group.prompt.slot: group for group in groups}
-    batch.metrics = idle | _latencies(scorer)
+    batch.metrics = step_metrics(idle) | _latencies(scorer)
     return batch
 
 
@@ -79,8 +79,8 @@ def refilled(batch: Batch) -> Totals:
     """By task: the share of groups that replaced another, and of groups that have no gradient in the end."""
     return combine(
         {
-            f"rollout/refilled/{group.prompt.task}": (group.prompt.round > 0, 1.0),
-            f"rollout/no_gradient/{group.prompt.task}": (not group.has_gradient, 1.0),
+            Key("rollout/refilled", group.prompt.task): Mean(group.prompt.round > 0),
+            Key("rollout/no_gradient", group.prompt.task): Mean(not group.has_gradient),
         }
         for group in batch.groups
     )
@@ -118,7 +118,10 @@ def _sample_round(
     return [with_advantages(group, config.algorithm, weight=config.mixture[group.prompt.task].loss_weight) for group in rewarded]
 
 
-def _latencies(scorer: Scorer) -> dict[str, float]:
+def _latencies(scorer: Scorer) -> Metrics:
     """The median and 99th percentile of each task's scoring time in seconds."""
-    seconds_of = scorer.latencies
-    return {f"scoring/p{percent}_s/{task}": percentile(seconds_of[task], percent) for task in seconds_of for percent in (50, 99)}
+    return {
+        Key(f"scoring/p{percent}_s", task): percentile(seconds, percent)
+        for task, seconds in scorer.latencies.items()
+        for percent in (50, 99)
+    }

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from vlrl import config as cfg
 from vlrl.algorithm.advantages import group_advantages
-from vlrl.algorithm.diagnostics import Totals, combine
 from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.rollout.engine import Decoding, Engine, Request
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.metrics import Key, Mean, Totals, combine
 from vlrl.types import Group, Prompt, Rollout, Sample, Status
 
 logger = logging.getLogger(__name__)
@@ -123,18 +123,18 @@ def _summary(group: Group) -> Totals:
     count, planned = float(len(rollouts)), float(group.prompt.group_size)
     rewards = [sample.reward for sample in scored]
     totals: Totals = {
-        f"reward/{task}": (sum(rewards), len(scored)),
-        f"verifier_reward/{task}": (sum(sample.score.reward for sample in scored), len(scored)),
-        f"rollout/tokens/{task}": (sum(len(rollout.tokens) for rollout in rollouts), count),
-        f"rollout/truncated/{task}": (sum(rollout.finish_reason == "length" for rollout in rollouts), count),
-        f"rollout/equal_rewards/{task}": (bool(scored) and max(rewards) == min(rewards), 1.0),
-        "scoring/failed": (planned - len(scored), planned),
-        f"scoring/failed/{task}": (planned - len(scored), planned),
+        Key("reward", task): Mean(sum(rewards), len(scored)),
+        Key("verifier_reward", task): Mean(sum(sample.score.reward for sample in scored), len(scored)),
+        Key("rollout/tokens", task): Mean(sum(len(rollout.tokens) for rollout in rollouts), count),
+        Key("rollout/truncated", task): Mean(sum(rollout.finish_reason == "length" for rollout in rollouts), count),
+        Key("rollout/equal_rewards", task): Mean(bool(scored) and max(rewards) == min(rewards)),
+        Key("scoring/failed"): Mean(planned - len(scored), planned),
+        Key("scoring/failed", task): Mean(planned - len(scored), planned),
     }
     statuses = [sample.score.status for sample in group.samples]
     for status in (Status.ERROR, Status.TIMEOUT):
-        totals[f"scoring/{status}/{task}"] = (statuses.count(status), planned)
+        totals[Key(f"scoring/{status}", task)] = Mean(statuses.count(status), planned)
     bad = statuses.count(Status.BAD_ROW) + (planned if not rollouts else 0)
-    totals[f"scoring/{Status.BAD_ROW}/{task}"] = (bad, planned)
-    parts = combine({f"parts/{task}/{part}": (value, 1.0) for part, value in each.score.parts.items()} for each in scored)
+    totals[Key(f"scoring/{Status.BAD_ROW}", task)] = Mean(bad, planned)
+    parts = combine({Key("parts", task, part=part): Mean(value) for part, value in each.score.parts.items()} for each in scored)
     return totals | parts

@@ -7,9 +7,11 @@ that the watch also knows the last step after which the weights surely did well.
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+
+from vlrl.telemetry.metrics import Key, Metrics
 
 RECENT, _FEWEST, _MOST = 5, 8, 40  # steps: the last ones, and the history that they are held against
 _NOISE = 4.0  # of the history's median absolute deviation, scaled to a standard deviation
@@ -19,11 +21,14 @@ _WELL = 0.5  # of the way to a call; a signal that has gone further does not do 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal:
-    """Part of a metric's name, and the factors of its history below and above which it is called. key: as a run file names it."""
+    """A metric, and the factors of its history below and above which it is called. key: as a run file names it.
+
+    metric: of each task, in the first mini-batch if there are several; empty for the ratio's spread, of each mini-batch.
+    """
 
     key: str
     name: str
-    prefix: str
+    metric: str = ""
     below: float = 0.0
     above: float = math.inf
     least: float = 0.0
@@ -31,10 +36,10 @@ class Signal:
 
 
 SIGNALS = (
-    Signal(key="reward", name="reward", prefix="reward/", below=0.6),
-    Signal(key="entropy", name="entropy", prefix="policy/entropy/", below=0.25, above=2.5, least=0.2),
-    Signal(key="length", name="response length", prefix="rollout/tokens/", below=0.4, above=2.0),
-    Signal(key="ratio", name="spread of the ratio (log of 99 % to 1 %)", prefix="spread/", above=4.0, least=0.5),
+    Signal(key="reward", name="reward", metric="reward", below=0.6),
+    Signal(key="entropy", name="entropy", metric="policy/entropy", below=0.25, above=2.5, least=0.2),
+    Signal(key="length", name="response length", metric="rollout/tokens", below=0.4, above=2.0),
+    Signal(key="ratio", name="spread of the ratio (log of 99 % to 1 %)", above=4.0, least=0.5),
 )
 
 
@@ -59,7 +64,7 @@ class CollapseWatch:
         self._called: set[str] = set()
         self._well_after: dict[str, dict[str, int]] = {signal.key: {} for signal in SIGNALS}
 
-    def see(self, step: int, metrics: Mapping[str, float]) -> list[Alarm]:
+    def see(self, step: int, metrics: Metrics) -> list[Alarm]:
         """A call for each signal that is newly astray after this step."""
         readings = list(_read(metrics))
         for signal, what, value in readings:
@@ -92,22 +97,20 @@ class CollapseWatch:
         return [value for _, value in self._values.get(key, ())]
 
 
-def _read(metrics: Mapping[str, float]) -> Iterator[tuple[Signal, str, float]]:
-    """Each watched number: of which task, or of which mini-batch."""
-    tails = {
-        f"spread/{name.removeprefix('policy/ratio_p99/').replace('minibatch_', 'mini-batch ')}": math.log(
-            float(value) / float(metrics[name.replace("p99", "p01")])  # a log line has "nan" as text
-        )
-        for name, value in metrics.items()
-        if name.startswith("policy/ratio_p99/")
-    }
-    for name, value in {**metrics, **tails}.items():
-        for signal in SIGNALS:
-            what, _, minibatch = name.removeprefix(signal.prefix).partition("/minibatch_")
-            of_one = "/" not in what and what != "mean" and not what.startswith("minibatch_")
-            watched = name.startswith(signal.prefix) and of_one and minibatch in ("", "1")
-            if watched and isinstance(value, int | float) and math.isfinite(value):
-                yield signal, what, float(value)
+def _read(metrics: Metrics) -> Iterator[tuple[Signal, str, float]]:
+    """Each watched number that is finite: of which task, or of which mini-batch."""
+    *of_tasks, ratio = SIGNALS
+    found = [
+        (signal, key.task, value)
+        for key, value in metrics.items()
+        for signal in of_tasks
+        if key.name == signal.metric and key.task and key.minibatch in (0, 1)
+    ]
+    for key, value in metrics.items():
+        if key.name == "policy/ratio_p99":
+            spread = math.log(value / metrics[Key("policy/ratio_p01", minibatch=key.minibatch)])
+            found.append((ratio, f"mini-batch {key.minibatch}", spread))
+    yield from (each for each in found if math.isfinite(each[2]))
 
 
 def _fault(signal: Signal, values: Sequence[float], *, share: float = 1.0) -> str:

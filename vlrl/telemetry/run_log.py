@@ -13,6 +13,7 @@ from typing import Any
 
 from vlrl.common.jsonl import append_jsonl, read_jsonl, strict, write_atomically
 from vlrl.config import WandbConfig
+from vlrl.telemetry.metrics import Key, Metrics, name_of
 from vlrl.telemetry.wandb_tracker import WandbTracker
 from vlrl.types import Group
 
@@ -31,10 +32,11 @@ class RunLog:
         self._open_mirror = partial(WandbTracker, wandb, folder, name=name, config=config)
         self._mirror = self._open_mirror()
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records one step's metrics: `step(12, {"reward/geometry3k": 0.43, "time/generate": 2.1})`."""
-        append_jsonl(self.folder / "metrics.jsonl", [{"step": step, **metrics}])
-        self._mirror.step(step, metrics)
+    def step(self, step: int, metrics: Metrics) -> None:
+        """Records one step's metrics: `step(12, {Key("reward", task="geometry3k"): 0.43, Key("time/generate"): 2.1})`."""
+        named = {name_of(key): value for key, value in metrics.items()}
+        append_jsonl(self.folder / "metrics.jsonl", [{"step": step, **named}])
+        self._mirror.step(step, named)
 
     def rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """Records every rollout of a step, one line each; images stay references."""
@@ -42,9 +44,9 @@ class RunLog:
         append_jsonl(self.folder / "rollouts.jsonl", lines)
         self._mirror.rollouts(step, lines)
 
-    def histograms(self, step: int, counts: Mapping[str, Sequence[int]]) -> None:
+    def histograms(self, step: int, counts: Mapping[Key, Sequence[int]]) -> None:
         """Records a step's histograms: counts by bin, see vlrl.algorithm.diagnostics for the edges."""
-        append_jsonl(self.folder / "histograms.jsonl", [{"step": step, **counts}])
+        append_jsonl(self.folder / "histograms.jsonl", [{"step": step, **{name_of(key): bins for key, bins in counts.items()}}])
 
     def tokens(self, step: int, traces: Sequence[Mapping[str, Any]]) -> None:
         """Records what became of the tokens of a few of a step's responses, one line each."""
@@ -56,7 +58,7 @@ class RunLog:
         self._mirror.summary(values)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The steps' metrics that are logged so far, in order."""
+        """The lines of the steps that are logged so far, in order; see vlrl.telemetry.metrics.read_metrics."""
         return list(read_jsonl(self.folder / "metrics.jsonl"))
 
     def truncate(self, step: int) -> None:

@@ -5,7 +5,6 @@ the logs back and feed the collapse watch with what remains. So a run that is ki
 """
 
 import logging
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +27,7 @@ from vlrl.scoring.start import start_scorer
 from vlrl.telemetry.clock import Clock
 from vlrl.telemetry.collapse_watch import Alarm, CollapseWatch
 from vlrl.telemetry.gradient_watch import GradientWatch
+from vlrl.telemetry.metrics import Metrics, read_metrics
 from vlrl.telemetry.progress import announce
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer import rollback
@@ -183,7 +183,7 @@ class Trainer:
             self.stop.number, f"the same command continues from the newest checkpoint in {self.checkpointing.root}"
         )
 
-    def warn_without_gradient(self, step: int, metrics: Mapping[str, float]) -> None:
+    def warn_without_gradient(self, step: int, metrics: Metrics) -> None:
         """Warns if rewards give no gradient."""
         for sentence in self.gradients.see(step, metrics):
             if self.run.ranks.is_first:
@@ -194,7 +194,7 @@ class Trainer:
         most = self.run.config.scoring.max_failed_share
         self.unscored.see(batch.sampled, self.run.ranks, most=most, where=f"step {step}")
 
-    def act_on_collapse(self, step: int, metrics: Mapping[str, float]) -> int:
+    def act_on_collapse(self, step: int, metrics: Metrics) -> int:
         """Warns of a collapse, and stops or goes back as on_collapse asks. Returns the step to continue from."""
         run, config = self.run, self.run.config
         alarms = self._watch_for_collapse(step, metrics)
@@ -242,8 +242,9 @@ class Trainer:
             self.log.truncate(found.step if found else 0)
         self.collapse, self.gradients = CollapseWatch(), GradientWatch()
         for line in run.ranks.broadcast(self.log.metrics() if self.log else []):
-            self._watch_for_collapse(line["step"], line)
-            self.gradients.see(line["step"], line)
+            metrics = read_metrics(line, config.mixture)
+            self._watch_for_collapse(line["step"], metrics)
+            self.gradients.see(line["step"], metrics)
         return found.step if found else None
 
     def _apply_rollbacks(self, rollbacks: tuple[Rollback, ...]) -> None:
@@ -257,7 +258,7 @@ class Trainer:
         policy = self.policy
         return push_weights(self.engine, policy.weight_buckets(), names=policy.parameter_names, version=policy.version)
 
-    def _watch_for_collapse(self, step: int, metrics: Mapping[str, Any]) -> list[Alarm]:
+    def _watch_for_collapse(self, step: int, metrics: Metrics) -> list[Alarm]:
         """The collapse watch's alarms at this step; the newest checkpoint from before one is then kept for good."""
         alarms = self.collapse.see(step, metrics)
         if alarms:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from vlrl import config as cfg
-from vlrl.algorithm.diagnostics import Histograms, Totals, add_histograms, combine, diagnose, gate_weight, histograms
+from vlrl.algorithm.diagnostics import Histograms, add_histograms, diagnose, gate_weight, histograms
 from vlrl.algorithm.gates import Gate, make_gate
 from vlrl.algorithm.loss import LossTokens, policy_loss
 from vlrl.models.packed_model import TokenScores
 from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.metrics import Key, Maximum, Mean, Metrics, Totals, combine
 from vlrl.trainer.micro_batch import MicroBatch, MiniBatch
 from vlrl.trainer.policy import Policy, Reference
 
@@ -33,16 +34,17 @@ class UpdateStats:
     totals: Totals = field(default_factory=dict)
     histograms: Histograms = field(default_factory=dict)
     traces: tuple[Trace, ...] = ()
-    step: dict[str, float] = field(default_factory=dict)
+    step: Metrics = field(default_factory=dict)
 
 
-def numbered(seen: UpdateStats, minibatch: int) -> UpdateStats:
+def numbered(stats: UpdateStats, minibatch: int) -> UpdateStats:
     """An update's statistics with its mini-batch in their names. policy/skipped: 1 if it had no scored rollout."""
-    totals = seen.totals | {"policy/skipped": (float(not seen.totals), 1.0)} | {name: (x, 1.0) for name, x in seen.step.items()}
+    totals = stats.totals | {Key("policy/skipped"): Mean(float(not stats.totals))}
+    totals |= {key: Mean(value) for key, value in stats.step.items()}
     return replace(
-        seen,
-        totals={f"{name}/minibatch_{minibatch}": total for name, total in totals.items()},
-        histograms={f"{name}/minibatch_{minibatch}": counts for name, counts in seen.histograms.items()},
+        stats,
+        totals={key._replace(minibatch=minibatch): total for key, total in totals.items()},
+        histograms={key._replace(minibatch=minibatch): counts for key, counts in stats.histograms.items()},
     )
 
 
@@ -119,7 +121,7 @@ def update(
             with clock("time/backward"):
                 policy.backward(loss + scores.zero)
         with clock("time/diagnostics"):
-            loss_sum = {"policy/loss": (loss.item() * minibatch.num_scored, float(len(micro.samples)))}
+            loss_sum: Totals = {Key("policy/loss"): Mean(loss.item() * minibatch.num_scored, float(len(micro.samples)))}
             taus = gates.tau(micro.tasks, advantages)
             totals += [diagnose(tokens, scores.entropies, gate, micro.tasks, taus), loss_sum, _routing(policy, micro.old)]
             counts.append(histograms(tokens))
@@ -127,23 +129,23 @@ def update(
     return UpdateStats(totals=combine(totals), histograms=add_histograms(counts), traces=tuple(traces), step=_step(policy, clock))
 
 
-def _step(policy: Policy, clock: Clock) -> dict[str, float]:
+def _step(policy: Policy, clock: Clock) -> Metrics:
     """Takes the optimizer step. Returns the gradient's norm, if the ZeRO stage knows it, and how far each part moved."""
     with clock("time/diagnostics"):
         changes = policy.changes()
     with clock("time/optimizer"):
         norm = policy.step()
     with clock("time/diagnostics"):
-        metrics = {f"policy/change/{part}": share for part, share in changes.since().items()}
-    return metrics if norm is None else metrics | {"policy/grad_norm": norm}
+        metrics = {Key("policy/change", part=part): share for part, share in changes.since().items()}
+    return metrics if norm is None else metrics | {Key("policy/grad_norm"): norm}
 
 
 def _routing(policy: Policy, old: TokenScores | None) -> Totals:
     """For MoE models: the busiest expert's load, and the share of tokens' experts that differ from the old policy's."""
     load = policy.routing.load()
     changed = policy.routing.changed(old.routes) if old else None
-    found = {"router/load_max": load, "router/changed": changed}
-    return {name: (value, 1.0) for name, value in found.items() if value is not None}
+    totals: Totals = {} if load is None else {Key("router/load_max"): Maximum(load)}
+    return totals if changed is None else totals | {Key("router/changed"): Mean(changed)}
 
 
 def _traces(micro: MicroBatch, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
