@@ -1,13 +1,14 @@
 """Starts the engine that samples for a run, as the run file asks for it."""
 
 from vlrl.rollout.engine import Engine
+from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.run import Run
 
 
 def start_engine(run: Run, model: str) -> Engine:
     """The engine with the weights of `model`, a Hugging Face folder or a name on the hub."""
     config = run.config
-    return Engine(
+    return VllmEngine(
         config.engine,
         model,
         dtype=config.policy.dtype,
