@@ -54,6 +54,7 @@ def main() -> None:
         end_token=encoder.image_token,  # which is never sampled, so that responses end at their full length
         banned=[*banned, encoder.end_token],
         merge_size=encoder.merge_size,
+        family=encoder.family,
         ranks=ranks,
     )
 

@@ -67,6 +67,7 @@ def start(model: str, ranks: Ranks, folder: Path) -> Parts:
         end_token=encoder.end_token,
         banned=banned,
         merge_size=encoder.merge_size,
+        family=encoder.family,
         ranks=ranks,
     )
     canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=1.0, folder=folder)

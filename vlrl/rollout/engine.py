@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Yields each request's rollout as it ends, in no fixed order; log-probs are of the distribution sampled from."""
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Takes new weights in the layout of released checkpoints, a tied head included.
+        """Takes new weights in the layout of released checkpoints; a tied head is not among them.
 
         Each tensor is read when it comes and may be gone soon after. A missing one keeps its old value: the caller counts them.
         """

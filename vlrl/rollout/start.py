@@ -17,6 +17,7 @@ def start_engine(run: Run, model: str) -> Engine:
         end_token=run.encoder.end_token,
         banned=run.banned,
         merge_size=run.encoder.merge_size,
+        family=run.encoder.family,
         ranks=run.ranks,
         tells_routes=config.algorithm.routing_replay == "r3",
     )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
+from vlrl.models.family import Family
 from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.engine import Request
 from vlrl.types import Rollout
@@ -41,13 +42,14 @@ class VllmEngine:
         end_token: int,
         banned: Sequence[int],
         merge_size: int,
+        family: Family,
         ranks: Ranks,
         tells_routes: bool = False,
     ):
         set_environment(settings, tells_routes=tells_routes)
         from vllm import LLM
 
-        _register_models()
+        _register(family.vllm_classes())
         self.settings = settings
         self.ranks = ranks
         self.version = 0
@@ -58,6 +60,7 @@ class VllmEngine:
         self._end_token = end_token
         self._bias = dict.fromkeys(banned, -100.0)
         self._merge_size = merge_size
+        self._family = family
         self._sleeps = _can_sleep(settings)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
@@ -78,7 +81,7 @@ class VllmEngine:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self._llm.apply_model(_reset_expert_kernels)
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._with_tied_head(weights)})
 
     def differing_weights(self, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
         return self._llm.apply_model(lambda model: _differing(model, weights))[0]
@@ -131,22 +134,27 @@ class VllmEngine:
 
     def _input(self, prompt: EncodedPrompt) -> Any:
         """The prompt as vLLM's own processor would have made it, from the trainer's tokens and pixels."""
-        from transformers import BatchFeature
         from vllm.inputs.engine import mm_input, tokens_input
-        from vllm.model_executor.models.qwen2_vl import _create_qwen2vl_field_factory
-        from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
+        from vllm.multimodal.inputs import PlaceholderRange
 
         tokens = prompt.tokens.tolist()
         if not len(prompt.grid):
             return tokens_input(tokens)
-        features = BatchFeature({"pixel_values": prompt.pixels, "image_grid_thw": prompt.grid})
-        fields = _create_qwen2vl_field_factory(self._merge_size)(features)
         return mm_input(
             tokens,
-            mm_kwargs=MultiModalKwargsItems.from_hf_inputs(features, fields),
+            mm_kwargs=self._family.vllm_images(prompt.pixels, prompt.grid, self._merge_size),
             mm_hashes={"image": list(prompt.image_keys)},
             mm_placeholders={"image": [PlaceholderRange(offset=offset, length=length) for offset, length in prompt.image_spans]},
         )
+
+    def _with_tied_head(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """A tied head is loaded too, or vLLM restores its old one."""
+        embedding, head = self._family.tied_weights
+        is_tied = self._llm.llm_engine.model_config.hf_text_config.tie_word_embeddings
+        for name, tensor in weights:
+            yield name, tensor
+            if is_tied and name == embedding:
+                yield head, tensor
 
     def _check_same_requests(self, requests: Sequence[Request]) -> None:
         """Tensor-parallel ranks that submit different prompts raise nothing and score wrongly: compare a hash first."""
@@ -203,13 +211,11 @@ def _can_sleep(settings: cfg.EngineConfig) -> bool:
     return settings.sleep and torch.cuda.is_available()
 
 
-def _register_models() -> None:
-    """Registers the two classes themselves: by name, vLLM would inspect them in a subprocess without torchvision's schemas."""
+def _register(classes: Iterable[type]) -> None:
+    """Registers the classes themselves: by name, vLLM would inspect them in a subprocess without torchvision's schemas."""
     from vllm import ModelRegistry
-    from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
-    from vllm.model_executor.models.qwen3_vl_moe import Qwen3VLMoeForConditionalGeneration
 
-    for model in (Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration):
+    for model in classes:
         ModelRegistry.register_model(model.__name__, model)
 
 

@@ -1,7 +1,7 @@
 """Weights from the trainer to the engine, and what must be reset with them.
 
 An engine accepts a stream that lacks tensors and keeps the old ones, vLLM with at most a warning; so the names that were
-streamed are checked against the full list. A tied head is streamed too, or vLLM restores its old one.
+streamed are checked against the full list.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,8 +11,6 @@ from torch import Tensor
 from vlrl.rollout.engine import Engine
 
 Bucket = Sequence[tuple[str, Tensor]]
-EMBEDDING = "model.language_model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 
 
 class SyncError(RuntimeError):
@@ -28,7 +26,7 @@ def push_weights(engine: Engine, buckets: Iterable[Bucket], *, names: frozenset[
     """
     tensors: set[str] = set()
     sizes: list[int] = []
-    engine.load_weights(_stream(buckets, tensors, sizes, tied=HEAD not in names))
+    engine.load_weights(_stream(buckets, tensors, sizes))
     if missing := sorted(names - tensors):
         raise SyncError(f"weight sync {version} left out {len(missing)} of {len(names)} tensors: {', '.join(missing[:8])}")
     engine.reset_caches()
@@ -37,11 +35,9 @@ def push_weights(engine: Engine, buckets: Iterable[Bucket], *, names: frozenset[
     return {f"sync/{name}": value for name, value in told.items()}
 
 
-def _stream(buckets: Iterable[Bucket], tensors: set[str], sizes: list[int], *, tied: bool) -> Iterator[tuple[str, Tensor]]:
+def _stream(buckets: Iterable[Bucket], tensors: set[str], sizes: list[int]) -> Iterator[tuple[str, Tensor]]:
     for bucket in buckets:
         sizes.append(sum(tensor.nbytes for _, tensor in bucket))
         for name, tensor in bucket:
             tensors.add(name)
             yield name, tensor
-            if tied and name == EMBEDDING:
-                yield HEAD, tensor
