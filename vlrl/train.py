@@ -33,6 +33,7 @@ from vlrl.scoring.start import start_scorer
 from vlrl.telemetry.clock import Clock
 from vlrl.telemetry.progress import announce, progress
 from vlrl.telemetry.run_log import RunLog
+from vlrl.telemetry.wandb_tracker import WandbTracker
 from vlrl.trainer.policy import Policy, Reference
 from vlrl.trainer.resume import Parts, act_on_collapse, resume, save
 from vlrl.trainer.update import TaskGates, UpdateStats, make_minibatch, numbered, old_logprobs, update
@@ -236,7 +237,8 @@ def _start(run: Run, stack: ExitStack) -> Parts:
 
 
 def _open_log(config: Config) -> RunLog:
-    return RunLog(config.folder, name=config.name, config=config.model_dump(mode="json"), wandb=config.wandb)
+    wandb = WandbTracker(config.wandb, config.folder, name=config.name, config=config.model_dump(mode="json"))
+    return RunLog(config.folder, [wandb])
 
 
 def _evaluated_before(parts: Parts, first: int) -> dict[str, EvalResult]:
