@@ -22,7 +22,8 @@ from vlrl import config as cfg
 from vlrl.distributed.ranks import join_ranks
 from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.processor import EncodedPrompt
-from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
+from vlrl.rollout.engine import Decoding, Request, sampling_seed
+from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.rollout.weight_sync import push_weights
 from vlrl.trainer.policy import Policy
 
@@ -45,7 +46,7 @@ def main() -> None:
         groups = made_up(case, encoder, Path(folder))
     settings = cfg.PolicyConfig(dtype=dtype, zero_stage=1)
     policy = Policy(settings, options.model, ranks=ranks, updates=1, temperature=1.0, banned=banned)
-    engine = Engine(
+    engine = VllmEngine(
         cfg.EngineConfig(max_model_len=4096, vllm={"max_num_seqs": options.groups * options.group_size}),
         options.model,
         dtype=dtype,
@@ -54,6 +55,7 @@ def main() -> None:
         end_token=encoder.image_token,  # which is never sampled, so that responses end at their full length
         banned=[*banned, encoder.end_token],
         merge_size=encoder.merge_size,
+        family=encoder.family,
         ranks=ranks,
     )
 

@@ -14,26 +14,20 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.clock", "telemetry.progress"]
     + ["telemetry.metrics"],
-    1: ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.config_json"],
-    2: ["verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare", "preflight.model_settings"]
+    1: ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.family"],
+    2: ["verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
-    3: ["rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log"],
-    4: [
-        "rollout.canary",
-        "rollout.start",
-        "rollout.batch",
-        "trainer.token_budget",
-        "trainer.micro_batch",
-        "trainer.checkpointing",
-    ]
-    + ["evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.doctor"],
+    3: ["rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log", "preflight.model_settings"],
+    4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]
+    + ["trainer.checkpointing", "evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.doctor"],
     5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks"],
     6: ["trainer.trainer", "study", "cli.shared"],
     7: ["train", "cli.tasks", "cli.data"],
     8: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-WITHOUT_TORCH = ["types", "config", "inputs", "tasks", "scoring", "scoring.worker", "models.config_json", "common.fingerprint"]
+WITHOUT_TORCH = ["types", "config", "inputs", "tasks", "scoring", "scoring.worker", "common.fingerprint"]
+WITHOUT_TORCH += ["models.config_json", "models.qwen3_vl"]
 WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe", "data.build", "data.check"]
 WITHOUT_TORCH += ["authoring.task_tools", "preflight.quick_checks", "preflight.verifier_checks", "distributed.checkpoint"]
 WITHOUT_TORCH += ["telemetry.metrics"]

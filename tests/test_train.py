@@ -159,7 +159,7 @@ from vlrl.config import load_config
 from vlrl.trainer.policy import Policy
 from vlrl.distributed.ranks import join_ranks
 from vlrl.rollout.canary import Canary
-from vlrl.rollout.engine import Engine
+from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.run import open_run
 
 folder = Path(sys.argv[1])
@@ -168,8 +168,8 @@ ranks = join_ranks()
 run = open_run(config, ranks)
 policy = Policy(config.policy, config.model, ranks=ranks, updates=1, temperature=1.0, banned=run.banned)
 encoder = run.encoder
-engine = Engine(config.engine, config.model, dtype="float32", seed=0, decode=encoder.decode, end_token=encoder.end_token,
-                banned=run.banned, merge_size=encoder.merge_size, ranks=ranks)
+engine = VllmEngine(config.engine, config.model, dtype="float32", seed=0, decode=encoder.decode, end_token=encoder.end_token,
+                    banned=run.banned, merge_size=encoder.merge_size, family=encoder.family, ranks=ranks)
 canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=10.0, folder=folder)
 print("difference", canary.baseline)
 """

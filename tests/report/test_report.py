@@ -15,7 +15,7 @@ from tests.conftest import PATIENCE_S
 from tests.preflight.bad_input_table import png
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli.main import app
-from vlrl.config import WandbConfig, dump_config, parse_config
+from vlrl.config import dump_config, parse_config
 from vlrl.report import charts, draw, page
 from vlrl.report.page import serve_report, write_report
 from vlrl.report.read import RunData, read_run
@@ -35,7 +35,7 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True, mixture: dict
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_config(parse_config(raw, "here")))
     (folder / "shape.png").write_bytes(png(64, 48))
-    log = RunLog(folder, name=folder.name, config=raw, wandb=WandbConfig(mode="disabled"))
+    log = RunLog(folder)
     for step in range(1, steps + 1):
         metrics = {"reward/mean": step / 10, "time/step": 2.0, "time/generate": 1.5, "scoring/failed": 0.1}
         metrics |= {"scoring/failed/sums": 0.0, "scoring/failed/shapes": 0.4 * (step == 1)}
@@ -246,7 +246,7 @@ def test_one_page_can_show_several_runs_also_one_that_is_still_training_or_has_n
 
 def go_back(folder: Path, to_step: int) -> None:
     """What a rollback of the run in `folder` leaves: its record, and its last steps set aside."""
-    log = RunLog(folder, name=folder.name, config={}, wandb=WandbConfig(mode="disabled"))
+    log = RunLog(folder)
     last = read_run(folder).metrics[-1]["step"]
     record = Rollback(
         number=1,
@@ -305,7 +305,7 @@ def test_a_served_report_is_local_and_rebuilt_at_each_visit(tmp_path, monkeypatc
         connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
         connection.request("GET", "/")
         pages.append(connection.getresponse().read().decode())
-        RunLog(run, name="run", config={}, wandb=WandbConfig(mode="disabled")).rollouts(4, [group(run, 0, 4)])
+        RunLog(run).rollouts(4, [group(run, 0, 4)])
     servers[0].shutdown()
     thread.join()
     assert host == "127.0.0.1"

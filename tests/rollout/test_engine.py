@@ -17,9 +17,10 @@ from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.packing import pack_groups
 from vlrl.models.processor import Encoder
 from vlrl.rollout.canary import Canary
-from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
+from vlrl.rollout.engine import Decoding, Request, sampling_seed
 from vlrl.rollout.groups import with_advantages
-from vlrl.rollout.weight_sync import SyncError, differing_tensors, push_weights
+from vlrl.rollout.vllm_local import VllmEngine
+from vlrl.rollout.weight_sync import SyncError, push_weights
 from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
 from vlrl.trainer.policy import Policy
 from vlrl.trainer.update import TaskGates, update
@@ -42,7 +43,7 @@ class Parts:
     encoder: Encoder
     banned: list[int]
     policy: Policy
-    engine: Engine
+    engine: VllmEngine
     canary: Canary
 
     def push(self, weights=None) -> None:
@@ -59,7 +60,7 @@ def start(model: str, ranks: Ranks, folder: Path) -> Parts:
     encoder = load_encoder(model, SMALL_IMAGES)
     banned = encoder.banned_tokens(check_model(model)["text_config"]["vocab_size"])
     policy = open_policy(model, ranks, banned)
-    engine = Engine(
+    engine = VllmEngine(
         cfg.EngineConfig(max_model_len=512),
         model,
         dtype="float32",
@@ -68,6 +69,7 @@ def start(model: str, ranks: Ranks, folder: Path) -> Parts:
         end_token=encoder.end_token,
         banned=banned,
         merge_size=encoder.merge_size,
+        family=encoder.family,
         ranks=ranks,
     )
     canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=1.0, folder=folder)
@@ -142,7 +144,7 @@ def test_the_canary_stays_quiet_over_ten_pushes_of_changed_weights(parts, prompt
         train(parts, prompts[number % 3])
         parts.push()
         assert parts.canary.check() <= TOLERANCE
-    assert not differing_tensors(parts.engine, parts.policy.named_weights())
+    assert not parts.engine.differing_weights(parts.policy.named_weights())
 
 
 def test_a_skipped_push_is_caught(parts, prompts):
@@ -201,7 +203,7 @@ def test_a_rollout_is_there_before_the_last_has_ended(parts, prompts):
     rollouts = parts.engine.generate([long, short])
     first = next(rollouts)
     assert len(first.tokens) == 1 and first.finish_reason == "length"
-    assert parts.engine.llm.llm_engine.has_unfinished_requests()
+    assert parts.engine._llm.llm_engine.has_unfinished_requests()
     assert [len(rollout.tokens) > 1 for rollout in rollouts] == [True]
 
 
@@ -253,4 +255,4 @@ def test_what_was_handed_over_is_told_in_tensors_bytes_and_buckets(parts):
         "sync/buckets": len(sizes),
         "sync/largest_bytes": max(sizes),
     }
-    assert len(sizes) > 10 and not differing_tensors(parts.engine, policy.named_weights())
+    assert len(sizes) > 10 and not parts.engine.differing_weights(policy.named_weights())

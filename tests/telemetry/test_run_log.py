@@ -1,14 +1,16 @@
 """A run's files are strict and can be cut back; wandb in any state of health leaves the run alone."""
 
+import csv
 import errno
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,11 +19,13 @@ from vlrl.config import WandbConfig
 from vlrl.telemetry.metrics import step_metrics
 from vlrl.telemetry.progress import progress
 from vlrl.telemetry.run_log import RunLog
+from vlrl.telemetry.wandb_tracker import WandbTracker
 from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
 
 
 def run_log(folder: Path, wandb: str = "disabled") -> RunLog:
-    return RunLog(folder, name="toy", config={"steps": 3}, wandb=WandbConfig(mode=wandb, tables_every=2))
+    settings = WandbConfig(mode=wandb, tables_every=2)
+    return RunLog(folder, [WandbTracker(settings, folder, name="toy", config={"steps": 3})])
 
 
 def strict_lines(path: Path) -> list[dict]:
@@ -135,6 +139,57 @@ def test_a_full_disk_is_an_error_with_a_sentence(tmp_path, name):
         log.rollouts(1, [group()])
 
 
+class CsvTracker:
+    """A tracker that writes tables: metrics and rollouts, in a folder of its own for each copy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.copies = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self.copies += 1
+        self.copy = self.folder / str(self.copies)
+        self.copy.mkdir(parents=True)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._write("metrics", ([step, name, value] for name, value in metrics.items()))
+
+    def rollouts(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        self._write("rollouts", ([step, line["task"], line["response"], line["reward"]] for line in lines))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._write("summary", values.items())
+
+    def close(self) -> None:
+        self._write("closed", [])
+
+    def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
+        with (self.copy / f"{name}.csv").open("a", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+
+def test_every_tracker_gets_what_the_files_get_and_another_copy_after_a_rollback(tmp_path):
+    trackers = [CsvTracker(tmp_path / name) for name in ("a", "b")]
+    log = RunLog(tmp_path / "run", trackers)
+    log.step(1, {"reward/digits": 0.25, "time/step": 2.5})
+    log.rollouts(1, [group()])
+    log.begin_another_copy()
+    log.step(1, {"reward/digits": 0.5})
+    log.summary({"steps": 1})
+    log.close()
+    for tracker in trackers:
+        tables = {path.relative_to(tracker.folder).as_posix(): path.read_text().split() for path in tracker.folder.rglob("*.csv")}
+        assert tables == {
+            "1/metrics.csv": ["1,reward/digits,0.25", "1,time/step,2.5"],
+            "1/rollouts.csv": ["1,digits,\\boxed{4},1.0", "1,digits,\\boxed{4},0.0"],
+            "2/metrics.csv": ["1,reward/digits,0.5"],
+            "2/summary.csv": ["steps,1"],
+            "2/closed.csv": [],
+        }
+    assert [line["reward/digits"] for line in strict_lines(tmp_path / "run" / "metrics.jsonl")] == [0.25, 0.5]
+
+
 class ToyWandb:
     """wandb as far as the log uses it, raising at one place; it counts the calls that got through."""
 
@@ -226,8 +281,10 @@ def test_wandb_that_is_not_installed_is_off_after_one_warning(tmp_path, toy_wand
 
 def test_a_disabled_wandb_is_not_imported_and_torch_never_is():
     code = (
-        "import sys, tempfile, pathlib; from vlrl.config import WandbConfig; from vlrl.telemetry.run_log import RunLog; "
-        "RunLog(pathlib.Path(tempfile.gettempdir()), name='toy', config={}, wandb=WandbConfig(mode='disabled')).close(); "
+        "import sys, tempfile; from pathlib import Path; from vlrl.config import WandbConfig; "
+        "from vlrl.telemetry.run_log import RunLog; from vlrl.telemetry.wandb_tracker import WandbTracker; "
+        "folder = Path(tempfile.gettempdir()); "
+        "RunLog(folder, [WandbTracker(WandbConfig(mode='disabled'), folder, name='toy', config={})]).close(); "
         "assert not {'wandb', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -242,8 +299,10 @@ from tests.telemetry.test_run_log import group
 from vlrl.config import WandbConfig
 from vlrl.telemetry.metrics import step_metrics
 from vlrl.telemetry.run_log import RunLog
+from vlrl.telemetry.wandb_tracker import WandbTracker
 
-log = RunLog(pathlib.Path("run"), name="toy", config={{"steps": 1}}, wandb=WandbConfig(tables_every=1))
+folder = pathlib.Path("run")
+log = RunLog(folder, [WandbTracker(WandbConfig(tables_every=1), folder, name="toy", config={{"steps": 1}})])
 log.step(1, step_metrics({{"reward/a": float("nan")}}))
 log.rollouts(1, [group(image={str(picture)!r}, box=[6, 6, 32, 24])])
 task = {{"before": 0.1, "before_interval": 0.1, "after": 0.2, "after_interval": 0.1, "rows": 4}}

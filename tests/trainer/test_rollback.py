@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.loop import TORCHRUN, Loop, same_weights
 from tests.preflight.bad_input_table import RUN_FILE
 from vlrl import config
-from vlrl.config import Config, WandbConfig, parse_config
+from vlrl.config import Config, parse_config
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import NewRow, write_dataset
 from vlrl.distributed import checkpoint
@@ -160,14 +160,14 @@ def test_what_is_undone_on_the_disk_is_the_same_after_a_kill_at_any_moment(tmp_p
         return killed_after
 
     def undo() -> None:
-        log = RunLog(tmp_path, name="run", config={}, wandb=WandbConfig(mode="disabled"))
+        log = RunLog(tmp_path)
         log.set_aside(4, tmp_path / "rolled_back/1")
         checkpoint.drop(
             tmp_path / "checkpoints", lambda step, state: rollback.is_left_behind(step, state["rollbacks"], [one(1, 4)])
         )
         log.truncate(4)
 
-    log = RunLog(tmp_path, name="run", config={}, wandb=WandbConfig(mode="disabled"))
+    log = RunLog(tmp_path)
     for step in range(1, 8):
         log.step(step, step_metrics({"a": step}))
         log.histograms(step, {Key("b"): [step]})

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says, read without torch."""
+"""What a checkpoint's config.json says, and the family that it names; read without torch."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,21 @@ from typing import Any
 
 from vlrl.common.folder_lock import LOCK
 from vlrl.common.suggest import nearest_folder
+from vlrl.models.family import Family
+from vlrl.models.qwen3_vl import QWEN3_VL
 
-MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
+FAMILIES = (QWEN3_VL,)
 _CONFIG = "config.json"
 _OF_A_RUN = ("config.yaml", LOCK)  # files of a run's folder before its end
+
+
+def family_of(model_type: str | None, *, model: str = "") -> Family:
+    """The family of a model by the model_type of its config.json. ValueError, naming the model, for one that vlrl can't train."""
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = [name for family in FAMILIES for name in family.model_types]
+    raise ValueError(f"model {model!r} is a {model_type!r}; vlrl trains {' and '.join(known)}")
 
 
 def is_moe(text_config: dict) -> bool:
@@ -25,7 +36,7 @@ def num_experts(text_config: dict) -> int:
 def read_local_config(model: str) -> dict[str, Any] | None:
     """The config.json of a checkpoint in a folder; None for a model on the hub.
 
-    ValueError where the folder, or the one that a mistyped name stands in, holds no Qwen3-VL.
+    ValueError where the folder, or the one that a mistyped name stands in, holds no model that vlrl trains.
     """
     folder = Path(model)
     may_be_on_the_hub = (
@@ -46,11 +57,5 @@ def read_local_config(model: str) -> dict[str, Any] | None:
         config = json.loads((folder / _CONFIG).read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"model {model!r}: its {_CONFIG} is not JSON ({error}); export the model again") from None
-    check_type(model, config.get("model_type"))
+    family_of(config.get("model_type"), model=model)
     return config
-
-
-def check_type(model: str, model_type: str | None) -> None:
-    """ValueError where it is no Qwen3-VL."""
-    if model_type not in MODEL_TYPES:
-        raise ValueError(f"model {model!r} is a {model_type!r}; vlrl trains {' and '.join(MODEL_TYPES)}")

@@ -1,7 +1,7 @@
 """A mixture's experts dealt over ranks by DeepSpeed's AutoEP, and put together again for whoever wants the whole model.
 
-DeepSpeed replaces each sparse block by one that holds a rank's share of the experts and sends tokens to their ranks and back. It
-has no preset for Qwen3-VL-MoE; the settings here are one, for transformers' fused experts.
+DeepSpeed replaces each sparse block by one that holds a rank's share of the experts and sends tokens to their ranks and back.
+Its presets do not cover transformers' fused experts; the settings here do.
 """
 
 import re
@@ -12,19 +12,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from vlrl.models.config_json import family_of
+
 Named = tuple[str, nn.Parameter]
 
-_EXPERTS = re.compile(r"(.*\.mlp\.experts\.)w([123])")
+_EXPERTS = re.compile(r"(.*\.experts\.)w([123])")
 
 
-def expert_parallel_settings(qwen: Any, ranks: int) -> dict[str, Any]:
-    """DeepSpeed's expert_parallel block for a Qwen3-VL-MoE whose experts are dealt over so many ranks."""
+def expert_parallel_settings(config: Any, ranks: int) -> dict[str, Any]:
+    """DeepSpeed's expert_parallel block for a MoE model whose experts are divided over `ranks`. config: of transformers."""
     return {
         "enabled": True,
         "autoep_size": ranks,
-        "moe_layer_pattern": r".*language_model\.layers\.\d+\.mlp",
-        "top_k": qwen.config.text_config.num_experts_per_tok,
-        "route_norm": True,
+        "top_k": config.text_config.num_experts_per_tok,
+        **family_of(config.model_type).expert_parallel,
     }
 
 
@@ -52,12 +53,12 @@ def gather_experts(named: Iterable[Named]) -> Iterator[tuple[str, Tensor]]:
 def released_name(name: str) -> str:
     """The name of a parameter, or of the one that it becomes a part of, as transformers has it.
 
-    >>> whole_name("model.language_model.layers.1.mlp.router.gate.weight")
+    >>> released_name("model.language_model.layers.1.mlp.router.gate.weight")
     'model.language_model.layers.1.mlp.gate.weight'
     """
     if found := _EXPERTS.fullmatch(name):
         return found[1] + ("down_proj" if found[2] == "2" else "gate_up_proj")
-    return name.replace(".mlp.router.gate.", ".mlp.gate.")
+    return name.replace(".router.gate.", ".gate.")
 
 
 def _gather(parameter: nn.Parameter) -> Tensor:

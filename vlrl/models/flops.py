@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlrl.models.config_json import is_moe, num_experts
+from vlrl.models.config_json import family_of
 from vlrl.models.processor import EncodedPrompt
 
 
@@ -27,26 +27,8 @@ class Cost:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Cost":
-        """config: of a Qwen3-VL checkpoint, as a dict. Two operations a weight; of a mixture the experts that a token goes to."""
-        text, vision = config["text_config"], config["vision_config"]
-        hidden, width = text["hidden_size"], text["head_dim"]
-        attention = 2 * hidden * width * (text["num_attention_heads"] + text["num_key_value_heads"])
-        mlp = 3 * hidden * text["intermediate_size"]
-        if is_moe(text):
-            mlp = 3 * hidden * text["moe_intermediate_size"] * text["num_experts_per_tok"] + hidden * num_experts(text)
-        side = vision["hidden_size"]
-        merged = side * vision["spatial_merge_size"] ** 2
-        mergers = 1 + len(vision["deepstack_visual_indexes"])
-        pixels = vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2
-        block = 4 * side**2 + 2 * side * vision["intermediate_size"]
-        merger = merged * (merged + vision["out_hidden_size"]) / vision["spatial_merge_size"] ** 2
-        return cls(
-            token=2.0 * text["num_hidden_layers"] * (attention + mlp),
-            pair=4.0 * text["num_hidden_layers"] * text["num_attention_heads"] * width,
-            patch=2.0 * (pixels * side + vision["depth"] * block + mergers * merger),
-            patch_pair=4.0 * vision["depth"] * side,
-            target=2.0 * hidden * text["vocab_size"],
-        )
+        """config: of a checkpoint, as a dict."""
+        return cls(**family_of(config["model_type"]).flops(config))
 
     def group(self, prompt: EncodedPrompt, lengths: Sequence[int]) -> float:
         """Of a prompt and its responses' lengths, the prompt and its images computed once."""

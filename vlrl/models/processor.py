@@ -5,7 +5,7 @@ nothing is decoded, resized or tokenised twice and the two can't disagree about 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
 from vlrl.config import ImagesConfig
 from vlrl.data.images import open_image
+from vlrl.models.family import Family
 from vlrl.tasks import parts_of
 from vlrl.types import Message
 
@@ -37,27 +38,22 @@ class EncodedPrompt:
 
 
 class Encoder:
-    """Turns chat messages into EncodedPrompts with a Qwen3-VL processor.
+    """Turns chat messages into EncodedPrompts with transformers' processor of a family. Image sizes are bounded by `images`."""
 
-    processor: transformers' Qwen3VLProcessor; image sizes are bounded by `images`, resized by qwen-vl-utils.
-    """
-
-    def __init__(self, processor, images: ImagesConfig):
-        from qwen_vl_utils import fetch_image
-
+    def __init__(self, processor, images: ImagesConfig, family: Family):
+        self.family = family
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.images = images
         self.patch_size = processor.image_processor.patch_size
         self.merge_size = processor.image_processor.merge_size
         self.patch_width = 3 * processor.image_processor.temporal_patch_size * self.patch_size**2
-        self.image_token = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        self.video_token = self.tokenizer.convert_tokens_to_ids("<|video_pad|>")
-        self._resize: Callable = fetch_image
+        self.image_token = self.tokenizer.convert_tokens_to_ids(family.image_token)
+        self.video_token = self.tokenizer.convert_tokens_to_ids(family.video_token)
 
     @property
     def end_token(self) -> int:
-        return self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        return self.tokenizer.convert_tokens_to_ids(self.family.end_token)
 
     def banned_tokens(self, vocabulary: int) -> list[int]:
         """Ids that sampling never yields: image and video placeholders, and those past the tokenizer's last."""
@@ -80,7 +76,7 @@ class Encoder:
         pixels, grid, keys = self._pixels(references)
         text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         tokens, spans = self._expand(self.tokenizer.encode(text, add_special_tokens=False), grid)
-        positions, next_position = mrope_positions(len(tokens), spans, grid, self.merge_size)
+        positions, next_position = self.family.positions(len(tokens), spans, grid, self.merge_size)
         return EncodedPrompt(
             tokens=torch.tensor(tokens),
             positions=positions,
@@ -95,7 +91,7 @@ class Encoder:
         """The smallest prompt with an image, of zero pixels: gives every rank's pass a vision tower, at no loss."""
         side = self.merge_size
         grid = torch.tensor([[1, side, side]])
-        positions, next_position = mrope_positions(1, [(0, 1)], grid, self.merge_size)
+        positions, next_position = self.family.positions(1, [(0, 1)], grid, self.merge_size)
         return EncodedPrompt(
             tokens=torch.tensor([self.image_token]),
             positions=positions,
@@ -110,15 +106,14 @@ class Encoder:
         if not references:
             return torch.zeros(0, self.patch_width), torch.zeros(0, 3, dtype=torch.long), ()
         images = [self._open(reference) for reference in references]
-        batch = self.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
+        pixels, grid = self.family.image_features(self.processor, images)
         keys = tuple(hashlib.blake2b(image.tobytes() + repr(image.size).encode(), digest_size=16).hexdigest() for image in images)
-        return batch["pixel_values"].float(), batch["image_grid_thw"].long(), keys
+        return pixels, grid, keys
 
     def _open(self, reference: str):
         image = open_image(reference, max_side=self.images.max_side)
-        bounds = {"min_pixels": self.images.min_pixels, "max_pixels": self.images.max_pixels}
         try:
-            return self._resize({"image": image, **bounds}, image_patch_size=self.patch_size)
+            return self.family.fit_image(image, self.images.min_pixels, self.images.max_pixels, self.patch_size)
         except ValueError as error:
             raise ValueError(f"image {reference} of {image.size[0]}x{image.size[1]} pixels can't be used: {error}") from None
 
@@ -128,7 +123,7 @@ class Encoder:
         if found != len(grid) or self.video_token in tokens:
             raise ValueError(
                 f"a prompt with {len(grid)} images holds {found} image and {tokens.count(self.video_token)} video placeholders; "
-                "take <|image_pad|> and <|video_pad|> out of its text"
+                f"take {self.family.image_token} and {self.family.video_token} out of its text"
             )
         features = iter((grid.prod(dim=1) // self.merge_size**2).tolist())
         expanded: list[int] = []
@@ -139,28 +134,6 @@ class Encoder:
                 spans.append((len(expanded), length))
             expanded.extend([token] * length)
         return expanded, spans
-
-
-def mrope_positions(length: int, spans: Sequence[tuple[int, int]], grid: Tensor, merge_size: int) -> tuple[Tensor, int]:
-    """Qwen3-VL's positions of a prompt: text counts on in all three rows, an image spreads over height and width.
-
-    length: tokens in the prompt; spans: (offset, length) of each image; grid: [images, 3] in patches. Returns [3, length]
-    and the position after the last, from which a response counts on. As `Qwen3VLModel.get_rope_index`, per prompt.
-    """
-    pieces: list[Tensor] = []
-    done, position = 0, 0
-    for (offset, count), (_, height, width) in zip(spans, grid.tolist(), strict=True):
-        text = offset - done
-        pieces.append((torch.arange(text) + position).expand(3, text))
-        position += text
-        rows, columns = height // merge_size, width // merge_size
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        pieces.append(torch.stack([torch.zeros(count, dtype=torch.long), y.reshape(-1), x.reshape(-1)]) + position)
-        position += max(rows, columns)
-        done = offset + count
-    rest = length - done
-    pieces.append((torch.arange(rest) + position).expand(3, rest))
-    return torch.cat(pieces, dim=1), position + rest
 
 
 def _parts(messages: Sequence[Message]) -> list[dict]:

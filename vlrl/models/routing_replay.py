@@ -9,15 +9,11 @@ nothing here acts.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
-
-# isort: split
-from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextTopKRouter
 
 from vlrl.models.attention import row_spans
 from vlrl.models.packing import Pack
@@ -47,15 +43,18 @@ def engine_routes(pack: Pack, routes: Sequence[np.ndarray]) -> Tensor:
 
 
 class Routing:
-    """Hooks on a model's routers. choices: those of the last forward, which a recompute in the backward repeats."""
+    """Hooks on a model's routers, the modules of class `router`.
 
-    def __init__(self, model: nn.Module) -> None:
+    choices: those of the last forward, which a recompute in the backward repeats.
+    """
+
+    def __init__(self, model: nn.Module, router: type[Any]) -> None:
         self.choices: Routes = {}
         self._replayed: Routes | None = None
         self._num_experts = 0
         self._names: list[str] = []
         for name, module in model.named_modules():
-            if isinstance(module, Qwen3VLMoeTextTopKRouter):
+            if isinstance(module, router):
                 self._num_experts = module.num_experts
                 self._names.append(name)
                 module.register_forward_hook(self._hook(name))

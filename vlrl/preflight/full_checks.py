@@ -104,8 +104,8 @@ def _num_parameters(model: str) -> int:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with torch.device("meta"):
-        qwen = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
-    return sum(parameter.numel() for parameter in qwen.parameters())
+        built = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
+    return sum(parameter.numel() for parameter in built.parameters())
 
 
 def _encoding_faults(run: Run, task: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from vlrl.models.packing import pack_groups
 from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.rollout.engine import Decoding, Engine, Request, sampling_seed
-from vlrl.rollout.weight_sync import SyncError, differing_tensors
+from vlrl.rollout.weight_sync import SyncError
 from vlrl.trainer.policy import Policy
 from vlrl.types import Message
 
@@ -61,7 +61,7 @@ class Canary:
         difference = self.difference()
         worst = policy.ranks.max(difference)
         if not worst <= self.bound:
-            names = _told(differing_tensors(engine, policy.named_weights()))
+            names = _told(engine.differing_weights(policy.named_weights()))
             raise SyncError(
                 f"after weight sync {engine.version} engine and trainer differ by {worst:.2e} a token on the canary's probes "
                 f"(at start {self.baseline:.2e}, bound {self.bound:.2e}). {names}"

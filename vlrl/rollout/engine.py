@@ -1,19 +1,15 @@
-"""vLLM in the training process: requests in, rollouts out one by one as each ends.
+"""What samples, as the rest of the program sees it: requests in, rollouts out one by one as each ends, new weights by name.
 
-The engine gets token ids and pixel values that the trainer's encoder made, one request per sample with a seed of its own,
-and reports log-probs after temperature and bans: the distribution that it really sampled from.
+One engine is behind it so far: vlrl.rollout.vllm_local, in the training process.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-import torch
+from torch import Tensor
 
-from vlrl import config as cfg
-from vlrl.distributed.ranks import Ranks
 from vlrl.models.processor import EncodedPrompt
 from vlrl.types import Rollout
 
@@ -44,192 +40,31 @@ def sampling_seed(*place: int) -> int:
     return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=7).digest())
 
 
-# A prompt's samples share its full blocks of the cache, and vLLM's default of 128 tokens a block is longer than many prompts.
-# A step's requests run at once: the default is 256, and those beyond it would wait for others to end.
-_ON_CPU = {"block_size": 32, "max_num_seqs": 512}
+class Engine(Protocol):
+    """The engine of one data-parallel replica; tensor-parallel ranks hold it together and all call the same methods.
 
-
-class Engine:
-    """vLLM for one data-parallel replica; tensor-parallel ranks hold it together and submit the same requests.
-
-    decode: token ids to text; end_token: ends a response; banned: ids that are never sampled.
-    tells_routes: rollouts have the experts that their tokens went to. `version` is the policy version of the weights it holds.
+    version: the policy version of the weights that it holds; whoever loads weights sets it.
     """
 
-    def __init__(
-        self,
-        settings: cfg.EngineConfig,
-        model: str,
-        *,
-        dtype: str,
-        seed: int,
-        decode: Callable[[Sequence[int]], str],
-        end_token: int,
-        banned: Sequence[int],
-        merge_size: int,
-        ranks: Ranks,
-        tells_routes: bool = False,
-    ):
-        set_environment(settings, tells_routes=tells_routes)
-        from vllm import LLM
-
-        _register_models()
-        self.settings = settings
-        self.ranks = ranks
-        self.version = 0
-        self._tells_routes = tells_routes
-        told = {"enable_return_routed_experts": True} if tells_routes else {}
-        self.llm = LLM(**(_arguments(settings, model, dtype, seed) | told | settings.vllm))
-        self._decode = decode
-        self._end_token = end_token
-        self._bias = dict.fromkeys(banned, -100.0)
-        self._merge_size = merge_size
-        self._sleeps = _can_sleep(settings)
+    version: int
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
-        """Yields each request's rollout as it ends, in no fixed order."""
-        self._check_same_requests(requests)
-        self.reset_caches()
-        core = self.llm.llm_engine
-        places = {str(number): request for number, request in enumerate(requests)}
-        for name, request in places.items():
-            core.add_request(name, self._input(request.prompt), self._parameters(request))
-        waiting = set(places)
-        while waiting:
-            assert core.has_unfinished_requests(), f"the engine dropped {len(waiting)} of {len(requests)} requests"
-            outputs: Any = core.step()
-            for output in outputs:
-                if output.finished:
-                    waiting.discard(output.request_id)
-                    yield self._rollout(places[output.request_id], output.outputs[0])
+        """Yields each request's rollout as it ends, in no fixed order; log-probs are of the distribution sampled from."""
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Takes new weights in the layout of released checkpoints; a tied head is not among them.
+
+        Each tensor is read when it comes and may be gone soon after. A missing one keeps its old value: the caller counts them.
+        """
+
+    def differing_weights(self, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
+        """The names of the tensors that the engine holds with other values, as far as its own layout can be compared."""
 
     def reset_caches(self) -> None:
         """Empties every cache of earlier prompts: they hold old weights, or bits that a resumed run would not have."""
-        self.llm.reset_prefix_cache()
-        self.llm.reset_mm_cache()
-        self.llm.llm_engine.reset_encoder_cache()  # without it the next image prompt dies with "Encoder cache miss"
 
     def sleep(self) -> None:
-        """Gives the accelerator's memory to the trainer, where the platform can."""
-        if self._sleeps:
-            self.llm.sleep(level=1)
+        """Frees the accelerator's memory for the trainer, if the engine can; it keeps its weights elsewhere until `wake`."""
 
     def wake(self) -> None:
-        if self._sleeps:
-            self.llm.wake_up()
-
-    def _rollout(self, request: Request, completion: Any) -> Rollout:
-        tokens = tuple(completion.token_ids)
-        if self._tells_routes and completion.routed_experts is None:
-            raise RuntimeError("the engine was asked to tell its experts and did not; use algorithm.routing_replay: r2")
-        return Rollout(
-            slot=request.slot,
-            sample=request.sample,
-            tokens=tokens,
-            logprobs=tuple(entry[token].logprob for entry, token in zip(completion.logprobs, tokens, strict=True)),
-            text=self._decode(tokens),
-            finish_reason=str(completion.finish_reason),
-            weight_version=self.version,
-            routes=completion.routed_experts,
-        )
-
-    def _parameters(self, request: Request) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            temperature=request.decoding.temperature,
-            top_p=request.decoding.top_p,
-            top_k=request.decoding.top_k,
-            max_tokens=request.max_new_tokens,
-            seed=request.seed,
-            logprobs=0,
-            logit_bias=self._bias,
-            stop_token_ids=[self._end_token],
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_clone=True,  # made for this request alone: a deep copy of it would cost more than a decoding step
-        )
-
-    def _input(self, prompt: EncodedPrompt) -> Any:
-        """The prompt as vLLM's own processor would have made it, from the trainer's tokens and pixels."""
-        from transformers import BatchFeature
-        from vllm.inputs.engine import mm_input, tokens_input
-        from vllm.model_executor.models.qwen2_vl import _create_qwen2vl_field_factory
-        from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
-
-        tokens = prompt.tokens.tolist()
-        if not len(prompt.grid):
-            return tokens_input(tokens)
-        features = BatchFeature({"pixel_values": prompt.pixels, "image_grid_thw": prompt.grid})
-        fields = _create_qwen2vl_field_factory(self._merge_size)(features)
-        return mm_input(
-            tokens,
-            mm_kwargs=MultiModalKwargsItems.from_hf_inputs(features, fields),
-            mm_hashes={"image": list(prompt.image_keys)},
-            mm_placeholders={"image": [PlaceholderRange(offset=offset, length=length) for offset, length in prompt.image_spans]},
-        )
-
-    def _check_same_requests(self, requests: Sequence[Request]) -> None:
-        """Tensor-parallel ranks that submit different prompts raise nothing and score wrongly: compare a hash first."""
-        if self.settings.tensor_parallel == 1:
-            return
-        content = [(r.prompt.tokens.tolist(), r.prompt.image_keys, r.max_new_tokens, r.seed) for r in requests]
-        mine = hashlib.blake2b(repr(content).encode()).hexdigest()
-        hashes = self.ranks.gather(mine)
-        first = self.ranks.rank // self.settings.tensor_parallel * self.settings.tensor_parallel
-        if len(set(hashes[first : first + self.settings.tensor_parallel])) > 1:
-            raise RuntimeError(f"the tensor-parallel ranks from {first} on submit different prompts; they must be the same")
-
-
-def set_environment(settings: cfg.EngineConfig, *, tells_routes: bool) -> None:
-    """What vLLM reads from the environment when it is first imported."""
-    defaults = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over by reference
-        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # lets a function run on the engine's model; nothing leaves the process
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads share the cores
-        "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gb),
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    if tells_routes:
-        defaults["VLLM_USE_V2_MODEL_RUNNER"] = "1"  # the older one can't
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-
-
-def _arguments(settings: cfg.EngineConfig, model: str, dtype: str, seed: int) -> dict[str, Any]:
-    on_gpu = torch.cuda.is_available()
-    return {
-        "model": model,
-        "dtype": dtype,
-        "seed": seed,
-        "tensor_parallel_size": settings.tensor_parallel,
-        "distributed_executor_backend": "external_launcher",
-        "max_model_len": settings.max_model_len,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "enable_sleep_mode": _can_sleep(settings),
-        "enforce_eager": not on_gpu,
-        "enable_chunked_prefill": on_gpu,  # on CPU a chunked prefill can't take a request's own seed
-        **({} if on_gpu else _ON_CPU),
-        "max_num_batched_tokens": max(8192, settings.max_model_len),
-        "limit_mm_per_prompt": {"video": 0},
-        "mm_device_do_normalize": False,  # the pixels come normalised from the trainer's encoder
-        "logprobs_mode": "processed_logprobs",
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-
-
-def _can_sleep(settings: cfg.EngineConfig) -> bool:
-    return settings.sleep and torch.cuda.is_available()
-
-
-def _register_models() -> None:
-    """Registers the two classes themselves: by name, vLLM would inspect them in a subprocess without torchvision's schemas."""
-    from vllm import ModelRegistry
-    from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
-    from vllm.model_executor.models.qwen3_vl_moe import Qwen3VLMoeForConditionalGeneration
-
-    for model in (Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration):
-        ModelRegistry.register_model(model.__name__, model)
+        """Takes the memory back, with the weights that it had."""

@@ -1,13 +1,14 @@
 """Starts the engine that samples for a run, as the run file asks for it."""
 
 from vlrl.rollout.engine import Engine
+from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.run import Run
 
 
 def start_engine(run: Run, model: str) -> Engine:
     """The engine with the weights of `model`, a Hugging Face folder or a name on the hub."""
     config = run.config
-    return Engine(
+    return VllmEngine(
         config.engine,
         model,
         dtype=config.policy.dtype,
@@ -16,6 +17,7 @@ def start_engine(run: Run, model: str) -> Engine:
         end_token=run.encoder.end_token,
         banned=run.banned,
         merge_size=run.encoder.merge_size,
+        family=run.encoder.family,
         ranks=run.ranks,
         tells_routes=config.algorithm.routing_replay == "r3",
     )

@@ -1,19 +1,16 @@
 """Weights from the trainer to the engine, and what must be reset with them.
 
-vLLM accepts a stream that lacks tensors and keeps the old ones, with at most a warning; so the names that were streamed are
-checked against the full list. A tied head is streamed too, or vLLM restores its old one.
+An engine accepts a stream that lacks tensors and keeps the old ones, vLLM with at most a warning; so the names that were
+streamed are checked against the full list.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlrl.rollout.engine import Engine
 
 Bucket = Sequence[tuple[str, Tensor]]
-EMBEDDING = "model.language_model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 
 
 class SyncError(RuntimeError):
@@ -29,9 +26,7 @@ def push_weights(engine: Engine, buckets: Iterable[Bucket], *, names: frozenset[
     """
     tensors: set[str] = set()
     sizes: list[int] = []
-    engine.llm.apply_model(_reset_expert_kernels)
-    stream = _stream(buckets, tensors, sizes, tied=HEAD not in names)
-    engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
+    engine.load_weights(_stream(buckets, tensors, sizes))
     if missing := sorted(names - tensors):
         raise SyncError(f"weight sync {version} left out {len(missing)} of {len(names)} tensors: {', '.join(missing[:8])}")
     engine.reset_caches()
@@ -40,47 +35,9 @@ def push_weights(engine: Engine, buckets: Iterable[Bucket], *, names: frozenset[
     return {f"sync/{name}": value for name, value in told.items()}
 
 
-def differing_tensors(engine: Engine, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The names of the trainer's tensors that the engine holds otherwise, as far as their layout lets one tell.
-
-    All ranks call it: under ZeRO-3 `weights` gathers one tensor at a time, and no more than one is held.
-    """
-    return engine.llm.apply_model(lambda model: _differing(model, weights))[0]
-
-
-def _stream(buckets: Iterable[Bucket], tensors: set[str], sizes: list[int], *, tied: bool) -> Iterator[tuple[str, Tensor]]:
+def _stream(buckets: Iterable[Bucket], tensors: set[str], sizes: list[int]) -> Iterator[tuple[str, Tensor]]:
     for bucket in buckets:
         sizes.append(sum(tensor.nbytes for _, tensor in bucket))
         for name, tensor in bucket:
             tensors.add(name)
             yield name, tensor
-            if tied and name == EMBEDDING:
-                yield HEAD, tensor
-
-
-def _reset_expert_kernels(model: nn.Module) -> None:
-    """On an update vLLM does not repack fused experts, and samples from a mixture of old and new, unless made to."""
-    for module in model.modules():
-        for attribute in ("quant_method", "base_quant_method"):
-            method: Any = getattr(module, attribute, None)
-            if getattr(method, "moe_kernel", None) is not None:
-                method.moe_kernel = None
-
-
-def _differing(model: Any, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
-    held = dict(model.named_parameters())
-    fused = {part: whole for whole, parts in model.packed_modules_mapping.items() for part in parts}
-    filled: dict[str, int] = {}
-    differing = []
-    for name, tensor in weights:
-        own = name.replace("model.language_model.", "language_model.model.").replace("model.visual.", "visual.")
-        module = own.split(".")[-2]
-        own = own.replace(f".{module}.", f".{fused.get(module, module)}.")
-        if own not in held:
-            continue
-        first = filled.get(own, 0) if module in fused else 0
-        filled[own] = first + len(tensor)
-        mine = held[own][first : first + len(tensor)]
-        if mine.shape == tensor.shape and not mine.to(tensor).equal(tensor):
-            differing.append(name)
-    return differing

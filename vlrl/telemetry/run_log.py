@@ -1,4 +1,4 @@
-"""What a run leaves: metrics, rollouts, histograms and tokens as .jsonl, summary.json, and, if wanted, a copy of them in wandb.
+"""What a run leaves: metrics, rollouts, histograms and tokens as .jsonl, summary.json, and copies of them in trackers.
 
 The files are the record: each line is strict JSON (a number that is not finite becomes text such as "nan", which float()
 reads back) and carries its step, so that a resumed run can cut back what came after its checkpoint. Only rank 0 makes a log.
@@ -7,14 +7,12 @@ reads back) and carries its step, so that a resumed run can cut back what came a
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vlrl.common.jsonl import append_jsonl, read_jsonl, strict, write_atomically
-from vlrl.config import WandbConfig
 from vlrl.telemetry.metrics import Key, Metrics, name_of
-from vlrl.telemetry.wandb_tracker import WandbTracker
+from vlrl.telemetry.tracker import Tracker
 from vlrl.types import Group
 
 _FILES = ("metrics.jsonl", "rollouts.jsonl", "histograms.jsonl", "tokens.jsonl")
@@ -26,23 +24,24 @@ class RunLog:
     Every method that writes raises OSError with a sentence where the folder cannot be written, a full disk above all.
     """
 
-    def __init__(self, folder: Path, *, name: str, config: Mapping[str, Any], wandb: WandbConfig) -> None:
+    def __init__(self, folder: Path, trackers: Sequence[Tracker] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._open_mirror = partial(WandbTracker, wandb, folder, name=name, config=config)
-        self._mirror = self._open_mirror()
+        self._trackers = trackers
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Records one step's metrics: `step(12, {Key("reward", task="geometry3k"): 0.43, Key("time/generate"): 2.1})`."""
         named = {name_of(key): value for key, value in metrics.items()}
         append_jsonl(self.folder / "metrics.jsonl", [{"step": step, **named}])
-        self._mirror.step(step, named)
+        for tracker in self._trackers:
+            tracker.step(step, named)
 
     def rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """Records every rollout of a step, one line each; images stay references."""
         lines = [line for group in groups for line in _rollout_lines(step, group)]
         append_jsonl(self.folder / "rollouts.jsonl", lines)
-        self._mirror.rollouts(step, lines)
+        for tracker in self._trackers:
+            tracker.rollouts(step, lines)
 
     def histograms(self, step: int, counts: Mapping[Key, Sequence[int]]) -> None:
         """Records a step's histograms: counts by bin, see vlrl.algorithm.diagnostics for the edges."""
@@ -55,7 +54,8 @@ class RunLog:
     def summary(self, values: Mapping[str, Any]) -> None:
         """Writes summary.json anew, whole or not at all."""
         write_atomically(self.folder / "summary.json", [json.dumps(strict(values), allow_nan=False, indent=2) + "\n"])
-        self._mirror.summary(values)
+        for tracker in self._trackers:
+            tracker.summary(values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of the steps that are logged so far, in order; see vlrl.telemetry.metrics.read_metrics."""
@@ -81,13 +81,14 @@ class RunLog:
         fresh.rename(folder)
 
     def begin_another_copy(self) -> None:
-        """Ends the copy in wandb and begins another, for a run that went back: the steps of a copy only go up."""
-        self._mirror.close()
-        self._mirror = self._open_mirror()
+        """Makes every tracker begin another copy, for a run that went back: the steps of a copy only go up."""
+        for tracker in self._trackers:
+            tracker.restart()
 
     def close(self) -> None:
-        """Ends the wandb run; the files need no end."""
-        self._mirror.close()
+        """Ends the trackers' copies; the files need no end."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:

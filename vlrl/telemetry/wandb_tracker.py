@@ -23,11 +23,10 @@ class WandbTracker:
     """config: the resolved run file. Where wandb is disabled, or has failed, every method does nothing."""
 
     def __init__(self, settings: WandbConfig, folder: Path, *, name: str, config: Mapping[str, Any]) -> None:
-        self._settings, self._folder = settings, folder
+        self._settings, self._folder, self._name, self._config = settings, folder, name, dict(config)
         self._wandb: Any = None
         self._run: Any = None
-        if settings.mode != "disabled":
-            self._guarded(lambda: self._start(name, dict(config)))
+        self._open()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._run:
@@ -43,12 +42,21 @@ class WandbTracker:
         if self._run:
             self._guarded(lambda: self._finish_with(values))
 
+    def restart(self) -> None:
+        """A failed wandb gets another chance."""
+        self.close()
+        self._open()
+
     def close(self) -> None:
         if self._run:
             self._guarded(lambda: self._run.finish())
         self._run = None
 
-    def _start(self, name: str, config: dict[str, Any]) -> None:
+    def _open(self) -> None:
+        if self._settings.mode != "disabled":
+            self._guarded(self._start)
+
+    def _start(self) -> None:
         # Read when wandb is imported: without these it keeps a log and what it has yet to send under the home folder, looks up
         # its server even offline, and talks of other products.
         os.environ.setdefault("WANDB_CACHE_DIR", str(self._folder.absolute() / "wandb" / "cache"))
@@ -58,9 +66,10 @@ class WandbTracker:
         import wandb  # half a second, and nothing at all where it is disabled
 
         self._wandb = wandb
+        self._folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
         where: dict[str, Any] = {"project": self._settings.project, "dir": str(self._folder), "mode": self._settings.mode}
-        self._run = wandb.init(**where, name=name, config=config, settings=settings)
+        self._run = wandb.init(**where, name=self._name, config=self._config, settings=settings)
         if self._run.url:
             print(f"wandb: {self._run.url}", flush=True)
 

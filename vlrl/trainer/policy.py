@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
-from vlrl.models.checkpoint_io import load_model, save_checkpoint, to_hf_layout
+from vlrl.models.checkpoint_io import load_model, save_checkpoint
+from vlrl.models.config_json import family_of
 from vlrl.models.expert_parallel import expert_parallel_settings, expert_parallel_size, gather_experts, released_name
 from vlrl.models.packed_model import PackedModel, TokenScores, token_scores
 from vlrl.models.packing import Pack
@@ -26,7 +27,7 @@ _BUCKET_BYTES = 512 << 20
 
 
 class Policy:
-    """A Qwen3-VL being trained.
+    """The model being trained.
 
     model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
     banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any;
@@ -46,10 +47,11 @@ class Policy:
             0 if settings.max_tokens_per_micro_batch == "auto" else settings.max_tokens_per_micro_batch
         )
         packed = _packed(settings, model, temperature, banned)
-        self.routing = Routing(packed)
+        self.family = family_of(packed.qwen.config.model_type)
+        self.routing = Routing(packed, self.family.router_class())
         config = deepspeed_config(settings)
         if settings.expert_parallel > 1:
-            dealt = expert_parallel_settings(packed.qwen, settings.expert_parallel)
+            dealt = expert_parallel_settings(packed.qwen.config, settings.expert_parallel)
             config["expert_parallel"] = dealt | config.get("expert_parallel", {})
         self._rate = _schedule(settings, updates)
         self.engine, *_ = deepspeed.initialize(
@@ -89,7 +91,7 @@ class Policy:
 
     def changes(self) -> Changes:
         """To be asked after the next step how far it moved each part of the model."""
-        return Changes(self.engine.module.qwen, self.ranks, zero_stage=self.settings.zero_stage)
+        return Changes(self.engine.module.qwen, self.ranks, part_of=self.family.part_of, zero_stage=self.settings.zero_stage)
 
     @property
     def bytes_to_come(self) -> int:
@@ -121,7 +123,7 @@ class Policy:
             parameters = [parameter for _, parameter in bucket]
             is_sharded = self.settings.zero_stage == 3
             with deepspeed.zero.GatheredParameters(parameters) if is_sharded else nullcontext():
-                yield [(name, to_hf_layout(name, weight)) for name, weight in gather_experts(bucket)]
+                yield [(name, self.family.released_layout(name, weight)) for name, weight in gather_experts(bucket)]
 
     @property
     def parameter_names(self) -> frozenset[str]:
@@ -235,12 +237,12 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _packed(settings: cfg.PolicyConfig, model: str, temperature: float, banned: list[int]) -> PackedModel:
     dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
-    qwen = load_model(
+    loaded = load_model(
         model, dtype=dtype, freeze_vision=settings.freeze_vision, gradient_checkpointing=settings.gradient_checkpointing
     )
     if settings.zero_stage == 3:
-        _keep_experts_together(qwen)
-    return PackedModel(qwen, temperature=temperature, banned=banned)
+        _keep_experts_together(loaded)
+    return PackedModel(loaded, temperature=temperature, banned=banned)
 
 
 def _schedule(settings: cfg.PolicyConfig, updates: int) -> Callable[[int], float]:
@@ -258,10 +260,10 @@ def _schedule(settings: cfg.PolicyConfig, updates: int) -> Callable[[int], float
     return rate
 
 
-def _keep_experts_together(qwen: torch.nn.Module) -> None:
+def _keep_experts_together(model: Any) -> None:
     """Under ZeRO-3 a sparse block is gathered as one unit: which experts run differs between ranks."""
     from deepspeed.utils import set_z3_leaf_modules
-    from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextSparseMoeBlock
 
-    if any(isinstance(module, Qwen3VLMoeTextSparseMoeBlock) for module in qwen.modules()):
-        set_z3_leaf_modules(qwen, [Qwen3VLMoeTextSparseMoeBlock])
+    block = family_of(model.config.model_type).sparse_block_class()
+    if any(isinstance(module, block) for module in model.modules()):
+        set_z3_leaf_modules(model, [block])

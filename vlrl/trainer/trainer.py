@@ -30,6 +30,7 @@ from vlrl.telemetry.gradient_watch import GradientWatch
 from vlrl.telemetry.metrics import Metrics, read_metrics
 from vlrl.telemetry.progress import announce
 from vlrl.telemetry.run_log import RunLog
+from vlrl.telemetry.wandb_tracker import WandbTracker
 from vlrl.trainer import rollback
 from vlrl.trainer.checkpointing import Checkpointing
 from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
@@ -278,7 +279,8 @@ class Trainer:
 
 def _open_log(run: Run) -> RunLog:
     config = run.config
-    return RunLog(config.folder, name=config.name, config=config.model_dump(mode="json"), wandb=config.wandb)
+    wandb = WandbTracker(config.wandb, config.folder, name=config.name, config=config.model_dump(mode="json"))
+    return RunLog(config.folder, [wandb])
 
 
 def _traced(groups: list[Group], minibatches: int) -> set[int]:

@@ -4,7 +4,7 @@ Gradients can't be read alike under every ZeRO stage; weights can. Each rank com
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -12,22 +12,14 @@ from torch.nn.utils import get_total_norm
 from vlrl.distributed.ranks import Ranks
 
 
-def part_of(name: str) -> str:
-    """The part that a parameter of the released layout belongs to.
-
-    >>> part_of("model.visual.deepstack_merger_list.0.norm.weight"), part_of("model.language_model.layers.0.mlp.gate.weight")
-    ('merger', 'router')
-    """
-    if ".visual." in name:
-        return "merger" if "merger" in name else "vision"
-    return "router" if name.endswith((".mlp.gate.weight", ".mlp.router.gate.weight")) else "language"
-
-
 class Changes:
-    """Keeps a copy of this rank's share of the trained weights, 4 bytes each, to compare them with after the update."""
+    """Keeps a copy of this rank's share of the trained weights, 4 bytes each, to compare them with after the update.
 
-    def __init__(self, model: nn.Module, ranks: Ranks, *, zero_stage: int) -> None:
-        self._model, self._ranks, self._zero_stage = model, ranks, zero_stage
+    part_of: the part that a parameter belongs to, by its name.
+    """
+
+    def __init__(self, model: nn.Module, ranks: Ranks, *, part_of: Callable[[str], str], zero_stage: int) -> None:
+        self._model, self._ranks, self._part_of, self._zero_stage = model, ranks, part_of, zero_stage
         self._before = {name: weights.clone() for name, weights in self._kept()}
 
     def since(self) -> dict[str, float]:
@@ -35,7 +27,7 @@ class Changes:
         moved: dict[str, list[Tensor]] = {}
         had: dict[str, list[Tensor]] = {}
         for name, weights in self._kept():
-            part, before = part_of(name), self._before[name]
+            part, before = self._part_of(name), self._before[name]
             moved.setdefault(part, []).append(weights - before)
             had.setdefault(part, []).append(before)
         moved_sum, had_sum = (

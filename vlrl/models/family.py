@@ -1,0 +1,73 @@
+"""What a model family provides, so that all other code serves every family alike.
+
+A family is one file beside this one that fills a Family, such as qwen3_vl.py, and its place in FAMILIES of config_json.py. It is
+read before torch is imported: torch, transformers and vLLM are imported inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """The facts of a model family, dense and MoE. Names of weights and modules are those of transformers' model."""
+
+    model_types: tuple[str, ...]
+    """The model_type of config.json."""
+
+    # Prompts
+    image_token: str
+    """What the chat template writes for an image; the encoder repeats it, once for each image feature."""
+    video_token: str
+    end_token: str
+    """Ends a response."""
+    fit_image: Callable[[Image, int, int, int], Image]
+    """(image, min_pixels, max_pixels, patch_size) to the image in a size that the vision tower takes. ValueError if none fits."""
+    image_features: Callable[[Any, Sequence[Image]], tuple[Tensor, Tensor]]
+    """(processor, fitted images) to pixels [patches, patch size] and grid [images, 3] in patches."""
+    positions: Callable[[int, Sequence[tuple[int, int]], Tensor, int], tuple[Tensor, int]]
+    """(length, image spans, grid, merge_size) to a prompt's positions [3, length] and the one after the last."""
+
+    # The trainer's model
+    vision_tower: str
+    patch_embedding: str
+    """A convolution whose patches do not overlap."""
+    part_of: Callable[[str], str]
+    """The part that a parameter belongs to, for metrics: vision, merger, language or router."""
+    released_layout: Callable[[str, Tensor], Tensor]
+    """(name, parameter) to a view in the layout of released checkpoints; transformers undoes it when it loads them."""
+    tied_weights: tuple[str, str]
+    """The embedding, and the head that shares its weights in some checkpoints."""
+
+    # MoE
+    router_class: Callable[[], type[Any]]
+    """Its modules' output is (logits, weights, chosen experts)."""
+    sparse_block_class: Callable[[], type]
+    """A block of router and experts."""
+    expert_parallel: Mapping[str, Any]
+    """How DeepSpeed finds the sparse blocks: a part of its expert_parallel settings."""
+
+    flops: Callable[[Mapping[str, Any]], dict[str, float]]
+    """config.json to the fields of vlrl.models.flops.Cost."""
+
+    # vLLM
+    vllm_classes: Callable[[], Sequence[type]]
+    vllm_images: Callable[[Tensor, Tensor, int], Any]
+    """(pixels, grid, merge_size) to the keyword arguments of its model, as vLLM's own processor would make them."""
+
+    # Random models
+    special_tokens: tuple[str, ...]
+    chat_template: str
+    config_class: Callable[[bool], type]
+    """(is MoE) to transformers' class."""
+    make_processor: Callable[[Any, str], Any]
+    """(tokenizer, chat template) to transformers' processor."""
+    tiny_configs: Callable[[bool], tuple[dict[str, Any], dict[str, Any]]]
+    """(is MoE) to the text_config and vision_config of a model of about 1M parameters."""

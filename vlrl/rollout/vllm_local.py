@@ -1,0 +1,247 @@
+"""vLLM in the training process: requests in, rollouts out one by one as each ends.
+
+The engine gets token ids and pixel values that the trainer's encoder made, one request per sample with a seed of its own,
+and reports log-probs after temperature and bans: the distribution that it really sampled from.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlrl import config as cfg
+from vlrl.distributed.ranks import Ranks
+from vlrl.models.family import Family
+from vlrl.models.processor import EncodedPrompt
+from vlrl.rollout.engine import Request
+from vlrl.types import Rollout
+
+# A prompt's samples share its full blocks of the cache, and vLLM's default of 128 tokens a block is longer than many prompts.
+# A step's requests run at once: the default is 256, and those beyond it would wait for others to end.
+_ON_CPU = {"block_size": 32, "max_num_seqs": 512}
+
+
+class VllmEngine:
+    """vLLM for one data-parallel replica; tensor-parallel ranks hold it together and submit the same requests.
+
+    decode: token ids to text; end_token: ends a response; banned: ids that are never sampled.
+    tells_routes: rollouts have the experts that their tokens went to. `version` is the policy version of the weights it holds.
+    """
+
+    def __init__(
+        self,
+        settings: cfg.EngineConfig,
+        model: str,
+        *,
+        dtype: str,
+        seed: int,
+        decode: Callable[[Sequence[int]], str],
+        end_token: int,
+        banned: Sequence[int],
+        merge_size: int,
+        family: Family,
+        ranks: Ranks,
+        tells_routes: bool = False,
+    ):
+        set_environment(settings, tells_routes=tells_routes)
+        from vllm import LLM
+
+        _register(family.vllm_classes())
+        self.settings = settings
+        self.ranks = ranks
+        self.version = 0
+        self._tells_routes = tells_routes
+        told = {"enable_return_routed_experts": True} if tells_routes else {}
+        self._llm = LLM(**(_arguments(settings, model, dtype, seed) | told | settings.vllm))
+        self._decode = decode
+        self._end_token = end_token
+        self._bias = dict.fromkeys(banned, -100.0)
+        self._merge_size = merge_size
+        self._family = family
+        self._sleeps = _can_sleep(settings)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+        self._check_same_requests(requests)
+        self.reset_caches()
+        core = self._llm.llm_engine
+        places = {str(number): request for number, request in enumerate(requests)}
+        for name, request in places.items():
+            core.add_request(name, self._input(request.prompt), self._parameters(request))
+        waiting = set(places)
+        while waiting:
+            assert core.has_unfinished_requests(), f"the engine dropped {len(waiting)} of {len(requests)} requests"
+            outputs: Any = core.step()
+            for output in outputs:
+                if output.finished:
+                    waiting.discard(output.request_id)
+                    yield self._rollout(places[output.request_id], output.outputs[0])
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self._llm.apply_model(_reset_expert_kernels)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._with_tied_head(weights)})
+
+    def differing_weights(self, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
+        return self._llm.apply_model(lambda model: _differing(model, weights))[0]
+
+    def reset_caches(self) -> None:
+        self._llm.reset_prefix_cache()
+        self._llm.reset_mm_cache()
+        self._llm.llm_engine.reset_encoder_cache()  # without it the next image prompt dies with "Encoder cache miss"
+
+    def sleep(self) -> None:
+        if self._sleeps:
+            self._llm.sleep(level=1)
+
+    def wake(self) -> None:
+        if self._sleeps:
+            self._llm.wake_up()
+
+    def _rollout(self, request: Request, completion: Any) -> Rollout:
+        tokens = tuple(completion.token_ids)
+        if self._tells_routes and completion.routed_experts is None:
+            raise RuntimeError("the engine was asked to tell its experts and did not; use algorithm.routing_replay: r2")
+        return Rollout(
+            slot=request.slot,
+            sample=request.sample,
+            tokens=tokens,
+            logprobs=tuple(entry[token].logprob for entry, token in zip(completion.logprobs, tokens, strict=True)),
+            text=self._decode(tokens),
+            finish_reason=str(completion.finish_reason),
+            weight_version=self.version,
+            routes=completion.routed_experts,
+        )
+
+    def _parameters(self, request: Request) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=request.decoding.temperature,
+            top_p=request.decoding.top_p,
+            top_k=request.decoding.top_k,
+            max_tokens=request.max_new_tokens,
+            seed=request.seed,
+            logprobs=0,
+            logit_bias=self._bias,
+            stop_token_ids=[self._end_token],
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # made for this request alone: a deep copy of it would cost more than a decoding step
+        )
+
+    def _input(self, prompt: EncodedPrompt) -> Any:
+        """The prompt as vLLM's own processor would have made it, from the trainer's tokens and pixels."""
+        from vllm.inputs.engine import mm_input, tokens_input
+        from vllm.multimodal.inputs import PlaceholderRange
+
+        tokens = prompt.tokens.tolist()
+        if not len(prompt.grid):
+            return tokens_input(tokens)
+        return mm_input(
+            tokens,
+            mm_kwargs=self._family.vllm_images(prompt.pixels, prompt.grid, self._merge_size),
+            mm_hashes={"image": list(prompt.image_keys)},
+            mm_placeholders={"image": [PlaceholderRange(offset=offset, length=length) for offset, length in prompt.image_spans]},
+        )
+
+    def _with_tied_head(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """A tied head is loaded too, or vLLM restores its old one."""
+        embedding, head = self._family.tied_weights
+        is_tied = self._llm.llm_engine.model_config.hf_text_config.tie_word_embeddings
+        for name, tensor in weights:
+            yield name, tensor
+            if is_tied and name == embedding:
+                yield head, tensor
+
+    def _check_same_requests(self, requests: Sequence[Request]) -> None:
+        """Tensor-parallel ranks that submit different prompts raise nothing and score wrongly: compare a hash first."""
+        if self.settings.tensor_parallel == 1:
+            return
+        content = [(r.prompt.tokens.tolist(), r.prompt.image_keys, r.max_new_tokens, r.seed) for r in requests]
+        mine = hashlib.blake2b(repr(content).encode()).hexdigest()
+        hashes = self.ranks.gather(mine)
+        first = self.ranks.rank // self.settings.tensor_parallel * self.settings.tensor_parallel
+        if len(set(hashes[first : first + self.settings.tensor_parallel])) > 1:
+            raise RuntimeError(f"the tensor-parallel ranks from {first} on submit different prompts; they must be the same")
+
+
+def set_environment(settings: cfg.EngineConfig, *, tells_routes: bool) -> None:
+    """What vLLM reads from the environment when it is first imported."""
+    defaults = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over by reference
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # lets a function run on the engine's model; nothing leaves the process
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads share the cores
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gb),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if tells_routes:
+        defaults["VLLM_USE_V2_MODEL_RUNNER"] = "1"  # the older one can't
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _arguments(settings: cfg.EngineConfig, model: str, dtype: str, seed: int) -> dict[str, Any]:
+    on_gpu = torch.cuda.is_available()
+    return {
+        "model": model,
+        "dtype": dtype,
+        "seed": seed,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "distributed_executor_backend": "external_launcher",
+        "max_model_len": settings.max_model_len,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "enable_sleep_mode": _can_sleep(settings),
+        "enforce_eager": not on_gpu,
+        "enable_chunked_prefill": on_gpu,  # on CPU a chunked prefill can't take a request's own seed
+        **({} if on_gpu else _ON_CPU),
+        "max_num_batched_tokens": max(8192, settings.max_model_len),
+        "limit_mm_per_prompt": {"video": 0},
+        "mm_device_do_normalize": False,  # the pixels come normalised from the trainer's encoder
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+
+
+def _can_sleep(settings: cfg.EngineConfig) -> bool:
+    return settings.sleep and torch.cuda.is_available()
+
+
+def _register(classes: Iterable[type]) -> None:
+    """Registers the classes themselves: by name, vLLM would inspect them in a subprocess without torchvision's schemas."""
+    from vllm import ModelRegistry
+
+    for model in classes:
+        ModelRegistry.register_model(model.__name__, model)
+
+
+def _reset_expert_kernels(model: nn.Module) -> None:
+    """On an update vLLM does not repack fused experts, and samples from a mixture of old and new, unless made to."""
+    for module in model.modules():
+        for attribute in ("quant_method", "base_quant_method"):
+            method: Any = getattr(module, attribute, None)
+            if getattr(method, "moe_kernel", None) is not None:
+                method.moe_kernel = None
+
+
+def _differing(model: Any, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
+    held = dict(model.named_parameters())
+    fused = {part: whole for whole, parts in model.packed_modules_mapping.items() for part in parts}
+    filled: dict[str, int] = {}
+    differing = []
+    for name, tensor in weights:
+        own = model.hf_to_vllm_mapper.map_name(name)
+        module = own.split(".")[-2]
+        own = own.replace(f".{module}.", f".{fused.get(module, module)}.")
+        if own not in held:
+            continue
+        first = filled.get(own, 0) if module in fused else 0
+        filled[own] = first + len(tensor)
+        mine = held[own][first : first + len(tensor)]
+        if mine.shape == tensor.shape and not mine.to(tensor).equal(tensor):
+            differing.append(name)
+    return differing
