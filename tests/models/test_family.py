@@ -97,7 +97,8 @@ def test_a_trained_model_is_exported_in_its_family_s_layout_and_loads_again(toy,
     policy = Policy(settings, toy, ranks=ranks, updates=1, temperature=1.0, banned=[])
     pack = pack_groups([(encoder.encode(message("What is 12 + 34?")), [[30, 31, 32]])], encoder.filler())
     changes = policy.changes()
-    policy.backward(-policy.forward(pack)[0].mean())
+    scores = policy.forward(pack)
+    policy.backward(scores.zero - scores.logprobs.mean())
     policy.step()
     assert changes.since()["router"] > 0 and policy.routing.load() is not None
     policy.export(tmp_path / "exported", toy, encoder.processor)

@@ -12,6 +12,7 @@ from vlrl import config as cfg
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.models.packing import pack_groups
 from vlrl.models.routing_replay import Routing
+from vlrl.telemetry.metrics import Key
 from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
 from vlrl.trainer.update import TaskGates, update
 
@@ -74,7 +75,7 @@ def test_a_replayed_update_has_a_router_gradient_and_another_step_than_a_plain_o
         seen = update(policy, second, gates=gates(replay))
         after = weights_of(policy)
         steps.append({name: after[name] - before[name] for name in after})
-        assert seen.totals["router/changed"][0] > 0 and seen.totals["router/load_max"][0] >= 1
+        assert seen.totals[Key("router/changed")].value > 0 and seen.totals[Key("router/load_max")].value >= 1
     routers = [name for name in steps[0] if name.endswith("mlp.gate.weight")]
     assert routers and all(steps[0][name].abs().max() > 0 for name in routers)
     assert any(not torch.equal(steps[0][name], steps[1][name]) for name in routers)
@@ -99,7 +100,7 @@ def test_a_dense_model_has_nothing_to_replay(tiny_dense, pictures, ranks):
     old = minibatch.micro_batches[0].old
     assert old.routes == {} and policy.routing.load() is None and policy.routing.changed(old.routes) is None
     assert isinstance(policy.routing, Routing)
-    assert "router/changed" not in update(policy, minibatch, gates=gates(True)).totals
+    assert Key("router/changed") not in update(policy, minibatch, gates=gates(True)).totals
 
 
 def routed_by_an_engine(policy, ranks, pictures, model):
@@ -146,4 +147,4 @@ def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_upd
             again = policy.logprobs(each.pack).logprobs
         assert torch.equal(again, each.old.logprobs)
     seen = update(policy, minibatch, gates=TaskGates(cfg.AlgorithmConfig(routing_replay="r3"), MIX))
-    assert seen.totals["policy/ratio"][0] == pytest.approx(seen.totals["policy/ratio"][1])
+    assert seen.totals[Key("policy/ratio")].value == pytest.approx(1.0)

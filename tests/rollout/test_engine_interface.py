@@ -53,7 +53,6 @@ def engine(tmp_path) -> ReplayEngine:
 def test_recorded_rollouts_become_scored_groups(engine, pool, tiny_dense):
     engine.version = 3
     groups = sample_groups(
-        prompts(),
         encode_prompts(prompts(), load_encoder(tiny_dense, SMALL_IMAGES), context=512),
         engine=engine,
         scorer=pool,
@@ -63,8 +62,9 @@ def test_recorded_rollouts_become_scored_groups(engine, pool, tiny_dense):
     )
     assert [group.prompt.slot for group in groups] == [0, 1]
     for group in groups:
-        assert [each.sample for each in group.rollouts] == [0, 1] and {each.weight_version for each in group.rollouts} == {3}
-        assert group.scores[0].reward > group.scores[1].reward
+        assert [each.rollout.sample for each in group.samples] == [0, 1]
+        assert {each.rollout.weight_version for each in group.samples} == {3}
+        assert group.samples[0].reward > group.samples[1].reward
 
 
 def test_weights_reach_an_engine_with_their_version(engine):

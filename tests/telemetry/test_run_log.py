@@ -172,10 +172,10 @@ class CsvTracker:
 def test_every_tracker_gets_what_the_files_get_and_another_copy_after_a_rollback(tmp_path):
     trackers = [CsvTracker(tmp_path / name) for name in ("a", "b")]
     log = RunLog(tmp_path / "run", trackers)
-    log.step(1, {"reward/digits": 0.25, "time/step": 2.5})
+    log.step(1, step_metrics({"reward/digits": 0.25, "time/step": 2.5}))
     log.rollouts(1, [group()])
     log.begin_another_copy()
-    log.step(1, {"reward/digits": 0.5})
+    log.step(1, step_metrics({"reward/digits": 0.5}))
     log.summary({"steps": 1})
     log.close()
     for tracker in trackers:
