@@ -13,7 +13,7 @@ import pytest
 
 from vlrl.data.build import build
 from vlrl.data.recipe import load_recipe
-from vlrl.tasks import gold, load_task, verdict
+from vlrl.tasks import gold, load_task, score_response
 from vlrl.types import Status
 
 ROOT = Path(__file__).parents[2]
@@ -175,7 +175,7 @@ def test_the_right_answer_is_worth_all_and_a_wrong_one_nothing(built, name):
     task = load_task(recipe(name).task, [ROOT / "tasks"])
     for row in built(name)[0]:
         for response, reward in ((RIGHT.get(name, gold(row)), 1.0), (WRONG.get(name, "\\boxed{12345}"), 0.0)):
-            score = verdict(task, response, row)
+            score = score_response(task, response, row)
             assert (score.status, score.reward) == (Status.OK, reward), (response, score)
 
 
