@@ -90,7 +90,7 @@ SETS = {
             {**dapo("", "-34"), "prompt": "Plain?"},
         ],
         2,
-        {"asked before": 1, "an answer that is no integer": 1},
+        {"asked before": 1, "an answer that is not an integer": 1},
     ),
     "aqua": (
         [
@@ -102,7 +102,7 @@ SETS = {
         1,
         {
             "options that are not lettered in order": 1,
-            "an option twice": 1,
+            "a repeated option": 1,
             "its own answer is not accepted by multiple_choice (bad_row)": 1,
         },
     ),
@@ -122,7 +122,7 @@ SETS = {
             "a picture in the description": 1,
             "more than one right answer": 1,
             "no program in Python 3": 1,
-            "no case of a bearable size": 1,
+            "no case that is small enough": 1,
             "its own answer is not accepted by code_stdin (0)": 1,
         },
     ),
@@ -199,7 +199,7 @@ def test_a_pickle_of_more_than_text_is_refused(tmp_path):
             return os.system, (f"touch {tmp_path}/ran",)
 
     hostile = base64.b64encode(zlib.compress(pickle.dumps(Touch()))).decode()
-    with pytest.raises(ValueError, match="a test's pickle asks for .*system; only plain data is read"):
+    with pytest.raises(ValueError, match="a test's pickle imports .*system; it may only contain plain data"):
         recipe("livecodebench").to_row(live(1, private_test_cases=hostile))
     assert not (tmp_path / "ran").exists()
 
