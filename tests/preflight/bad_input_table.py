@@ -327,7 +327,7 @@ CASES = [
     ),
     Case(
         input="an evaluation set with rows of the training set",
-        says="1 of 5 rows of data/held_out are in data/sums too",
+        says="1 of 5 rows of data/held_out are also in data/sums,",
         overrides=("mixture.sums.eval_rows=data/held_out",),
         damage=lambda: write_rows("held_out", *(NewRow(question=f"What is {n} + 2?", answer=str(n + 2)) for n in range(7, 12))),
     ),
@@ -351,7 +351,7 @@ CASES = [
         says="'two' is not a number",
         damage=lambda: write_rows("sums", *[NewRow(question="1 + 1?", answer="two")] * 4),
     ),
-    Case(input="a video row", says="holds a video", damage=lambda: forge(b'"level"', b'"video"')),
+    Case(input="a video row", says="has a video", damage=lambda: forge(b'"level"', b'"video"')),
     Case(
         input="fewer rows than a batch of the cold start",
         says="cold start: mixture: task 'sums' needs 32 prompts",
@@ -365,7 +365,7 @@ CASES = [
     Case(input="a broken image", says="its pixels are broken", damage=lambda: spoil_shape(png(64, 64)[:50])),
     Case(input="a huge image", says="3600000000 pixels", damage=lambda: spoil_shape(png(60000, 60000, pixels=False))),
     Case(input="an image with a long side", says="20000 x 9 pixels", damage=lambda: spoil_shape(png(20000, 9, pixels=False))),
-    Case(input="an image of zero size", says="one without pixels", damage=lambda: spoil_shape(png(0, 0, pixels=False))),
+    Case(input="an image of zero size", says="has no pixels", damage=lambda: spoil_shape(png(0, 0, pixels=False))),
     Case(input="an image of extreme proportions", says="cannot be used", damage=lambda: spoil_shape(png(4000, 8))),
     Case(
         input="a prompt longer than the context",

@@ -42,7 +42,7 @@ BROKEN = {
     "sys.exit(0)": "SystemExit",
     "(_ for _ in ()).throw(KeyboardInterrupt)": "KeyboardInterrupt",
     "bytearray(1 << 33)": "MemoryError",
-    "Score(reward=1.0, parts={'x' * (1 << 21): 1.0})": "unreadable reply: more than 1048576 bytes",
+    "Score(reward=1.0, parts={'x' * (1 << 21): 1.0})": "unreadable reply: a line has more than 1048576 bytes",
     "0.5": "it returned float",
     "Score(reward=float('nan'))": "finite",
     "1 / 0": "ZeroDivisionError",
