@@ -1,4 +1,4 @@
-"""aime25 (math): the thirty problems of both AIME contests of 2025, each with an integer as its answer. For evaluation."""
+"""aime25 (math): the thirty problems of both AIME contests in 2025, with integer answers. For evaluation."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -25,5 +25,5 @@ def to_row(raw: Mapping[str, Any]) -> NewRow:
     if "".join(match[1] for match in listed if match) != "ABCDE"[: len(listed)] or not all(options):
         raise Drop("options that are not lettered in order")
     if len(set(options)) < len(options):
-        raise Drop("an option twice")
+        raise Drop("a repeated option")
     return NewRow(question=raw["question"].strip(), answer=raw["correct"].strip(), meta={"options": options})

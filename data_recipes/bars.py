@@ -1,4 +1,4 @@
-"""bars (vision): bar charts drawn from random tables, and the height of one bar."""
+"""bars (vision): bar charts of random tables, with a question about the height of one bar."""
 
 import random
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ WIDTH, HEIGHT, FLOOR, TOP = 320, 240, 210, 20  # pixels; the axis goes from 0 at
 
 
 def raws(source: str | None, seed: int) -> Iterator[tuple[dict[str, int], str]]:
-    """Each chart's table, values 20 to 100, and the name that is asked for."""
+    """Yields each chart's table, with values from 20 to 100, and the name of the bar in the question."""
     rng = random.Random(seed)
     for _ in range(DRAWN):
         names = rng.sample(NAMES, rng.randint(3, 6))

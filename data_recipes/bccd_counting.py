@@ -1,4 +1,4 @@
-"""bccd_counting (vision): how many cells of a kind a photo of blood shows."""
+"""bccd_counting (vision): counts the cells of one kind in a photo of blood."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ VERSION = 1
 TRAIN, EVAL = None, 20
 TASK = "counting"
 KINDS = {"RBC": "red blood cells", "WBC": "white blood cells", "Platelets": "platelets"}
-MOST = 12  # more overlap, and not even people agree
+MOST = 12  # with more cells, they overlap and even people disagree
 
 
 def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:

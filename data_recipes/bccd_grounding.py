@@ -1,4 +1,4 @@
-"""bccd_grounding (vision): the cells of a kind in a photo of blood, each in its box."""
+"""bccd_grounding (vision): finds the cells of one kind in a photo of blood, with a box for each."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,15 +22,15 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
-    """The demonstration has Qwen3-VL's coordinates, 0 to 1000 in both directions."""
+    """The demonstration uses Qwen3-VL's coordinates, 0 to 1000 in both directions."""
     boxes = [each["bbox"] for each in raw["objects"] if each["label"] == raw["kind"]]
     if not 0 < len(boxes) <= MOST:
         raise Drop(f"none of a kind, or more than {MOST}")
     scale = (1000 / raw["width"], 1000 / raw["height"]) * 2
-    said = [{"bbox_2d": [round(x * by) for x, by in zip(box, scale, strict=True)], "label": KINDS[raw["kind"]]} for box in boxes]
+    found = [{"bbox_2d": [round(x * by) for x, by in zip(box, scale, strict=True)], "label": KINDS[raw["kind"]]} for box in boxes]
     return NewRow(
         question=f"Find every {KINDS[raw['kind']]}.",
         images=(raw["image"],),
         meta={"width": raw["width"], "height": raw["height"], "boxes": boxes},
-        response=json.dumps(said),
+        response=json.dumps(found),
     )

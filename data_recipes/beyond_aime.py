@@ -1,4 +1,4 @@
-"""beyond_aime (math): a hundred problems beyond AIME's difficulty, each with an integer as its answer. For evaluation."""
+"""beyond_aime (math): a hundred problems harder than AIME's, with integer answers. For evaluation."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

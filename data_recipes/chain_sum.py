@@ -1,4 +1,4 @@
-"""chain_sum (math): sums of two numbers from 10 to 50, by reasoning-gym, none carries; worked out digit by digit."""
+"""chain_sum (math): reasoning-gym's sums of two numbers from 10 to 50 without carries, solved digit by digit."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

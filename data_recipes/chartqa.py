@@ -1,4 +1,4 @@
-"""chartqa (vision): questions about charts of the press and of statistics, answered by a value or a few words."""
+"""chartqa (vision): questions about charts from the press and from statistics, with a value or a few words as the answer."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
-    """A question that asks how many is about a count, which has no tolerance."""
+    """A "how many" question asks for a count, which has no tolerance."""
     answers = [raw["label"]] if isinstance(raw["label"], str) else list(raw["label"])
     if len(answers) != 1:
         raise Drop("more than one answer")

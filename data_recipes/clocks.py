@@ -1,4 +1,4 @@
-"""clocks (vision): the faces of clocks, and the time that they show."""
+"""clocks (vision): rendered clock faces, with a question about the time."""
 
 import math
 import random
@@ -17,7 +17,7 @@ TRAIN, EVAL = 1000, 100
 DRAWN = 1200
 TASK = "clock"
 SIDE, RADIUS = 256, 110
-FINE = 4  # drawn so many times larger, then scaled down, for smooth hands
+FINE = 4  # the clock is drawn this many times larger and then scaled down, for smooth hands
 COLOURS = ("black", "midnightblue", "darkred", "darkgreen", "saddlebrown")
 FACES = ("white", "ivory", "lightcyan", "lavender")
 
@@ -42,14 +42,14 @@ def to_row(raw: Clock) -> NewRow:
 
 
 def render(clock: Clock) -> bytes:
-    """The clock as PNG: the hour's hand short and thick, on its way to the next hour as the minutes pass."""
+    """The clock as PNG. The hour hand is short and thick, and moves toward the next hour with the minutes."""
     side, radius = SIDE * FINE, RADIUS * FINE
     image = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(image)
     middle = side / 2
 
     def place(turn: float, length: float) -> tuple[float, float]:
-        """The point at a share of a full turn from twelve, at a share of the radius."""
+        """The point at this fraction of a turn from twelve and this fraction of the radius."""
         angle = 2 * math.pi * turn
         return middle + length * radius * math.sin(angle), middle - length * radius * math.cos(angle)
 

@@ -1,4 +1,4 @@
-"""code_contests (code): problems of programming contests, solved by a program that reads its input and prints its answer."""
+"""code_contests (code): programming contest problems, solved by a program that reads its input and prints its answer."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,8 +12,8 @@ VERSION = 1
 TRAIN, EVAL = None, 100
 TASK = "code_stdin"
 PYTHON3 = 3  # in the source's list of languages
-MOST_CASES, MOST_CHARACTERS = 12, 20_000  # of a problem; of a case's input and output
-SETS = ("public_tests", "private_tests", "generated_tests")  # as the problem shows them, as it was judged by, and variations
+MOST_CASES, MOST_CHARACTERS = 12, 20_000  # cases of a problem; characters of a case's input and output
+SETS = ("public_tests", "private_tests", "generated_tests")  # shown in the problem, used by its judge, and variations
 ANY_ANSWER = ("any of them", "any one of them", "if there are multiple", "if there are several", "multiple answers")
 
 
@@ -22,7 +22,7 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
-    """The shortest accepted Python program is the demonstration, which the build runs on every case."""
+    """The demonstration is the shortest accepted Python program. The build runs it on every case."""
     description = raw["description"].strip()
     if raw.get("input_file") or raw.get("output_file"):
         raise Drop("a file in place of stdin or stdout")
@@ -44,7 +44,7 @@ def to_row(raw: Mapping[str, Any]) -> NewRow:
         if len(stdin) + len(stdout) <= MOST_CHARACTERS
     ]
     if not cases:
-        raise Drop("no case of a bearable size")
+        raise Drop("no case that is small enough")
     return NewRow(
         question=description,
         meta={"name": raw["name"], "cases": cases[:MOST_CASES]},

@@ -1,4 +1,4 @@
-"""competition_math (math): the problems of MATH that are not in MATH-500, with an expression as their answer."""
+"""competition_math (math): the problems of MATH that are not in MATH-500, with expressions as answers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

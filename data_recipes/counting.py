@@ -1,4 +1,4 @@
-"""counting (vision): rendered scenes of red circles and blue squares; how many red circles? One row in ten has two scenes."""
+"""counting (vision): counts the red circles in scenes of red circles and blue squares. One row in ten has two scenes."""
 
 import random
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ TRAIN, EVAL = 2000, 200
 DRAWN = 2400
 CELL, CELLS = 16, 4  # a scene is a grid of 4x4 cells of 16 pixels, at most one shape in each
 Scene = dict[tuple[int, int], str]
-"""Shape at each taken cell: "circle" (red) or "square" (blue)."""
+"""The shape at each occupied cell: "circle" (red) or "square" (blue)."""
 
 
 def raws(source: str | None, seed: int) -> Iterator[tuple[Scene, ...]]:

@@ -1,4 +1,4 @@
-"""cruxeval (code): what a short Python function returns for an input. For evaluation."""
+"""cruxeval (code): predicts what a short Python function returns for an input. For evaluation."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +19,6 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
     if any(brace in raw["output"] for brace in "{}") and raw["output"].count("{") != raw["output"].count("}"):
-        raise Drop("an output whose braces no box can hold")
+        raise Drop("an output with unbalanced braces, which a box cannot hold")
     question = f"What does f return?\n\n```python\n{raw['code']}\n```\n\nf({raw['input']})"
     return NewRow(question=question, answer=raw["output"])

@@ -1,6 +1,6 @@
-"""dapo_math (math): the seventeen thousand problems of DAPO, each with an integer as its answer.
+"""dapo_math (math): the seventeen thousand problems of DAPO, with integer answers.
 
-Read as published, where a problem is a chat message in a wrapper and stands there a hundred times, and as processed since.
+Reads the original data set, which wraps each problem in a chat message and repeats it a hundred times, and the processed one.
 """
 
 import re
@@ -27,5 +27,5 @@ def to_row(raw: Mapping[str, Any]) -> NewRow:
     wrapped = WRAPPER.fullmatch(text.strip())
     answer = (raw["solution"] if "solution" in raw else raw["reward_model"]["ground_truth"]).strip()
     if not re.fullmatch(r"-?\d+", answer):
-        raise Drop("an answer that is no integer")
+        raise Drop("an answer that is not an integer")
     return NewRow(question=(wrapped[1] if wrapped else text).strip(), answer=answer)

@@ -1,4 +1,4 @@
-"""digits (vision): handwritten digits of scikit-learn, 8x8 scans enlarged to 64x64."""
+"""digits (vision): handwritten digits from scikit-learn, 8x8 scans enlarged to 64x64."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ SIDE = 64
 
 
 def raws(source: str | None, seed: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Each scan, [8, 8] of 0 to 16, with its digit."""
+    """Yields each scan, [8, 8] values from 0 to 16, with its digit."""
     scans = load_digits()
     yield from zip(scans.images, scans.target.tolist(), strict=True)
 

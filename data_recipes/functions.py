@@ -1,4 +1,4 @@
-"""functions (code): a short Python function from its description, with calls and their results as the tests."""
+"""functions (code): writes a short Python function from its description. The tests are calls with their results."""
 
 import random
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def raws(source: str | None, seed: int) -> Iterator[list[str]]:
 
 
 def to_row(raw: list[str]) -> NewRow:
-    """The demonstration takes one step a line."""
+    """The demonstration has one step per line."""
     steps = "".join(f"    x = {OPERATIONS[operation]}\n" for operation in raw)
     code = f"def f(x):\n{steps}    return x"
     namespace: dict = {}

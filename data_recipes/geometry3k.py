@@ -1,4 +1,4 @@
-"""geometry3k (vision): questions about a drawn figure, with an expression as their answer."""
+"""geometry3k (vision): questions about a geometric figure, with expressions as answers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""gsm8k (math): word problems of primary school with one number as their answer, of the hub or of a file."""
+"""gsm8k (math): primary-school word problems with one number as the answer, from the hub or from a file."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""hmmt25 (math): the problems of the Harvard-MIT contest of February 2025, with an expression as their answer. For evaluation."""
+"""hmmt25 (math): the problems of the Harvard-MIT contest of February 2025, with expressions as answers. For evaluation."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""humaneval (code): functions from their signature and docstring, checked by their tests. For evaluation."""
+"""humaneval (code): writes a function from its signature and docstring; tests check it. For evaluation."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
-    """The prompt's own helpers, which tests may call, are the tests' setup."""
+    """The prompt is the tests' setup, because tests may call its helper functions."""
     return NewRow(
         question=f"Complete this function:\n\n{raw['prompt'].strip()}",
         meta={

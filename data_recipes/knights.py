@@ -1,4 +1,4 @@
-"""knights (logic): two people, each a knight or a knave, and what each says; reasoning-gym's puzzles in fewer words."""
+"""knights (logic): finds out which of two people is a knight or a knave; reasoning-gym's puzzles in fewer words."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -41,11 +41,11 @@ def _words(claim: tuple) -> str:
             return f"it is false that {_words(inner)}"
         case (("and" | "or") as word, *parts):
             return f" {word} ".join(_words(part) for part in parts)
-    raise ValueError(f"reasoning-gym's knights_knaves has a form of claim that is not known here: {claim}")
+    raise ValueError(f"unknown form of claim in reasoning-gym's knights_knaves: {claim}")
 
 
 def working(claims: tuple) -> str:
-    """Who is what is tried in turn, up to the case in which exactly the knights' claims hold."""
+    """Tries the role assignments in turn, up to the one in which exactly the knights' claims are true."""
     tried = []
     for roles in itertools.product((True, False), repeat=len(NAMES)):
         holds = tuple(_holds(claim, roles) for claim in claims)

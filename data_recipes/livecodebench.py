@@ -1,6 +1,6 @@
-"""livecodebench (code): contest problems of a time after most models' training, solved by a program. For evaluation.
+"""livecodebench (code): contest problems from after most models' training, solved by a program. For evaluation.
 
-The hub's newest file, test6.jsonl, holds what was added from January to April 2025; name another one, or a local copy, by --from.
+The hub's newest file, test6.jsonl, has the problems from January to April 2025. --from names another file or a local copy.
 """
 
 import base64
@@ -43,7 +43,7 @@ def to_row(raw: Mapping[str, Any]) -> NewRow:
 
 
 def _private(text: str) -> list[dict[str, str]]:
-    """JSON, or a pickled string of JSON, compressed, as base64; a pickle of anything but plain data is refused."""
+    """Reads JSON, or a compressed pickle of a JSON string in base64. Refuses a pickle of anything but plain data."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -52,4 +52,4 @@ def _private(text: str) -> list[dict[str, str]]:
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        raise ValueError(f"a test's pickle asks for {module}.{name}; only plain data is read")
+        raise ValueError(f"a test's pickle imports {module}.{name}; it may only contain plain data")

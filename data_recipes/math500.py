@@ -1,4 +1,4 @@
-"""math500 (math): five hundred problems of MATH, with an expression as their answer. For evaluation."""
+"""math500 (math): five hundred problems of MATH, with expressions as answers. For evaluation."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

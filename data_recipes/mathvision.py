@@ -1,4 +1,4 @@
-"""mathvision (vision): problems of mathematics contests that need their picture; options or an expression. For evaluation."""
+"""mathvision (vision): mathematics contest problems with a picture; options or an expression. For evaluation."""
 
 import re
 from collections.abc import Iterator, Mapping

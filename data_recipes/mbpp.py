@@ -1,4 +1,4 @@
-"""mbpp (code): short functions from a sentence, checked by asserts, one of which the question shows."""
+"""mbpp (code): writes a short function from a sentence; asserts check it, and the question shows one of them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
-    """The entry point is the defined function that the tests call."""
+    """The entry point is the function that the reference code defines and the tests call."""
     tests, code = raw["test_list"], raw["code"].replace("\r\n", "\n")
     called = [name for name in DEFINED.findall(code) if re.search(rf"\b{name}\(", tests[0])]
     if not called:

@@ -1,4 +1,4 @@
-"""nlvr (vision): whether a sentence is true of a picture with three boxes of shapes."""
+"""nlvr (vision): decides whether a sentence is true of a picture with three boxes of shapes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""pointing (vision): signs on a wall in known places; one is to be pointed to, by its letter or by where it stands."""
+"""pointing (vision): points to one of several signs on a wall, given its letter or its position."""
 
 import json
 import random
@@ -16,16 +16,16 @@ TRAIN, EVAL = 1000, 100
 DRAWN = 2000
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 WIDTH, HEIGHT, SIDE, ACROSS, DOWN = 416, 320, 44, 5, 4
-CLEAR = 16  # pixels by which a sign must be further out than any other
+CLEAR = 16  # pixels between the outermost sign and the next one
 COLOURS = ("navy", "darkgreen", "maroon", "purple", "black")
-PLACES = {  # of all signs, the one that is the first in this order
+PLACES = {  # sort keys; the first sign in this order is the answer
     "furthest to the left": lambda box: box[0],
     "furthest to the right": lambda box: -box[0],
     "at the top": lambda box: box[1],
     "at the bottom": lambda box: -box[1],
 }
 Wall = tuple[dict[str, tuple[int, int, int, int]], str, str]
-"""Each sign's box in pixels by its letter, their colour, and the letter or the place that is asked for."""
+"""The signs' boxes in pixels by letter, their colour, and the letter or position in the question."""
 
 
 def raws(source: str | None, seed: int) -> Iterator[Wall]:
@@ -42,7 +42,7 @@ def raws(source: str | None, seed: int) -> Iterator[Wall]:
 
 
 def to_row(raw: Wall) -> NewRow:
-    """The demonstration points to the middle, in Qwen3-VL's coordinates."""
+    """The demonstration points to the sign's middle, in Qwen3-VL's coordinates."""
     signs, _, asked = raw
     letter = asked
     if asked in PLACES:

@@ -1,4 +1,4 @@
-"""puzzlevqa (vision): what is missing in a pattern of shapes, colours and numbers; one of a few options."""
+"""puzzlevqa (vision): picks the missing part of a pattern of shapes, colours and numbers from a few options."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
-    """The letter is the answer: an option's text may look like a letter of another."""
+    """The answer is the letter, because an option's text may look like another option's letter."""
     options = [str(option) for option in raw["options"]]
     letter = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[options.index(str(raw["answer"]))]
     return NewRow(question=raw["question"], answer=letter, images=(raw["image"],), meta={"options": options})

@@ -1,4 +1,4 @@
-"""reasoning_gym (logic): a family of reasoning-gym's puzzles, named by --from; the task that checks it, by --task.
+"""reasoning_gym (logic): a family of reasoning-gym's puzzles. --from names the family, --task the task that verifies it.
 
 vlrl data build data_recipes/reasoning_gym.py --from sudoku --task sudoku --out data/sudoku
 """
@@ -17,7 +17,7 @@ VERSION = 1
 TRAIN, EVAL = 500, 100
 DRAWN = 700
 TASK = "short_answer"
-FAMILIES = {  # each family's task, and what that reads of the puzzle
+FAMILIES = {  # each family's task, and the keys of the puzzle that the task needs
     "knights_knaves": ("knights_knaves", ("names", "knight_knave_terms", "statements", "solution")),
     "sudoku": ("sudoku", ("puzzle",)),
     "mini_sudoku": ("sudoku", ("puzzle",)),

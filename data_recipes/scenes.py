@@ -1,4 +1,4 @@
-"""scenes (vision): coloured shapes in known places; every one of a kind is to be found, each in its box."""
+"""scenes (vision): finds all shapes of one kind among coloured shapes, with a box for each."""
 
 import json
 import random
@@ -23,7 +23,7 @@ SMALLEST, LARGEST, GAP = 28, 72, 6  # pixels
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thing:
-    """A shape and its box in pixels: left, top, right, bottom, of which the last two are past its last pixel."""
+    """A shape and its box in pixels: left, top, right, bottom. Right and bottom are one past the last pixel."""
 
     shape: str
     colour: str
@@ -34,7 +34,7 @@ Scene = tuple[tuple[int, int], list[Thing]]
 
 
 def raws(source: str | None, seed: int) -> Iterator[Scene]:
-    """Width and height, and things that do not touch; of the first one's kind there may be more."""
+    """Yields width and height, and things that do not touch. Several may be of the first thing's kind."""
     rng = random.Random(seed)
     for _ in range(DRAWN):
         width, height = rng.choice(SIZES)
@@ -52,18 +52,18 @@ def raws(source: str | None, seed: int) -> Iterator[Scene]:
 
 
 def to_row(raw: Scene) -> NewRow:
-    """The demonstration has Qwen3-VL's coordinates, 0 to 1000 in both directions."""
+    """The demonstration uses Qwen3-VL's coordinates, 0 to 1000 in both directions."""
     (width, height), things = raw
     asked = things[0]
     boxes = [list(thing.box) for thing in things if (thing.shape, thing.colour) == (asked.shape, asked.colour)]
     kind = f"{asked.colour} {asked.shape}"
     scale = (1000 / width, 1000 / height) * 2
-    said = [{"bbox_2d": [round(x * by) for x, by in zip(box, scale, strict=True)], "label": kind} for box in boxes]
+    answer = [{"bbox_2d": [round(x * by) for x, by in zip(box, scale, strict=True)], "label": kind} for box in boxes]
     return NewRow(
         question=f"Find every {kind}.",
         images=(render(raw),),
         meta={"width": width, "height": height, "boxes": boxes},
-        response=json.dumps(said),
+        response=json.dumps(answer),
     )
 
 

@@ -1,4 +1,4 @@
-"""signs (vision): signs with a few words on them, to be read."""
+"""signs (vision): reads signs with a few words on them."""
 
 import random
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 384, 160
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sign:
-    """Its words, ink and ground, the letters' height in pixels, and by how many degrees it leans."""
+    """A sign's words, text and background colour, letter height in pixels, and angle in degrees."""
 
     words: str
     ink: str

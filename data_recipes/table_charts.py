@@ -1,4 +1,4 @@
-"""table_charts (vision): charts of real tables (harvests, cars, weather, shares, electricity) and what can be read off them."""
+"""table_charts (vision): questions about charts of real tables (harvests, cars, weather, share prices, electricity)."""
 
 import random
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ STEPS = (1, 2, 5, 10, 20)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """A chart's title, the values by their name, and how it is drawn and asked about."""
+    """A chart's title, its values by name, its kind and colour, and the question about it."""
 
     title: str
     values: dict[str, float]
@@ -71,7 +71,7 @@ def to_row(raw: Chart) -> NewRow:
 
 
 def render(chart: Chart) -> bytes:
-    """The chart as PNG: a line across at every step of the axis, a bar or a point over each name."""
+    """The chart as PNG: a horizontal line at every step of the axis, a bar or a point over each name."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     small, large = ImageFont.load_default(13), ImageFont.load_default(16)
@@ -96,14 +96,14 @@ def render(chart: Chart) -> bytes:
 
 
 def _axis(highest: float) -> list[float]:
-    """Round values from 0 to the highest or a little more, in four to eight steps."""
+    """Round axis values from 0 to the highest value or slightly more, in four to eight steps."""
     power = 10.0 ** (len(f"{highest:.0f}") - 2)
     step = next(step * power for step in STEPS if step * power * 8 >= highest)
     return [number * step for number in range(int(highest / step) + 2)]
 
 
 def _series() -> list[tuple[str, dict[str, float]]]:
-    """Titles, and values by name, of all the tables."""
+    """The titles of all tables, with their values by name."""
     found: dict[str, dict[str, float]] = {}
 
     def add(title: str, table, name: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""tables (vision): tables of a shop's sales, drawn, and a number that has to be found or added up in them."""
+"""tables (vision): rendered tables of a shop's sales, with a question about a value, a sum or the best seller."""
 
 import random
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ CELL_WIDTH, CELL_HEIGHT, FIRST_WIDTH, MARGIN = 64, 30, 92, 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Sales by item and month, and what is asked: a cell, the sum of a row or of a column, or the item that sold most."""
+    """Sales by item and month, and the question: a cell, the sum of a row or a column, or the item that sold most."""
 
     sales: dict[str, dict[str, int]]
     ask: str
@@ -35,7 +35,7 @@ def raws(source: str | None, seed: int) -> Iterator[Table]:
     for _ in range(DRAWN):
         months = MONTHS[: rng.randint(3, 6)]
         items = rng.sample(ITEMS, rng.randint(3, 7))
-        values = iter(rng.sample(range(1, 100), len(items) * len(months)))  # all differ, so that the most is one
+        values = iter(rng.sample(range(1, 100), len(items) * len(months)))  # all different, so the maximum is unique
         sales = {item: {month: next(values) for month in months} for item in items}
         ask = rng.choice(("cell", "row", "column", "most"))
         yield Table(sales=sales, ask=ask, item=rng.choice(items), month=rng.choice(months))
@@ -56,7 +56,7 @@ def to_row(raw: Table) -> NewRow:
 
 
 def render(sales: dict[str, dict[str, int]]) -> bytes:
-    """The table as PNG, its first row and column in grey."""
+    """The table as PNG, with a grey first row and column."""
     months = list(next(iter(sales.values())))
     width, height = FIRST_WIDTH + CELL_WIDTH * len(months), CELL_HEIGHT * (len(sales) + 1)
     image = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), "white")

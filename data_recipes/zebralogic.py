@@ -1,6 +1,6 @@
-"""zebralogic (logic): houses in a row, and clues that settle who lives where with what. For evaluation.
+"""zebralogic (logic): finds out from clues who lives in which house with what. For evaluation.
 
-allenai/ZebraLogicBench, the other public copy, has blanks in place of the solutions.
+The other public copy, allenai/ZebraLogicBench, has no solutions.
 """
 
 import json
@@ -23,7 +23,7 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
-    """The table's first column is the house's number; each other is a feature of the house."""
+    """The table's first column is the house's number; the other columns are features of the house."""
     header, houses = raw["solution"]["header"], raw["solution"]["rows"]
     if any(cell == BLANK for house in houses for cell in house):
         raise Drop("no solution")

@@ -1,4 +1,4 @@
-"""chain_sum: one sum or difference, the number in \\boxed{}. Rows: data_recipes/chain_sum.py."""
+"""chain_sum: one sum or difference, answered by a number in \\boxed{}. Rows: data_recipes/chain_sum.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed, same_number
@@ -20,6 +20,6 @@ EXAMPLES = [
     ("7+8=15, 4+3+1=8 \\boxed{85}", Row(question="47 + 38 = ?", answer="85"), 1.0),
     ("\\boxed{85.0}", Row(question="47 + 38 = ?", answer="85"), 1.0),
     ("7+8=15, 4+3=7 \\boxed{75}", Row(question="47 + 38 = ?", answer="85"), 0.0),
-    ("\\boxed{47 + 38}", Row(question="47 + 38 = ?", answer="85"), 0.0),  # the question is no answer
+    ("\\boxed{47 + 38}", Row(question="47 + 38 = ?", answer="85"), 0.0),  # repeats the question
     ("It is 85.", Row(question="47 + 38 = ?", answer="85"), 0.0),  # right number, not boxed
 ]

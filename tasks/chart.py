@@ -1,4 +1,4 @@
-"""chart: a value read off a chart, within 5 % where it is a quantity. Rows: data_recipes/bars.py."""
+"""chart: a value read from a chart, within 5 % if it is a quantity. Rows: data_recipes/bars.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed

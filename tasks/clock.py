@@ -1,4 +1,4 @@
-"""clock: the time that a clock's hands show, to the minute. Rows: data_recipes/clocks.py."""
+"""clock: the time on a clock, to the minute. Rows: data_recipes/clocks.py."""
 
 import re
 
@@ -18,7 +18,7 @@ def prompt(row: Row) -> list[Message]:
 def verify(response: str, row: Row) -> Score:
     answer, gold = TIME.fullmatch((last_boxed(response) or "").strip()), TIME.fullmatch(row.answer)
     if gold is None:
-        raise BadRow(f"{row.answer!r} is no time such as 3:05")
+        raise BadRow(f"the reference {row.answer!r} is not a time such as 3:05")
     correct = answer is not None and answer.groups() == gold.groups()
     return Score(reward=float(correct), parts={"time": float(answer is not None)})
 

@@ -1,4 +1,4 @@
-"""code_stdin: a program that reads its input and prints its answer, run in a jail on every case. Rows: meta["cases"]."""
+"""code_stdin: a program that reads its input and prints its answer; it runs in a jail on every case of meta["cases"]."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.code import score_programs
@@ -19,5 +19,5 @@ EXAMPLES = [
     ("```python\nprint(sum(map(int, input().split())))\n```", SUM, 1.0),
     ("```python\nprint(3)\n```", SUM, 0.0),
     ("```python\nwhile True: pass\n```", Row(meta={"cases": [["", "3"]]}), 0.0),
-    ("print(3)", SUM, 0.0),  # not in a block
+    ("print(3)", SUM, 0.0),  # not in a code block
 ]

@@ -1,4 +1,4 @@
-"""code_tests: a Python function from its description; tests that are code call it in a jail. Rows: humaneval, mbpp."""
+"""code_tests: a Python function for a description; test code calls it in a jail. Rows: humaneval, mbpp."""
 
 from vlrl.tasks import BadRow
 from vlrl.types import Message, Row, Score
@@ -13,7 +13,7 @@ def prompt(row: Row) -> list[Message]:
 
 def verify(response: str, row: Row) -> Score:
     if "entry_point" not in row.meta:
-        raise BadRow(f"row {row.key!r} has no entry_point in its meta")
+        raise BadRow(f"row {row.key!r} has no entry_point in its meta; set it to the function's name")
     return score_tests(
         response, row.meta["entry_point"], row.meta.get("tests", []), setup=row.meta.get("setup", ""), timeout_s=5.0
     )

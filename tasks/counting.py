@@ -1,4 +1,4 @@
-"""counting: red circles in one scene or two, their number in \\boxed{}. Rows: data_recipes/counting.py."""
+"""counting: the number of red circles in one or two scenes, in \\boxed{}. Rows: data_recipes/counting.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed, same_number

@@ -1,4 +1,4 @@
-"""digits: a handwritten digit, its number in \\boxed{}. Rows: data_recipes/digits.py."""
+"""digits: the value of a handwritten digit, in \\boxed{}. Rows: data_recipes/digits.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed, same_number

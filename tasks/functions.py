@@ -1,4 +1,4 @@
-"""functions: write f(x) as described; its results on the row's arguments must be right. Rows: data_recipes/functions.py."""
+"""functions: a Python function f(x) for a description; tests check its results. Rows: data_recipes/functions.py."""
 
 from vlrl.tasks import BadRow
 from vlrl.types import Message, Row, Score
@@ -13,7 +13,7 @@ def prompt(row: Row) -> list[Message]:
 
 def verify(response: str, row: Row) -> Score:
     if not row.meta.get("tests"):
-        raise BadRow(f"row {row.key!r} has no tests in its meta")
+        raise BadRow(f"row {row.key!r} has no tests in its meta; it needs at least one")
     return score_calls(response, row.meta["entry_point"], row.meta["tests"])
 
 

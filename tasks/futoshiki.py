@@ -1,4 +1,4 @@
-"""futoshiki: a square of distinct digits that keeps the clues and the inequalities. Rows: data_recipes/reasoning_gym.py."""
+"""futoshiki: a square of digits that satisfies the clues and the inequalities. Rows: data_recipes/reasoning_gym.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed
@@ -25,6 +25,6 @@ PUZZLE = Row(
 )
 EXAMPLES = [
     ("\\boxed{4 3 2 1\n3 2 1 4\n1 4 3 2\n2 1 4 3}", PUZZLE, 1.0),
-    ("\\boxed{4 3 1 2\n3 2 4 1\n1 4 2 3\n2 1 3 4}", PUZZLE, 0.0),  # 3 is no clue's 2
+    ("\\boxed{4 3 1 2\n3 2 4 1\n1 4 2 3\n2 1 3 4}", PUZZLE, 0.0),  # breaks an inequality
     ("\\boxed{4}", PUZZLE, 0.0),
 ]

@@ -1,4 +1,4 @@
-"""geometry: a question about a figure, with lettered options or an expression as its answer. Rows: geometry3k, mathvision."""
+"""geometry: a question about a figure, answered by a lettered option or an expression. Rows: geometry3k, mathvision."""
 
 from string import ascii_uppercase
 

@@ -1,4 +1,4 @@
-"""knights: what A and B say, each a knight or a knave; both roles in \\boxed{}. Rows: data_recipes/knights.py."""
+"""knights: whether A and B are knights or knaves, from what they say; both roles in \\boxed{}. Rows: data_recipes/knights.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed, same_text

@@ -1,4 +1,4 @@
-"""knights_knaves: who tells the truth, for up to eight people under any two names for it. Rows: data_recipes/reasoning_gym.py."""
+"""knights_knaves: the roles of up to eight people, with any two words for the roles. Rows: data_recipes/reasoning_gym.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed

@@ -1,4 +1,4 @@
-"""logic_grid: who lives where with what, as a table in JSON; all cells must be right. Rows: data_recipes/zebralogic.py."""
+"""logic_grid: a zebra puzzle's table as JSON; all cells must be right. Rows: data_recipes/zebralogic.py."""
 
 import json
 
@@ -16,7 +16,7 @@ def prompt(row: Row) -> list[Message]:
 
 
 def verify(response: str, row: Row) -> Score:
-    """parts: the share of right cells, much of which can be guessed."""
+    """The share of right cells is only a part for the log, because many cells can be guessed."""
     text = after_reasoning(response)
     answer = text.rpartition("```json")[2].partition("```")[0] if "```json" in text else text
     share = right_cells(answer, row.meta["solution"])

@@ -1,4 +1,4 @@
-"""math_number: a word problem with one number as its answer, in \\boxed{}. Rows: data_recipes/gsm8k.py."""
+"""math_number: a word problem with one number as the answer, in \\boxed{}. Rows: data_recipes/gsm8k.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed, same_number
@@ -20,7 +20,7 @@ EXAMPLES = [
     ("Half of 1,450 is \\boxed{725}.", Row(answer="725"), 1.0),
     ("\\boxed{\\$1{,}450.00}", Row(answer="1450"), 1.0),
     ("\\boxed{1450 / 2}", Row(answer="725"), 1.0),
-    ("\\boxed{700 + 25}", Row(answer="725"), 0.0),  # a sum is no number
+    ("\\boxed{700 + 25}", Row(answer="725"), 0.0),  # a sum is not a number
     ("\\boxed{725} or \\boxed{726}", Row(answer="725"), 0.0),  # the last box counts
     ("<think>\\boxed{725}</think> I am not sure.", Row(answer="725"), 0.0),
 ]

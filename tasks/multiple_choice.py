@@ -1,4 +1,4 @@
-"""multiple_choice: a question with lettered options, of a text or of pictures. Rows: data_recipes/bbh.py, puzzlevqa.py."""
+"""multiple_choice: a question with lettered options, with or without pictures. Rows: data_recipes/bbh.py, puzzlevqa.py."""
 
 from string import ascii_uppercase
 

@@ -20,7 +20,7 @@ def verify(response: str, row: Row) -> Score:
 EXAMPLES = [
     ("\\boxed{['a', 'b']}", Row(answer='["a", "b"]'), 1.0),
     ("\\boxed{{'a': 1}}", Row(answer="{'a': 1}"), 1.0),
-    ("\\boxed{('a', 'b')}", Row(answer="['a', 'b']"), 0.0),  # a tuple is no list
+    ("\\boxed{('a', 'b')}", Row(answer="['a', 'b']"), 0.0),  # a tuple is not a list
     ("\\boxed{f('a')}", Row(answer="'a'"), 0.0),
     ("['a', 'b']", Row(answer="['a', 'b']"), 0.0),
 ]

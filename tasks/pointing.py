@@ -1,4 +1,4 @@
-"""pointing: one point on the object that is asked for, in Qwen3-VL's JSON. Rows: meta with width, height and box."""
+"""pointing: one point on the requested object, in Qwen3-VL's JSON. The row's meta has width, height and box."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.boxes import Frame, point_in_box
@@ -21,6 +21,6 @@ EXAMPLES = [
     ('{"point_2d": [200, 375]}', CAT, 1.0),
     ('```json\n[{"point_2d": [100, 250], "label": "cat"}]\n```', CAT, 1.0),
     ('{"point_2d": [400, 375]}', CAT, 0.0),
-    ('[{"point_2d": [200, 375]}, {"point_2d": [500, 500]}]', CAT, 0.0),  # one was asked for
+    ('[{"point_2d": [200, 375]}, {"point_2d": [500, 500]}]', CAT, 0.0),  # two points instead of one
     ("200, 375", CAT, 0.0),
 ]

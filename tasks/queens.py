@@ -1,4 +1,4 @@
-"""queens: a board completed with queens that do not attack each other. Rows: data_recipes/reasoning_gym.py."""
+"""queens: a completed board on which no queen attacks another. Rows: data_recipes/reasoning_gym.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed
@@ -21,5 +21,5 @@ PUZZLE = Row(meta={"puzzle": [["_", "Q", "_", "_"], ["_", "_", "_", "_"], ["_", 
 EXAMPLES = [
     ("\\boxed{_ Q _ _\n_ _ _ Q\nQ _ _ _\n_ _ Q _}", PUZZLE, 1.0),
     ("\\boxed{_ Q _ _\n_ _ _ Q\n_ _ Q _\nQ _ _ _}", PUZZLE, 0.0),
-    ("\\boxed{_ _ Q _\nQ _ _ _\n_ _ _ Q\n_ Q _ _}", PUZZLE, 0.0),  # a queen was moved
+    ("\\boxed{_ _ Q _\nQ _ _ _\n_ _ _ Q\n_ Q _ _}", PUZZLE, 0.0),  # moves a given queen
 ]

@@ -1,4 +1,4 @@
-"""reading (OCR): the text of a picture, scored by how near it is to one of the row's texts. Rows: meta["texts"]."""
+"""reading (OCR): the text in a picture, scored by its similarity to the nearest text of the row's meta["texts"]."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed

@@ -1,4 +1,4 @@
-"""short_answer: a word or a few as the answer, whole and exact but for case. Rows: data_recipes/reasoning_gym.py."""
+"""short_answer: one or a few words as the answer, compared exactly except for case. Rows: data_recipes/reasoning_gym.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed, same_text

@@ -1,4 +1,4 @@
-"""shortest_path: the fewest steps from * to # on a grid; any shortest way counts. Rows: data_recipes/reasoning_gym.py."""
+"""shortest_path: the fewest steps from * to # on a grid; any shortest path is right. Rows: data_recipes/reasoning_gym.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed

@@ -1,4 +1,4 @@
-"""sudoku: 9x9 and 4x4; any grid that keeps the clues and the rules. Rows: data_recipes/reasoning_gym.py."""
+"""sudoku: 9x9 and 4x4; any grid that satisfies the clues and the rules is right. Rows: data_recipes/reasoning_gym.py."""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed
@@ -21,6 +21,6 @@ PUZZLE = Row(meta={"puzzle": [[3, 0, 1, 0], [0, 1, 0, 0], [4, 2, 0, 0], [1, 0, 2
 EXAMPLES = [
     ("\\boxed{3 4 1 2\n2 1 4 3\n4 2 3 1\n1 3 2 4}", PUZZLE, 1.0),
     ("\\boxed{3412 2143 4231 1324}", PUZZLE, 1.0),
-    ("\\boxed{4 3 1 2\n2 1 4 3\n3 2 4 1\n1 4 3 2}", PUZZLE, 0.0),  # a grid of the rules, against the clues
+    ("\\boxed{4 3 1 2\n2 1 4 3\n3 2 4 1\n1 4 3 2}", PUZZLE, 0.0),  # satisfies the rules but not the clues
     ("\\boxed{3 4 1 2}", PUZZLE, 0.0),
 ]

@@ -1,4 +1,4 @@
-"""true_false: whether a statement holds, of a picture or of a text; yes or no will do. Rows: data_recipes/nlvr.py."""
+"""true_false: whether a statement about a picture or a text is true; yes and no are accepted. Rows: data_recipes/nlvr.py."""
 
 from vlrl.tasks import BadRow
 from vlrl.types import Message, Row, Score

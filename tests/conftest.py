@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def isolation() -> None:
     """Where this machine can't jail code, what is not about the jail runs with limits alone."""
-    if jail.why_not():
+    if jail.jail_unavailable_reason():
         os.environ[jail.ISOLATION] = "limits"
 
 
@@ -66,7 +66,9 @@ def pool() -> Iterator[Scorer]:
 
 def needs_a_jail(function):
     """Skips a test of the jail where this machine can't build one, and says why."""
-    return pytest.mark.skipif(bool(jail.why_not()), reason=f"needs a jail: {jail.why_not()}")(function)
+    return pytest.mark.skipif(bool(jail.jail_unavailable_reason()), reason=f"needs a jail: {jail.jail_unavailable_reason()}")(
+        function
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrl.tasks import check_examples, load_task, parts_of, prompt_of, verdict
+from vlrl.tasks import check_examples, load_task, parts_of, prompt_of, score_response
 from vlrl.types import Row, Status
 
 SHIPPED = Path(__file__).parents[1] / "tasks"
@@ -89,7 +89,7 @@ def test_examples_that_are_not_reproduced_are_told_one_by_one(tmp_path):
     examples = 'EXAMPLES = [("a", Row(answer="a"), 0.5), ("a", Row(answer="a"), 1.0), (None, None, 0.0)]'
     faults = check_examples(load_task("wrong", [write(tmp_path, "wrong", f"{ECHO}\n{examples}\n")]))
     assert len(faults) == 2
-    assert "EXAMPLES[0] is worth 0.5, but verify gives 1.0" in faults[0]
+    assert "EXAMPLES[0] expects 0.5, but verify gives 1.0" in faults[0]
     assert "EXAMPLES[2]" in faults[1]
     assert "error: AttributeError" in faults[1]
 
@@ -107,21 +107,21 @@ def test_a_task_without_examples_is_told(tmp_path):
         ("raise ValueError('x')", Status.ERROR, "ValueError: x"),
         ("raise SystemExit(0)", Status.ERROR, "SystemExit: 0"),
         ("raise KeyboardInterrupt", Status.ERROR, "KeyboardInterrupt: "),
-        ("return 1.0", Status.ERROR, "TypeError: verify must return a Score, it returned float"),
+        ("return 1.0", Status.ERROR, "TypeError: verify must return a Score, got float"),
         ("return Score(reward=float('nan'))", Status.ERROR, "finite"),
         ("return Score(reward='high')", Status.ERROR, "ValueError"),
         ("return Score(reward=1.0, parts={'iou': float('inf')})", Status.ERROR, "finite"),
     ],
 )
 def test_whatever_a_verifier_does_is_a_score_with_a_status(tmp_path, body, status, detail):
-    score = verdict(load_task("odd", [write(tmp_path, "odd", verifying(body))]), "", Row())
+    score = score_response(load_task("odd", [write(tmp_path, "odd", verifying(body))]), "", Row())
     assert score.status == status
     assert detail in score.detail
 
 
 def test_numbers_of_other_types_become_floats(tmp_path):
     body = "return Score(reward=True, parts={'boxed': 1})"
-    score = verdict(load_task("bools", [write(tmp_path, "bools", verifying(body))]), "", Row())
+    score = score_response(load_task("bools", [write(tmp_path, "bools", verifying(body))]), "", Row())
     assert (type(score.reward), type(score.parts["boxed"])) == (float, float)
 
 
@@ -150,7 +150,7 @@ def test_an_instruction_keeps_the_images_in_their_places(tmp_path):
 @pytest.mark.parametrize("text", [ECHO, INSTRUCTED.replace(" {INSTRUCTION}", "")])
 def test_an_instruction_that_replaces_nothing_is_refused(tmp_path, text):
     task = load_task("mute", [write(tmp_path, "mute", text)])
-    with pytest.raises(ValueError, match="mute.py: its prompt holds no INSTRUCTION"):
+    with pytest.raises(ValueError, match="mute.py: the prompt has no INSTRUCTION"):
         prompt_of(task, Row(), instruction="Be brief.")
 
 
@@ -179,5 +179,5 @@ def test_a_task_is_known_by_its_file_and_the_files_of_its_folder_that_it_imports
 def test_a_verifier_s_failure_names_the_line_of_its_file(tmp_path):
     lines = ["def prompt(row): ...", "def verify(response, row):", "    return int(response)", "EXAMPLES = []", ""]
     (tmp_path / "whole.py").write_text("\n".join(lines))
-    score = verdict(load_task("whole", [tmp_path]), "two", Row())
+    score = score_response(load_task("whole", [tmp_path]), "two", Row())
     assert score.detail == f"ValueError: invalid literal for int() with base 10: 'two' ({tmp_path.name}/whole.py:3)"

@@ -1,4 +1,4 @@
-"""What a run reads before it has a model: its tasks, data sets and mixture. Nothing here needs torch."""
+"""Reads a run's inputs before its model is loaded: tasks, data sets and mixture. Nothing here needs torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ from vlrl.types import Draw, Prompt, Row
 K = TypeVar("K")
 T = TypeVar("T")
 
-_LONGEST, _SPREAD = 2, 4  # rows of each data set whose prompts are looked at
+_LONGEST, _SPREAD = 2, 4  # rows of each data set whose prompts are checked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """A run file's settings, and by each task's name in the mixture its file and its training data."""
+    """A run file's settings, with each task's loaded file and training data, by its name in the mixture."""
 
     config: Config
     tasks: dict[str, Task]
@@ -28,20 +28,20 @@ class Inputs:
         return replace(self, rows=rows)
 
     def resume_identity(self, world_size: int) -> dict[str, Any]:
-        """What a resumed run must share with the saved one; the tasks' order decides their slots."""
+        """The values that a resumed run must share with the saved one, including the tasks' order, which decides their slots."""
         settings = self.config.model_dump(mode="json")
         return {"world_size": world_size, "tasks": list(self.config.mixture), **self.contents, **settings}
 
     @property
     def contents(self) -> dict[str, Any]:
-        """Fingerprints of what the run file names: each task's rows and its file."""
+        """Fingerprints of each task's rows and file."""
         return {
             "data": {task: rows.fingerprint for task, rows in self.rows.items()},
             "task_files": {name: f"{task.path.name} {task.fingerprint}" for name, task in self.tasks.items()},
         }
 
     def mixture(self) -> Mixture:
-        """The training steps' mixture."""
+        """The mixture of the training steps."""
         config = self.config
         weights = {task: mix.weight for task, mix in config.mixture.items()}
         return Mixture(
@@ -54,7 +54,7 @@ class Inputs:
         )
 
     def coldstart_mixture(self) -> Mixture:
-        """The cold start's mixture: whole batches, in an order of its own."""
+        """The mixture of the cold start: undivided batches, shuffled with another seed."""
         config, settings = self.config, self.config.coldstart
         weights = {task: mix.coldstart_weight or mix.weight for task, mix in config.mixture.items()}
         return Mixture(
@@ -70,7 +70,7 @@ class Inputs:
         return [self.prompt(draw, self.config.group_size(draw.task)) for draw in draws]
 
     def prompt(self, draw: Draw, group_size: int, max_new_tokens: int | None = None) -> Prompt:
-        """The drawn row as chat messages; max_new_tokens: instead of the task's own."""
+        """The drawn row as chat messages. max_new_tokens: overrides the task's own limit."""
         task, mix, row = self.tasks[draw.task], self.config.mixture[draw.task], self.rows[draw.task][draw.index]
         return Prompt(
             slot=draw.slot,
@@ -86,7 +86,7 @@ class Inputs:
 
 
 def open_each(openers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-    """What each opener returns, by its name. ValueError with the sentences of all that fail, a line each."""
+    """Calls each opener; returns the results by name. Raises ValueError with one line for each opener that fails."""
     opened, faults = attempt_each(openers)
     if faults:
         raise ValueError("\n".join(faults))
@@ -94,7 +94,7 @@ def open_each(openers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
 
 
 def attempt_each(actions: Mapping[K, Callable[[], T]]) -> tuple[dict[K, T], list[str]]:
-    """What each action returns, by its key, and the sentences of those that raise ValueError, in order."""
+    """Calls each action; returns the results by key, and the messages of those that raise ValueError, in order."""
     results, faults = {}, []
     for key, action in actions.items():
         try:
@@ -105,7 +105,7 @@ def attempt_each(actions: Mapping[K, Callable[[], T]]) -> tuple[dict[K, T], list
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, evenly spread and always the same.
+    """At most `most` of the numbers below `count`, evenly spaced and deterministic.
 
     >>> spread(100, 4), spread(3, 8)
     ([0, 25, 50, 75], [0, 1, 2])
@@ -114,8 +114,8 @@ def spread(count: int, most: int) -> list[int]:
     return [place * count // chosen for place in range(chosen)]
 
 
-def telling_rows(rows: Mapping[int, Row]) -> list[int]:
-    """The rows of the longest questions, and some spread over those with images, or over all where none has any."""
+def representative_rows(rows: Mapping[int, Row]) -> list[int]:
+    """The rows with the longest questions, and some evenly spaced rows with images; of all rows if none has images."""
     longest = sorted(rows, key=lambda number: len(rows[number].question))[-_LONGEST:]
-    among = [number for number in rows if rows[number].images] or list(rows)
-    return sorted({*longest, *(among[place] for place in spread(len(among), _SPREAD))})
+    candidates = [number for number in rows if rows[number].images] or list(rows)
+    return sorted({*longest, *(candidates[place] for place in spread(len(candidates), _SPREAD))})

@@ -1,6 +1,7 @@
-"""Numbers of an evaluation with their uncertainty: pass@k, means over rows with 95 % intervals, paired differences.
+"""Computes an evaluation's numbers and their uncertainty: pass@k, means over rows with 95 % intervals, paired differences.
 
-Rows are the sample: another evaluation would have drawn other questions, so samples of a row count as one mean.
+The rows are the statistical sample: another evaluation would have drawn other questions. So the samples of a row count as one
+mean.
 """
 
 import math
@@ -16,7 +17,7 @@ _RIGHT = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A mean over rows, the half width of its 95 % interval (nan for fewer than two rows), and the rows."""
+    """A mean over rows, the half width of its 95 % interval (nan for fewer than two rows), and the number of rows."""
 
     mean: float
     interval: float
@@ -24,10 +25,10 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of one value a row.
+    """The mean of one value per row.
 
-    Its interval is Student's t. Of values between 0 and 1 it is at least as wide as Wilson's: near 0 and 1 the rows differ too
-    little to tell how far off their mean is, and t would say 0 ± 0 of eighty rows without a reward.
+    The interval is Student's t. For values between 0 and 1, it is at least as wide as Wilson's interval: near 0 and 1, the rows
+    vary too little to estimate the error, and t would give 0 ± 0 for eighty rows without a reward.
 
     >>> estimate([0.0, 1.0, 1.0, 0.0])
     Estimate(mean=0.5, interval=0.918693..., rows=4)
@@ -43,26 +44,27 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def _stats() -> Any:
-    """scipy's statistics, imported at their first use: a command that only reads folders answers a second earlier."""
+    """scipy.stats, imported at its first use: this saves a second for commands that only read folders."""
     from scipy import stats
 
     return stats
 
 
 def _student(values: Sequence[float]) -> float:
-    """Half of the 95 % interval of the mean, nan for fewer than two values."""
+    """The half width of the mean's 95 % interval; nan for fewer than two values."""
     if len(values) < 2:
         return math.nan
     return float(_stats().t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
 
 
 def _wilson(values: Sequence[float]) -> float:
-    """How far Wilson's 95 % interval reaches from the mean to its further end.
+    """The distance from the mean to the farther end of Wilson's 95 % interval.
 
-    Wilson's interval holds near 0 and 1 (Brown, Cai, DasGupta: Interval Estimation for a Binomial Proportion, Statistical Science
-    16, 2001, section 4). A row's value is a mean of several samples, so n is the number of single samples with the same standard
-    error, mean (1 - mean) / error² (Korn, Graubard: Confidence Intervals for Proportions with Small Expected Number of Positive
-    Counts Estimated from Survey Data, Survey Methodology 24, 1998); rows that are all equal tell no error, and n is their number.
+    Wilson's interval is accurate near 0 and 1 (Brown, Cai, DasGupta: Interval Estimation for a Binomial Proportion, Statistical
+    Science 16, 2001, section 4). A row's value is a mean of several samples, so n is the number of independent samples with the
+    same standard error, mean (1 - mean) / error² (Korn, Graubard: Confidence Intervals for Proportions with Small Expected Number
+    of Positive Counts Estimated from Survey Data, Survey Methodology 24, 1998). If all rows are equal, the error is unknown and n
+    is the number of rows.
     """
     mean, error = fmean(values), stdev(values) / math.sqrt(len(values))
     n = mean * (1 - mean) / error**2 if error else len(values)
@@ -73,21 +75,21 @@ def _wilson(values: Sequence[float]) -> float:
 
 
 def pass_at(k: int, num_samples: int, num_right: int) -> float:
-    """The chance that of k samples, drawn from these without putting back, at least one is right (arXiv 2107.03374, eq. 1).
+    """The probability that at least one of k samples is right, drawn without replacement (arXiv 2107.03374, eq. 1).
 
-    An unbiased estimate of pass@k. ValueError where k is more than the samples.
+    This is an unbiased estimate of pass@k. Raises ValueError if k exceeds the number of samples.
 
     >>> pass_at(1, 4, 1), pass_at(2, 4, 1), pass_at(4, 4, 1)
     (0.25, 0.5, 1.0)
     """
     if not 1 <= k <= num_samples:
-        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples of a row, there are {num_samples}")
+        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples per row, got {num_samples}")
     return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """Of two evaluations of the same rows: the mean of second minus first, its 95 % interval, and a paired t-test's p."""
+    """Two evaluations on the same rows: the mean of second minus first, its 95 % interval, and the p of a paired t-test."""
 
     mean: float
     interval: float
@@ -96,7 +98,7 @@ class Difference:
 
     @property
     def standard_errors(self) -> float:
-        """How many standard errors the mean is away from 0, with its sign; 0 where nothing differs."""
+        """The mean in standard errors, with its sign; 0 if the mean is 0."""
         if not self.mean:
             return 0.0
         return (
@@ -107,7 +109,7 @@ class Difference:
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Row by row, in the same order. ValueError for unequal numbers of rows."""
+    """Compares two evaluations row by row, in the same order. Raises ValueError if they have different numbers of rows."""
     pairs = [b - a for a, b in zip(first, second, strict=True)]
     spread = len(pairs) > 1 and stdev(pairs) > 0
     p = float(_stats().ttest_1samp(pairs, 0.0).pvalue) if spread else 1.0 if not any(pairs) else 0.0
@@ -116,7 +118,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalResult:
-    """Of a task: samples a row, avg@samples, pass@k for k = 1, 2, 4, ... and samples, and rollouts without a verdict."""
+    """A task's result: samples per row, avg@samples, pass@k for k = 1, 2, 4, ... and samples, and rollouts without a score."""
 
     samples: int
     average: Estimate
@@ -125,7 +127,7 @@ class EvalResult:
 
 
 def eval_result(rows: Sequence[RowRewards], samples: int) -> EvalResult:
-    """avg@k and pass@k over the rows that have a verdict; of pass@k, over those with k of them."""
+    """Computes avg@samples over the rows with a score, and pass@k over the rows with at least k scores."""
     scored = [row for row in rows if row.rewards]
     ks = sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
     return EvalResult(

@@ -1,12 +1,12 @@
-"""A task is one file in a task folder; its name is the file's stem. It defines three things and registers nothing:
+"""Loads tasks and scores responses with them. A task is one file in a task folder, named by the file's stem. It defines:
 
     def prompt(row: Row) -> list[Message]              the question as chat messages
-    def verify(response: str, row: Row) -> Score       the reward; BadRow where the row itself cannot be scored
-    EXAMPLES = [("so \\boxed{12}", Row(answer="12"), 1.0), ...]      (response, row, reward): what verify must reproduce
+    def verify(response: str, row: Row) -> Score       the reward; raises BadRow if no response to the row can be scored
+    EXAMPLES = [("so \\boxed{12}", Row(answer="12"), 1.0), ...]      (response, row, reward) that verify must reproduce
 
-What a prompt asks of every row alike should be a constant INSTRUCTION: a run file may put another in its place.
+Text that is the same in every prompt should be a constant INSTRUCTION, which a run file can replace. There is no registry.
 
-Files are loaded by path, in the run and in each scoring worker, so a user's folder needs no installing.
+Files are loaded by path, in the run and in each scoring worker, so a user's folder need not be installed.
 """
 
 import ast
@@ -32,14 +32,14 @@ _DETAIL = 500
 
 
 class BadRow(ValueError):  # noqa: N818
-    """Raised by a verifier for a row that no response could win: a missing or unreadable reference, say."""
+    """Raised by a verifier for a row that it cannot score, e.g. because the reference is missing or unreadable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A loaded task file: what it defines, under the file's stem.
+    """A loaded task file and its definitions; its name is the file's stem.
 
-    fingerprint: equal for equal code, of the file and of the files of its folder that it imports.
+    fingerprint: a hash of the file and of the files in its folder that it imports.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Task:
 
 
 def load_task(name: str, folders: Sequence[Path | str]) -> Task:
-    """The task `name` from the first folder that has it; its file runs once in a process.
+    """Loads the task `name` from the first folder that has it. A process runs the file only once.
 
-    ValueError where no folder has it, where its file cannot be loaded, and where a part is missing.
+    Raises ValueError if no folder has the task, its file cannot be loaded, or a definition is missing.
     """
     files = {path.stem: path for folder in reversed(folders) for path in sorted(Path(folder).glob("[!_]*.py"))}
     if name not in files:
@@ -76,61 +76,61 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
 
 
 def prompt_of(task: Task, row: Row, *, system: str | None = None, instruction: str | None = None) -> list[Message]:
-    """The task's prompt for a row, after a system message and with another instruction where these are given.
+    """The task's prompt for a row. system: a system message to add; instruction: replaces the task's INSTRUCTION.
 
-    ValueError where the task's prompt holds no INSTRUCTION to replace.
+    Raises ValueError if the prompt has no INSTRUCTION to replace.
     """
     messages = task.prompt(row)
     if instruction is not None:
         texts = [part["text"] for message in messages for part in parts_of(message) if part["type"] == "text"]
         if not task.instruction or not any(task.instruction in text for text in texts):
-            raise ValueError(f"{task.path}: its prompt holds no INSTRUCTION that another could replace; define one there")
+            raise ValueError(f"{task.path}: the prompt has no INSTRUCTION to replace; define INSTRUCTION and use it in prompt")
         messages = [_replaced(message, task.instruction, instruction) for message in messages]
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
 def parts_of(message: Message) -> list[dict[str, Any]]:
-    """A message's content as parts, also where it is a text alone."""
+    """A message's content as a list of parts; a plain text becomes one part."""
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def verdict(task: Task, response: str, row: Row) -> Score:
-    """The verifier's score, and a score in any case: what it raises or returns amiss becomes a status and a detail."""
+def score_response(task: Task, response: str, row: Row) -> Score:
+    """Runs the verifier and always returns a score. Exceptions and invalid return values become a status and a detail."""
     try:
         return _checked(task.verify(response, row))
     except BadRow as error:
         return _failed(Status.BAD_ROW, str(error))
-    except BaseException as error:  # foreign code: some libraries' time-outs and exits are not Exceptions
-        return _failed(Status.ERROR, f"{described(error)} ({_place(error, task.path)})")
+    except BaseException as error:  # timeouts and exits of some libraries are not Exceptions
+        return _failed(Status.ERROR, f"{describe_error(error)} ({_place(error, task.path)})")
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """ "KeyError: 'hint'" """
     return f"{type(error).__name__}: {error}"
 
 
 def gold(row: Row) -> str:
-    """The response that a row's own answer makes: its demonstration, or the answer in a box."""
+    """The row's own answer as a response: its demonstration, or else the answer in a box."""
     return row.response or f"\\boxed{{{row.answer}}}"
 
 
 def check_examples(task: Task) -> list[str]:
-    """One sentence for each of the task's examples that its verifier does not reproduce; none where all is well."""
-    return example_faults(task, [verdict(task, response, row) for response, row, _ in task.examples])
+    """One sentence for each example whose reward the verifier does not reproduce; empty if all are reproduced."""
+    return example_faults(task, [score_response(task, response, row) for response, row, _ in task.examples])
 
 
 def example_faults(task: Task, scores: Sequence[Score]) -> list[str]:
-    """As `check_examples`, of scores that the examples have got already."""
+    """Like `check_examples`, for given scores of the examples."""
     if not task.examples:
         return [f"{task.path}: EXAMPLES is empty; give at least one (response, row, reward)"]
-    faults: dict[str, str] = {}  # by what was wrong: what stops every verdict, such as a missing jail, is told once
+    faults: dict[str, str] = {}  # by cause, so that a cause that affects every example, such as a missing jail, is reported once
     for number, ((_, _, reward), score) in enumerate(zip(task.examples, scores, strict=True)):
-        worth = f"{task.path}: EXAMPLES[{number}] is worth {reward}, but verify gives"
+        expected = f"{task.path}: EXAMPLES[{number}] expects {reward}, but verify gives"
         if score.status != Status.OK:
-            faults.setdefault(score.detail, f"{worth} {score.status}: {score.detail}")
+            faults.setdefault(score.detail, f"{expected} {score.status}: {score.detail}")
         elif not math.isclose(score.reward, reward, abs_tol=1e-6):
-            faults[f"EXAMPLES[{number}]"] = f"{worth} {score.reward}"
+            faults[f"EXAMPLES[{number}]"] = f"{expected} {score.reward}"
     return list(faults.values())
 
 
@@ -139,15 +139,15 @@ def _load_module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(str(path.with_suffix("")), path)
     assert spec and spec.loader, path
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses of the task's own look themselves up there
+    sys.modules[spec.name] = module  # a dataclass in the file looks up its module there
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from None
     except ImportError as error:
         raise ValueError(f"{path} cannot be imported: {error}") from error
-    except Exception as error:  # the file is foreign code
-        raise ValueError(f"{path} cannot be imported: {described(error)} ({_place(error, path)})") from error
+    except Exception as error:  # a user's file may raise anything
+        raise ValueError(f"{path} cannot be imported: {describe_error(error)} ({_place(error, path)})") from error
     return module
 
 
@@ -156,7 +156,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def _own_imports(path: Path, found: set[Path]) -> set[Path]:
-    """The files of the folder that a file imports, and those that they import in turn, added to `found`."""
+    """The files of the same folder that a file imports, directly or indirectly; adds them to `found`."""
     for name in _imported_names(path):
         for helper in (path.parent / f"{name}.py", path.parent / name / "__init__.py"):
             if helper.is_file() and helper not in found:
@@ -166,7 +166,7 @@ def _own_imports(path: Path, found: set[Path]) -> set[Path]:
 
 
 def _imported_names(path: Path) -> Iterator[str]:
-    """Each word of each import's dotted name: tasks, _shared and clean for `from tasks._shared import clean`."""
+    """The words of all imported names: tasks, _shared and clean for `from tasks._shared import clean`."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import | ast.ImportFrom):
             dotted = [alias.name for alias in node.names] + ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
@@ -174,7 +174,7 @@ def _imported_names(path: Path) -> Iterator[str]:
 
 
 def _place(error: BaseException, path: Path) -> str:
-    """tasks/dots.py:12, the innermost line of the task's file that was running, or of any file where none of it was."""
+    """The innermost line of the task's file in the traceback, such as tasks/dots.py:12; or of any file if it is not there."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == path.resolve()]
     frame = (own or frames)[-1]
@@ -189,13 +189,13 @@ def _replaced(message: Message, old: str, new: str) -> Message:
 
 
 def _checked(score: Score) -> Score:
-    """The score with its numbers as plain floats. TypeError or ValueError where it is no score, or a number is not finite."""
+    """The score with plain floats. Raises TypeError if it is not a Score, ValueError if a number is not finite."""
     if not isinstance(score, Score):
-        raise TypeError(f"verify must return a Score, it returned {type(score).__name__}")
+        raise TypeError(f"verify must return a Score, got {type(score).__name__}")
     reward = float(score.reward)
     parts = {name: float(value) for name, value in score.parts.items()}
     if not all(map(math.isfinite, [reward, *parts.values()])):
-        raise ValueError(f"verify must return finite numbers, it returned the reward {reward} with parts {parts}")
+        raise ValueError(f"verify must return finite numbers, got reward {reward} with parts {parts}")
     return replace(score, reward=reward, parts=parts, detail=str(score.detail)[:_DETAIL])
 
 

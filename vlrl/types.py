@@ -1,9 +1,9 @@
-"""The nouns of vlrl, in the order in which a step meets them.
+"""Defines the data types of a training step, in the order in which the step uses them.
 
-A Row of a data set becomes a Prompt (its chat messages); the engine samples Rollouts for it; each gets a Score from its
-task's verifier; A Prompt with its Samples (rollout, score, reward, advantage) is a Group, the unit of everything after sampling.
+A Row of a data set becomes a Prompt (its chat messages). The engine samples Rollouts for it, and the task's verifier gives each a
+Score. A Prompt with its Samples (rollout, score, reward, advantage) is a Group; every stage after sampling handles groups.
 
-Nothing here needs torch: verifiers and their worker processes import this file.
+Nothing here needs torch, because verifiers and their worker processes import this file.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ Message = dict[str, Any]
 class Row:
     """One item of a data set.
 
-    images: references, never pixels: a file's path, or `SHARD.tar#OFFSET+SIZE` (bytes inside a shard).
-    response: a demonstration for the supervised cold start (reasoning and answer); empty where there is none.
+    images: references, not pixels: a file's path, or `SHARD.tar#OFFSET+SIZE` (bytes inside a shard).
+    response: a demonstration for the supervised cold start (reasoning and answer); empty if the row has none.
     """
 
     key: str = ""
@@ -34,9 +34,9 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """One place in a step's batch: which row of which task, and the mini-batch that its group will train in.
+    """The row at one slot of a step's batch: its task and index, and the mini-batch in which its group trains.
 
-    round: 0, or how many rows of equal rewards stood at this place before.
+    round: 0, or how many times dynamic sampling has replaced the slot's row because its rewards were equal.
     """
 
     slot: int
@@ -48,9 +48,9 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """A row as chat messages, at its place (`slot`) in the step's batch.
+    """A row as chat messages, at its slot in the step's batch.
 
-    task: its name in the mixture; file: that of the task file which verifies it.
+    task: the task's name in the mixture; file: the name of the task file that verifies the row.
     encoded: its tokens and images as the model reads them, a models.processor.EncodedPrompt; None before it is encoded, and
     for a row that cannot become a prompt.
     """
@@ -71,10 +71,10 @@ class Prompt:
 class Rollout:
     """One sampled response.
 
-    tokens: [L] sampled ids, the end token included; they are what the trainer scores, never decoded and encoded again.
-    logprobs: [L] the engine's log-probs of those tokens, after temperature and bans.
-    routes: [P + L - 1, layers, experts a token], where the engine tells to which experts each token went, the prompt's P first;
-    the last token went through no layer.
+    tokens: [L] sampled token ids, including the end token. The trainer uses these ids; the text is never encoded again.
+    logprobs: [L] the engine's log-probs of these tokens, after temperature and banned tokens.
+    routes: [P + L - 1, layers, experts per token], if the engine returns the experts of each token; the P prompt tokens come
+    first, and the last token is missing because no layer processed it.
     """
 
     slot: int
@@ -88,7 +88,7 @@ class Rollout:
 
 
 class Status(StrEnum):
-    """What became of scoring a rollout. Only OK enters a group's baseline; every other one is masked out and counted."""
+    """The outcome of scoring a rollout. Only OK rollouts enter a group's baseline; others are masked out and counted."""
 
     OK = "ok"
     ERROR = "error"
@@ -98,7 +98,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A verifier's verdict. reward: meaningless unless status is OK; parts: named pieces of it, for the log."""
+    """A verifier's result. reward: valid only if status is OK; parts: named components of the reward, for the log."""
 
     reward: float
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -139,7 +139,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowRewards:
-    """Of a row by its key: the rewards of its samples that got a verdict, and how many got none."""
+    """A row's key, the rewards of its scored samples, and the number of samples without a score."""
 
     row: str
     rewards: tuple[float, ...]
@@ -147,5 +147,5 @@ class RowRewards:
 
     @property
     def mean(self) -> float:
-        """0 without any verdict."""
+        """The mean reward; 0 if no sample has a score."""
         return fmean(self.rewards) if self.rewards else 0.0

@@ -40,7 +40,9 @@ def test_a_new_task_runs_as_it_is(sky):
     assert check_examples(load_task("sky", [sky])) == []
 
 
-@pytest.mark.parametrize(("name", "says"), [("sky", "exists already"), ("a sky", "can't be a task's name"), ("_sky", "can't be")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("sky", "already exists"), ("a sky", "is not a valid task name"), ("_sky", "is not a valid")]
+)
 def test_a_name_that_no_task_can_have_is_refused(sky, name, says):
     with pytest.raises(ValueError, match=says):
         new_task(name, sky)
@@ -67,7 +69,7 @@ def test_examples_that_do_not_hold_are_told_first(sky, tmp_path):
     (sky / "sky.py").write_text((sky / "sky.py").read_text().replace('answer="blue"), 0.0)', 'answer="blue"), 1.0)'))
     code, printed = command("verify", "sky", "--tasks", sky, "--cases", cases(tmp_path, RIGHT))
     assert code == 2
-    assert "EXAMPLES[2] is worth 1.0, but verify gives 0.0" in printed.replace("\n", "")
+    assert "EXAMPLES[2] expects 1.0, but verify gives 0.0" in printed.replace("\n", "")
 
 
 def test_a_verifier_that_fails_is_a_disagreement_of_its_own_kind(sky, tmp_path):
@@ -81,10 +83,10 @@ def test_a_verifier_that_fails_is_a_disagreement_of_its_own_kind(sky, tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"response": ""', r":1 can't be read"),
+        ('{"response": ""', r":1 cannot be read"),
         ('{"response": "", "row": {}}', ":1 has no 'expected'"),
-        ('{"response": "", "row": {"gold": 1}, "expected": 1}', "a row has no gold; it has answer, images"),
-        ("", "holds no case"),
+        ('{"response": "", "row": {"gold": 1}, "expected": 1}', "unknown row field gold; a row has answer, images"),
+        ("", "is empty"),
     ],
 )
 def test_a_case_that_cannot_be_read_is_named(tmp_path, line, says):
@@ -151,7 +153,7 @@ def test_a_backslash_that_json_took_for_an_escape_is_warned_of(sky, tmp_path, li
     path.write_text(json.dumps(RIGHT) + "\n" + line + "\n")
     code, printed = command("verify", "sky", "--tasks", sky, "--cases", path)
     assert code == 0
-    assert f"cases.jsonl:2 holds a control character ({escape})" in printed.replace("\n", "")
+    assert f"cases.jsonl:2 has a control character ({escape})" in printed.replace("\n", "")
 
 
 def test_lines_tabs_and_latex_with_its_backslashes_are_not_warned_of():
@@ -172,7 +174,7 @@ def test_a_prompt_that_fails_is_named_with_its_row(sky, tmp_path):
     write_dataset(tmp_path / "rows", rows, source="", licence="", recipe="sky", recipe_version=1)
     code, printed = command("try", "sky", "--tasks", sky, "--rows", tmp_path / "rows")
     assert code == 2
-    assert "its prompt fails for row 00000000 (KeyError: 'hint')" in printed.replace("\n", "")
+    assert "prompt fails for row 00000000 (KeyError: 'hint')" in printed.replace("\n", "")
 
 
 @pytest.mark.parametrize(

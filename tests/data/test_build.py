@@ -160,7 +160,7 @@ def test_a_build_that_was_stopped_goes_on_with_the_answers_that_it_had_accepted(
 def test_more_rows_than_there_are_is_a_sentence(made):
     code, printed = build(made, "out", "--train", 50)
     assert code == 2
-    assert "sums: there are 7 rows, and 53 were asked for" in printed
+    assert "sums: 53 rows were requested, but only 7 exist" in printed
     assert "left out: 1 no answer (the first: record 4)" in printed
 
 
@@ -191,7 +191,9 @@ def test_a_data_set_says_which_task_its_rows_were_checked_with_and_is_checked_wi
     assert data("check", made / "out")[0] == 0
     write_dataset(made / "alone", [NewRow(question="1 + 1", answer="2")], source="", licence="", recipe="", recipe_version=1)
     code, printed = data("check", made / "alone")
-    assert code == 2 and "the manifest names no task; say with --task which one verifies the rows" in printed.replace("\n", " ")
+    assert code == 2 and "the manifest names no task; name the task that verifies the rows with --task" in printed.replace(
+        "\n", " "
+    )
     assert "no task 'chain_sun'" in data("check", made / "out", "--task", "chain_sun")[1].replace("\n", " ")
 
 
@@ -222,9 +224,9 @@ def test_a_recipe_that_cannot_be_used_is_named(made, old, new, says):
     [
         (
             '{"question": "a"}',
-            "sums.py:13: record 1 makes no row .KeyError: 'answer'.; it has question; mend to_row",
+            "sums.py:13: to_row fails for record 1 .KeyError: 'answer'.; it has question; fix to_row",
         ),
-        ('{"question": "a", "answer": 1}', "record 1 makes no row .TypeError: answer must be text, as in str.*, it is 1 .int"),
+        ('{"question": "a", "answer": 1}', "to_row fails for record 1 .TypeError: answer must be text, got 1 .int"),
         ('{"question": "a", "answer": "1"}\n{"ques', "sums.jsonl:2 is not JSON"),
     ],
 )
@@ -245,14 +247,14 @@ def test_rows_without_anything_to_verify_by_are_left_out_and_counted(made):
 
 
 def test_data_in_place_of_a_recipe_and_files_that_are_not_there_are_sentences(made):
-    assert "is no recipe, which is a .py file" in data("build", made / "sums.jsonl", "--out", made / "out")[1]
+    assert "is not a recipe; a recipe is a .py file" in data("build", made / "sums.jsonl", "--out", made / "out")[1]
     assert "no file nowhere.csv" in data("build", made / "sums.py", "--out", made / "out", "--from", "nowhere.csv")[1]
 
 
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("yield {}['x']", "sums.py:10: raws fails after 0 records of .*sums.jsonl .KeyError: 'x'.; mend raws or the source"),
+        ("yield {}['x']", "sums.py:10: raws fails after 0 records of .*sums.jsonl .KeyError: 'x'.; fix raws or the source"),
         (
             "yield {'question': 'a', 'answer': '1'}; int('x')",
             "sums.py:10: raws fails after 1 records .*ValueError: invalid",
@@ -270,9 +272,9 @@ def test_a_fault_of_raws_is_one_sentence_with_its_place(made, body, says):
 @pytest.mark.parametrize(
     ("made_by", "says"),
     [
-        ("None", "to_row must return a NewRow, it returned NoneType"),
+        ("None", "to_row must return a NewRow, got NoneType"),
         ('NewRow(question="a", answer="1", images="a.png")', "images must be a tuple"),
-        ('NewRow(question="a", answer="1", images=(7,))', "images must hold paths or encoded bytes, one is 7 .int"),
+        ('NewRow(question="a", answer="1", images=(7,))', "images must be paths or encoded bytes, got 7 .int"),
         ('NewRow(question="a", meta={"set": {1}})', "Object of type set is not JSON serializable"),
         ("[][0]", "IndexError: list index out of range"),
     ],
@@ -281,14 +283,14 @@ def test_what_is_no_row_is_one_sentence_with_its_record(made, made_by, says):
     (made / "sums.py").write_text(RECIPE.replace('NewRow(question=raw["question"], answer=raw["answer"])', made_by))
     code, printed = build(made)
     assert code == 2
-    assert re.search(f"record 1 makes no row .*{says}", printed.replace("\n", "")), printed
+    assert re.search(f"to_row fails for record 1 .*{says}", printed.replace("\n", "")), printed
 
 
 def test_a_build_that_writes_no_eval_refuses_to_leave_an_older_one_beside_its_train(made):
     build(made)
     code, printed = build(made, "out", "--eval", 0, "--seed", 1)
     assert code == 2
-    assert "out/eval is of an earlier build, and this one writes no eval (--eval 0)" in printed.replace("\n", "")
+    assert "out/eval is from an earlier build, and this build writes no eval (--eval 0)" in printed.replace("\n", "")
     assert build(made, "another", "--eval", 0)[0] == 0
 
 
@@ -302,7 +304,7 @@ def test_a_check_of_a_build_s_folder_finds_rows_that_are_in_both_sets(made):
     code, printed = data("check", made / "out/eval", "--task", "chain_sum")
     assert (code, len(both) > 0) == (1, True)
     assert f"{len(both)} that are also in {made}/out/train" in printed
-    assert "are of different builds; build both again with one command" in printed
+    assert "are from different builds; build both again with one command" in printed
 
 
 def test_a_build_from_a_file_and_a_check_do_not_load_torch(made):

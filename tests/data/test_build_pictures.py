@@ -55,13 +55,13 @@ def left_out() -> list[tuple[int, str, str]]:
 CANNOT = "a picture that cannot be used"
 UNUSABLE = {
     "missing": (None, "a picture file that is missing", "dots/bad.png"),
-    "text": (b"hello", CANNOT, "bad.png: its header is that of no image"),
-    "empty": (b"", CANNOT, "bad.png: its header is that of no image"),
+    "text": (b"hello", CANNOT, "bad.png: it is not an image"),
+    "empty": (b"", CANNOT, "bad.png: it is not an image"),
     "half a PNG": (cut("PNG"), CANNOT, "bad.png: its pixels are broken"),
     "half a JPEG": (cut("JPEG"), CANNOT, "bad.png: its pixels are broken"),
-    "a bomb": (png(60_000, 60_000, pixels=False), CANNOT, "bad.png: not an image that can be opened"),
-    "a long side": (png(20_000, 200), CANNOT, "bad.png: 20000 x 200 pixels; each side must be 1 to 16384"),
-    "a thin one": (png(8000, 32), CANNOT, "bad.png: 8000 x 32 pixels; the longer side must be at most 200 times"),
+    "a bomb": (png(60_000, 60_000, pixels=False), CANNOT, "bad.png: the image cannot be opened"),
+    "a long side": (png(20_000, 200), CANNOT, "bad.png: it has 20000 x 200 pixels; each side must be 1 to 16384"),
+    "a thin one": (png(8000, 32), CANNOT, "bad.png: it has 8000 x 32 pixels; the longer side must be at most 200 times"),
 }
 
 

@@ -144,12 +144,12 @@ def test_a_rare_task_gets_its_prompt_in_time():
 
 
 def test_a_data_set_smaller_than_its_quota_is_named():
-    with pytest.raises(ValueError, match="'a' needs 8 prompts in a step and its data set has 5 rows"):
+    with pytest.raises(ValueError, match="'a' needs 8 prompts in a step, but its data set has 5 rows"):
         plan({"a": 1}, size=5)
 
 
 def test_a_batch_that_its_minibatches_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match="9 prompts per step do not split into 2 equal mini-batches; use a multiple of 2"):
+    with pytest.raises(ValueError, match="9 prompts per step cannot be split into 2 equal mini-batches; use a multiple of 2"):
         plan({"a": 1}, prompts=9)
 
 

@@ -43,7 +43,7 @@ def test_a_build_that_fails_leaves_both_old_sets_as_they_were(tmp_path, place):
     build(tmp_path, rows(1, 2), rows(3))
     before = contents(tmp_path)
     bad = [NewRow(question="No answer, no meta")]
-    with pytest.raises(ValueError, match="nothing could be verified"):
+    with pytest.raises(ValueError, match="it cannot be verified"):
         build(tmp_path, *({"train": (bad, rows(1)), "eval": (rows(3, 1), bad)}[place]))
     assert contents(tmp_path) == before
 
@@ -92,7 +92,9 @@ def test_train_and_eval_of_different_builds_in_one_folder_are_refused(tmp_path):
     _, held_out = build(tmp_path / "new", rows(4), rows(5))
     (tmp_path / "new/train").rename(tmp_path / "new/elsewhere")
     train.folder.rename(tmp_path / "new/train")
-    with pytest.raises(ValueError, match="new/train and .*new/eval are of different builds, so rows may be in both; build both"):
+    with pytest.raises(
+        ValueError, match="new/train and .*new/eval are from different builds, so they may share rows; build both"
+    ):
         check_apart(Dataset(tmp_path / "new/train"), held_out)
 
 
@@ -102,7 +104,7 @@ def test_sets_of_different_folders_are_refused_by_the_rows_that_they_share(tmp_p
     assert shared_rows(train, held_out) == {1: 2, 2: 0}
     with pytest.raises(
         ValueError,
-        match="2 of 3 rows of .*two/eval are in .*one/train too, .* row 00000001 .'How many.'.; build",
+        match="2 of 3 rows of .*two/eval are also in .*one/train, .* row 00000001 .'How many.'.; build",
     ):
         check_apart(train, held_out)
 
@@ -120,6 +122,6 @@ def test_a_set_is_not_apart_from_itself_under_any_name(tmp_path):
     shutil.copytree(tmp_path / "set", tmp_path / "copy")
     for name in ("set", "link", "copy"):
         with pytest.raises(
-            ValueError, match=f"on training data: .*/{name} as eval_rows holds the very rows of .*/set; build rows"
+            ValueError, match=f"use training data: eval_rows .*/{name} has the same rows as .*/set; build separate"
         ):
             check_apart(alone, Dataset(tmp_path / name))

@@ -55,7 +55,7 @@ def test_any_text_survives(tmp_path_factory, texts, rows_per_shard):
 def test_a_write_that_fails_leaves_the_old_set_as_it_was(tmp_path):
     write(tmp_path / "set")
     before = contents(tmp_path / "set")
-    with pytest.raises(ValueError, match="neither PNG nor JPEG"):
+    with pytest.raises(ValueError, match="must be PNG or JPEG"):
         write(tmp_path / "set", [*ROWS, NewRow(question="?", answer="1", images=(b"GIF89a",))])
     assert contents(tmp_path / "set") == before
     assert contents(write(tmp_path / "set").folder) == before
@@ -109,7 +109,7 @@ def test_a_build_that_stops_half_way_is_no_data_set(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "set", broken_source())
-    with pytest.raises(ValueError, match=r"set is no complete data set: it has no manifest\.json; build it: vlrl data build"):
+    with pytest.raises(ValueError, match=r"set is not a complete data set: it has no manifest\.json; build it: vlrl data build"):
         Dataset(tmp_path / "set")
 
 
@@ -117,7 +117,7 @@ def test_a_torn_shard_is_refused_at_opening(tmp_path):
     write(tmp_path / "set")
     shard = tmp_path / "set/shard-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    with pytest.raises(ValueError, match=r"shard-000001\.tar has \d+ bytes, its manifest says \d+; copy or build"):
+    with pytest.raises(ValueError, match=r"shard-000001\.tar has \d+ bytes, but the manifest says \d+; copy or build"):
         Dataset(tmp_path / "set")
 
 
@@ -148,17 +148,17 @@ def test_verify_finds_a_changed_byte(tmp_path):
 
 
 def test_a_row_without_any_truth_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"row 00000000 \('Why\?'\): no answer and no meta, so nothing could be verified"):
+    with pytest.raises(ValueError, match=r"row 00000000 \('Why\?'\) has no answer and no meta, so it cannot be verified"):
         write(tmp_path / "set", [NewRow(question="Why?")])
 
 
 def test_a_video_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds a video; images only for now"):
+    with pytest.raises(ValueError, match="has a video, which is not supported"):
         write(tmp_path / "set", [NewRow(question="What moves?", answer="a cat", meta={"video": "cat.mp4"})])
 
 
 def test_bytes_that_are_neither_png_nor_jpeg_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"row 00000000: an image begins with b'GIF89a.*neither PNG nor JPEG"):
+    with pytest.raises(ValueError, match=r"row 00000000: an image starts with b'GIF89a.*must be PNG or JPEG bytes"):
         write(tmp_path / "set", [NewRow(question="?", answer="1", images=(b"GIF89a....",))])
 
 

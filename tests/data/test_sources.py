@@ -53,15 +53,19 @@ def test_a_line_of_json_may_hold_other_line_separators(tmp_path):
         (
             "rows.csv",
             b"a,b\n1,2\n1,2,3\n",
-            r"rows.csv:3 has 3 cells, and the first line names 2 columns \(a, b\); put double",
+            r"rows.csv:3 has 3 cells, but the first line names 2 columns \(a, b\); put double",
         ),
-        ("rows.csv", b"\n1,2\n", "rows.csv: its first line is empty; it must name the columns"),
-        ("rows.csv", b"a,a\n1,2\n", "rows.csv: its first line names the column 'a' twice; rename one"),
-        ("rows.csv", b'a,b\n1,"2\n', r"rows.csv:2 is not CSV \(unexpected end of data\); a cell that holds a double quote"),
-        ("rows.csv", b"a,b\n1,caf\xe9\n", "rows.csv is not UTF-8 text .it holds the byte 0xe9.; save it as UTF-8"),
-        ("rows.jsonl", b'{"a": 1}\n{"a"', r"rows.jsonl:2 is not JSON .*; a line must hold one object"),
-        ("rows.json", b'{"a": 1}\n{"a": 2}', r"rows.json:2 is not JSON .*; a file with one object a line must be called .jsonl"),
-        ("rows.json", b'{"a": 1}', "rows.json holds a JSON dict; it must hold a list of records"),
+        ("rows.csv", b"\n1,2\n", "rows.csv: the first line is empty; it must name the columns"),
+        ("rows.csv", b"a,a\n1,2\n", "rows.csv: the first line names the column 'a' twice; rename one"),
+        (
+            "rows.csv",
+            b'a,b\n1,"2\n',
+            r"rows.csv:2 is not CSV \(unexpected end of data\); put a cell that contains a double quote",
+        ),
+        ("rows.csv", b"a,b\n1,caf\xe9\n", "rows.csv is not UTF-8 text .it has the byte 0xe9.; save it as UTF-8"),
+        ("rows.jsonl", b'{"a": 1}\n{"a"', r"rows.jsonl:2 is not JSON .*; each line must be one object"),
+        ("rows.json", b'{"a": 1}\n{"a": 2}', r"rows.json:2 is not JSON .*; name a file with one object per line .jsonl"),
+        ("rows.json", b'{"a": 1}', "rows.json is a JSON dict; it must be a list of records"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path, name, content, says):
@@ -72,7 +76,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path, name, conte
 
 def test_a_folder_in_place_of_a_file_is_told_what_it_holds(tmp_path):
     (tmp_path / "dots.csv").touch()
-    with pytest.raises(SourceError, match="is a folder; --from needs the file that lists the records; it holds .*dots.csv"):
+    with pytest.raises(SourceError, match="is a folder; --from needs the file with the records; it has .*dots.csv"):
         read(tmp_path)
 
 

@@ -147,4 +147,4 @@ def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_upd
             again = policy.logprobs(each.pack).logprobs
         assert torch.equal(again, each.old.logprobs)
     seen = update(policy, minibatch, gates=TaskGates(cfg.AlgorithmConfig(routing_replay="r3"), MIX))
-    assert seen.totals[Key("policy/ratio")].value == pytest.approx(1.0)
+    assert seen.totals[Key("policy/abs_log_ratio")].value == 0

@@ -250,7 +250,7 @@ CASES = [
     Case(input="smallest image above the largest", says="is above images.max_pixels", overrides=("images.min_pixels=99999",)),
     Case(
         input="ranks that do not fill the engines",
-        says="3 ranks do not split into engines of 2",
+        says="3 ranks are not divisible by 2",
         overrides=("engine.tensor_parallel=2",),
         num_ranks=3,
     ),
@@ -262,7 +262,7 @@ CASES = [
     ),
     Case(
         input="EXAMPLES that its verifier does not reproduce",
-        says="EXAMPLES[1] is worth 1.0, but verify gives 0.0",
+        says="EXAMPLES[1] expects 1.0, but verify gives 0.0",
         damage=lambda: spoil_task('"3"), 0.0)', '"3"), 1.0)'),
     ),
     Case(
@@ -277,18 +277,18 @@ CASES = [
     ),
     Case(
         input="another task's rows under a verifier that fails on them",
-        says="or are these rows of another task? data/colours was made by the recipe 'colours'",
+        says="or are these another task's rows? data/colours was made by the recipe 'colours'",
         overrides=("mixture.sums.rows=data/colours",),
         damage=write_colours_for_a_verifier_that_fails,
     ),
     Case(
         input="a prompt function that fails",
-        says="no prompt can be made of row 00000000 (KeyError: 'hint')",
+        says="prompt fails for row 00000000 (KeyError: 'hint')",
         damage=lambda: spoil_task("row.question}", 'row.meta["hint"]}'),
     ),
     Case(
         input="a data set that was never built",
-        says="no complete data set",
+        says="is not a complete data set",
         overrides=("mixture.sums.rows=data/nowhere", "mixture.shapes.rows=data/neither"),
     ),
     Case(
@@ -300,11 +300,11 @@ CASES = [
     Case(input="a mistyped data set", says="did you mean data/shapes?", overrides=("mixture.shapes.rows=data/shape",)),
     Case(
         input="another task's rows",
-        says="8 of 8 own answers looked at are not accepted by sums",
+        says="sums rejects 8 of 8 checked own answers",
         overrides=("mixture.sums.rows=data/colours",),
         damage=write_colours,
     ),
-    Case(input="a missing shard", says="is missing, its manifest says", damage=lambda: shard("sums").unlink()),
+    Case(input="a missing shard", says="is missing, but the manifest says", damage=lambda: shard("sums").unlink()),
     Case(input="a torn shard", says="has 700 bytes", damage=lambda: shard("sums").write_bytes(shard("sums").read_bytes()[:700])),
     Case(
         input="a shard with other bytes",
@@ -314,7 +314,7 @@ CASES = [
     Case(input="fewer rows than one step draws", says="its data set has 8 rows", overrides=("prompts_per_step=20",)),
     Case(
         input="an evaluation set without rows",
-        says="holds no rows",
+        says="has no rows",
         overrides=("mixture.sums.eval_rows=data/none",),
         damage=lambda: write_rows("none"),
     ),
@@ -326,19 +326,19 @@ CASES = [
     ),
     Case(
         input="train and eval of different builds",
-        says="are of different builds",
+        says="are from different builds",
         overrides=("mixture.sums.rows=data/pair/train", "mixture.sums.eval_rows=data/pair/eval"),
         damage=write_mixed_pair,
     ),
     Case(
         input="an evaluation set with rows of the training set",
-        says="1 of 5 rows of data/held_out are in data/sums too",
+        says="1 of 5 rows of data/held_out are also in data/sums,",
         overrides=("mixture.sums.eval_rows=data/held_out",),
         damage=lambda: write_rows("held_out", *(NewRow(question=f"What is {n} + 2?", answer=str(n + 2)) for n in range(7, 12))),
     ),
     Case(
         input="an evaluation set that is the training set",
-        says="data/sums as eval_rows holds the very rows of data/sums",
+        says="eval_rows data/sums has the same rows as data/sums",
         overrides=("mixture.sums.eval_rows=data/sums",),
     ),
     Case(
@@ -356,7 +356,7 @@ CASES = [
         says="'two' is not a number",
         damage=lambda: write_rows("sums", *[NewRow(question="1 + 1?", answer="two")] * 4),
     ),
-    Case(input="a video row", says="holds a video", damage=lambda: forge(b'"level"', b'"video"')),
+    Case(input="a video row", says="has a video", damage=lambda: forge(b'"level"', b'"video"')),
     Case(
         input="fewer rows than a batch of the cold start",
         says="cold start: mixture: task 'sums' needs 32 prompts",
@@ -370,8 +370,8 @@ CASES = [
     Case(input="a broken image", says="its pixels are broken", damage=lambda: spoil_shape(png(64, 64)[:50])),
     Case(input="a huge image", says="3600000000 pixels", damage=lambda: spoil_shape(png(60000, 60000, pixels=False))),
     Case(input="an image with a long side", says="20000 x 9 pixels", damage=lambda: spoil_shape(png(20000, 9, pixels=False))),
-    Case(input="an image of zero size", says="one without pixels", damage=lambda: spoil_shape(png(0, 0, pixels=False))),
-    Case(input="an image of extreme proportions", says="can't be used", damage=lambda: spoil_shape(png(4000, 8))),
+    Case(input="an image of zero size", says="has no pixels", damage=lambda: spoil_shape(png(0, 0, pixels=False))),
+    Case(input="an image of extreme proportions", says="cannot be used", damage=lambda: spoil_shape(png(4000, 8))),
     Case(
         input="a prompt longer than the context",
         says="exceeds engine.max_model_len 256",
@@ -403,12 +403,12 @@ CASES = [
     ),
     Case(
         input="routing replay of a dense model",
-        says="has no experts to replay",
+        says="is a dense model without experts to replay",
         overrides=("algorithm.routing_replay=r2",),
     ),
     Case(
         input="expert parallel of a dense model",
-        says="has no experts to deal",
+        says="is a dense model without experts; remove",
         overrides=("policy.expert_parallel=2",),
     ),
     Case(
@@ -434,7 +434,7 @@ CASES = [
     ),
     Case(
         input="an instruction for a task that has none",
-        says="tasks/sums.py: its prompt holds no INSTRUCTION",
+        says="tasks/sums.py: the prompt has no INSTRUCTION",
         overrides=("mixture.sums.instruction=Be brief.",),
     ),
     Case(

@@ -119,7 +119,7 @@ def test_a_few_answers_that_are_not_accepted_are_a_warning(good_run, caplog):
     rows = [NewRow(question=f"{n} + 2?", answer=str(n + 2), response="no idea" if n < 2 else "") for n in range(8)]
     bad_input_table.write_rows("sums", *rows)
     check_inputs(good_run())
-    assert "data/sums: 2 of 8 own answers looked at are not accepted by sums" in caplog.text
+    assert "data/sums: sums rejects 2 of 8 checked own answers" in caplog.text
 
 
 def test_rows_without_an_own_answer_are_not_held_against_their_verifier(good_run):
@@ -176,7 +176,7 @@ def test_a_fault_that_the_first_rank_found_stops_the_others_with_its_sentence(go
 def test_only_the_first_rank_reads_the_rows(good_run):
     bad_input_table.spoil_shape(bad_input_table.png(4000, 8))
     assert preflight(good_run(), Second(1, 2, 1))
-    with pytest.raises(ValueError, match="can't be used"):
+    with pytest.raises(ValueError, match="cannot be used"):
         preflight(good_run(), Ranks(0, 1, 0))
 
 

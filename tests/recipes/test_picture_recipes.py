@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 from tests.preflight.bad_input_table import png
 from vlrl.data.build import build
 from vlrl.data.recipe import Drop, Recipe, load_recipe
-from vlrl.tasks import gold, load_task, verdict
+from vlrl.tasks import gold, load_task, score_response
 
 ROOT = Path(__file__).parents[2]
 DRAWN = ("table_charts", "tables", "clocks", "scenes", "pointing", "signs")
@@ -100,7 +100,7 @@ def test_records_become_rows_with_their_images_or_are_left_out_for_a_reason(buil
     task = load_task(recipe(name).task, [ROOT / "tasks"])
     for row in rows:
         assert row.images and "<image" not in row.question
-        assert (verdict(task, gold(row), row).reward, verdict(task, wrong, row).reward) == (1.0, 0.0)
+        assert (score_response(task, gold(row), row).reward, score_response(task, wrong, row).reward) == (1.0, 0.0)
 
 
 def test_a_figure_may_have_two_pictures(built):

@@ -14,7 +14,7 @@ from vlrl.data.build import build
 from vlrl.data.images import open_image
 from vlrl.data.recipe import Drop, LeftOut, load_recipe
 from vlrl.data.shards import Dataset, NewRow
-from vlrl.tasks import gold, load_task, verdict
+from vlrl.tasks import gold, load_task, score_response
 from vlrl.types import Status
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ def test_a_recipe_gives_the_same_rows_each_time(sample, name, source):
 def test_every_row_s_own_answer_is_worth_a_full_reward(built, name, source):
     task = load_task(recipe(name).task, [ROOT / "tasks"])
     for row in rows_of(built(name, source) / "eval"):
-        score = verdict(task, gold(row), row)
+        score = score_response(task, gold(row), row)
         assert (score.reward, score.status) == (1.0, Status.OK), row
 
 
@@ -123,7 +123,7 @@ def test_every_row_s_own_answer_is_worth_a_full_reward(built, name, source):
 def test_the_prompt_of_a_row_alone_is_worth_nothing(built, name, source):
     task = load_task(recipe(name).task, [ROOT / "tasks"])
     row = rows_of(built(name, source) / "eval")[0]
-    assert verdict(task, task.prompt(row)[0]["content"][-1]["text"], row).reward == 0
+    assert score_response(task, task.prompt(row)[0]["content"][-1]["text"], row).reward == 0
 
 
 @pytest.mark.parametrize(("name", "source"), SOURCES)

@@ -13,7 +13,7 @@ import pytest
 
 from vlrl.data.build import build
 from vlrl.data.recipe import load_recipe
-from vlrl.tasks import gold, load_task, verdict
+from vlrl.tasks import gold, load_task, score_response
 from vlrl.types import Status
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ SETS = {
             {**dapo("", "-34"), "prompt": "Plain?"},
         ],
         2,
-        {"asked before": 1, "an answer that is no integer": 1},
+        {"asked before": 1, "an answer that is not an integer": 1},
     ),
     "aqua": (
         [
@@ -102,7 +102,7 @@ SETS = {
         1,
         {
             "options that are not lettered in order": 1,
-            "an option twice": 1,
+            "a repeated option": 1,
             "its own answer is not accepted by multiple_choice (bad_row)": 1,
         },
     ),
@@ -122,7 +122,7 @@ SETS = {
             "a picture in the description": 1,
             "more than one right answer": 1,
             "no program in Python 3": 1,
-            "no case of a bearable size": 1,
+            "no case that is small enough": 1,
             "its own answer is not accepted by code_stdin (0)": 1,
         },
     ),
@@ -175,7 +175,7 @@ def test_the_right_answer_is_worth_all_and_a_wrong_one_nothing(built, name):
     task = load_task(recipe(name).task, [ROOT / "tasks"])
     for row in built(name)[0]:
         for response, reward in ((RIGHT.get(name, gold(row)), 1.0), (WRONG.get(name, "\\boxed{12345}"), 0.0)):
-            score = verdict(task, response, row)
+            score = score_response(task, response, row)
             assert (score.status, score.reward) == (Status.OK, reward), (response, score)
 
 
@@ -199,7 +199,7 @@ def test_a_pickle_of_more_than_text_is_refused(tmp_path):
             return os.system, (f"touch {tmp_path}/ran",)
 
     hostile = base64.b64encode(zlib.compress(pickle.dumps(Touch()))).decode()
-    with pytest.raises(ValueError, match="a test's pickle asks for .*system; only plain data is read"):
+    with pytest.raises(ValueError, match="a test's pickle imports .*system; it may only contain plain data"):
         recipe("livecodebench").to_row(live(1, private_test_cases=hostile))
     assert not (tmp_path / "ran").exists()
 

@@ -42,7 +42,7 @@ BROKEN = {
     "sys.exit(0)": "SystemExit",
     "(_ for _ in ()).throw(KeyboardInterrupt)": "KeyboardInterrupt",
     "bytearray(1 << 33)": "MemoryError",
-    "Score(reward=1.0, parts={'x' * (1 << 21): 1.0})": "unreadable reply: more than 1048576 bytes",
+    "Score(reward=1.0, parts={'x' * (1 << 21): 1.0})": "unreadable reply: a line has more than 1048576 bytes",
     "0.5": "it returned float",
     "Score(reward=float('nan'))": "finite",
     "1 / 0": "ZeroDivisionError",
@@ -91,7 +91,7 @@ def test_a_hang_is_killed_at_its_deadline_and_the_next_item_still_scores(folder,
         scorer.submit(rollout(text, slot=0), "stuck", Row(key="row 0"), file="toy")
         scorer.submit(rollout("right", slot=1), "toy", Row(answer="right"))
         stuck, fine = scorer.collect().values()
-    assert (stuck.status, stuck.detail) == (Status.TIMEOUT, "no verdict in 0.3 s")
+    assert (stuck.status, stuck.detail) == (Status.TIMEOUT, "verify returned no score in 0.3 s")
     assert (fine.status, fine.reward) == (Status.OK, 1.0)
     assert "task 'stuck', row 'row 0'" in caplog.text
 
@@ -177,7 +177,7 @@ def test_a_task_that_may_have_one_worker_leaves_the_others_to_the_rest(folder, t
         for slot in range(4, 12):
             scorer.submit(rollout("right", slot), "toy", Row(key=str(slot), answer="right"))
         for job in list(scorer._pending.values())[4:]:
-            job.verdict.result(PATIENCE_S)
+            job.result.result(PATIENCE_S)
         gate.touch()
         scores = scorer.collect()
     assert [scores[slot, 0].reward for slot in range(12)] == [0, 1, 2, 3] + [1] * 8

@@ -106,7 +106,7 @@ def test_a_gold_that_is_not_an_option_is_the_rows_fault(gold):
 
 @pytest.mark.parametrize("count", [0, 1, 27])
 def test_a_choice_has_two_to_twenty_six_options(count):
-    with pytest.raises(BadRow, match=f"this one has {count}"):
+    with pytest.raises(BadRow, match=f"the row has {count} options"):
         same_choice("A", "A", [str(number) for number in range(count)])
 
 

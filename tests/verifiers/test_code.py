@@ -127,22 +127,25 @@ def f(path):
 
 def test_a_process_that_cannot_start_is_not_the_solutions_fault(monkeypatch):
     monkeypatch.setenv(jail.ISOLATION, "jail")
-    monkeypatch.setattr(jail, "_way", lambda: (["/bin/false"], None))
+    monkeypatch.setattr(jail, "_working_jail", lambda: (["/bin/false"], None))
     with pytest.raises(RuntimeError, match="did not start"):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 
 
 def test_a_process_that_cannot_be_confined_runs_nothing(monkeypatch):
     monkeypatch.setattr(jail, "_filter", lambda: "AAAAAAAAAAA=")
-    with pytest.raises(RuntimeError, match="cannot be confined"):
+    with pytest.raises(RuntimeError, match="cannot confine itself"):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 
 
 def test_a_machine_that_cannot_jail_says_what_to_allow(monkeypatch):
     monkeypatch.setenv(jail.ISOLATION, "jail")
     monkeypatch.setattr(jail, "_bwrap", lambda: "/bin/false")
-    monkeypatch.setattr(jail, "_way", jail._way.__wrapped__)
-    assert "cannot jail a model's code" in jail.why_not() and "scoring.isolation: limits" in jail.why_not()
+    monkeypatch.setattr(jail, "_working_jail", jail._working_jail.__wrapped__)
+    assert (
+        "cannot jail a model's code" in jail.jail_unavailable_reason()
+        and "scoring.isolation: limits" in jail.jail_unavailable_reason()
+    )
     with pytest.raises(jail.SandboxError):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 
@@ -153,7 +156,7 @@ def test_another_isolation_is_used_only_where_it_is_named(monkeypatch):
     (outcome,) = run_calls(source, "f", [("/etc/passwd",)], timeout_s=PATIENCE_S, memory_mb=256)
     assert "Operation not permitted" in outcome.error
     monkeypatch.setenv(jail.ISOLATION, "none")
-    with pytest.raises(jail.SandboxError, match="known: jail, limits"):
+    with pytest.raises(jail.SandboxError, match="set it to jail or limits"):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 
 
@@ -193,7 +196,7 @@ def test_a_jail_sees_no_process_but_its_own_and_leaves_none():
 
 
 def _bubblewraps() -> int:
-    """How many of this process there are once those on standby are all there."""
+    """The number of copies of this process once the standby pool is full."""
     counts = [-1, -2]
     while counts[-1] != counts[-2]:
         time.sleep(0.5)

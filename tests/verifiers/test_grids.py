@@ -287,7 +287,7 @@ def test_a_cell_that_is_a_list_of_guesses_is_wrong():
     "gold", [{}, {"House 1": {}}, {"House 1": "Bob"}, {"House 1": {"name": ""}}, {"House 1": {"name": None}}]
 )
 def test_a_reference_that_is_no_grid_is_the_rows_fault(gold):
-    with pytest.raises(BadRow, match="is not rows of words"):
+    with pytest.raises(BadRow, match="is not an object of rows"):
         same_grid("{}", gold)
 
 

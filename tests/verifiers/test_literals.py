@@ -55,7 +55,7 @@ def test_any_text_is_read_without_being_run(text):
 
 
 def test_a_gold_that_is_no_literal_is_the_rows_fault():
-    with pytest.raises(BadRow, match="is not a literal"):
+    with pytest.raises(BadRow, match="is not a Python literal"):
         same_literal("1", "f(1)")
 
 

@@ -1,6 +1,6 @@
-"""What the author of a task needs before any training: files to start from, prompts to look at, and known verdicts to check.
+"""Helps to write a task before training: creates starter files, prints prompts, and checks responses with known rewards.
 
-The pool that training uses scores the responses, with its deadlines and its jail.
+The scoring pool of training scores the responses, with the same deadlines and jail.
 """
 
 import json
@@ -23,7 +23,7 @@ _CONTROL = re.compile(r"(?!\n|\t|\r\n)[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """A response to a row, with the reward that it should get."""
+    """A response to a row, with its expected reward."""
 
     response: str
     row: Row
@@ -32,7 +32,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Scores in the order of the cases, and the seconds that each verdict took, in no order."""
+    """The scores in the order of the cases, and the seconds that each score took, in no particular order."""
 
     cases: Sequence[Case]
     scores: Sequence[Score]
@@ -40,95 +40,98 @@ class Report:
 
     @property
     def disagreements(self) -> list[int]:
-        """Numbers of the cases whose score is not ok, or whose reward is another than expected."""
+        """Indices of the cases whose status is not ok, or whose reward differs from the expected one."""
         pairs = enumerate(zip(self.cases, self.scores, strict=True))
         return [n for n, (case, score) in pairs if score.status is not Status.OK or abs(score.reward - case.expected) > 1e-6]
 
     @property
     def confusion(self) -> Counter[tuple[str, str]]:
-        """How often each expected reward was met by each reward, or by a status that is not ok."""
+        """The number of cases by expected reward and actual reward, or status if it is not ok."""
         return Counter((f"{c.expected:g}", verdict_of(s)) for c, s in zip(self.cases, self.scores, strict=True))
 
 
 def verdict_of(score: Score) -> str:
-    """The reward as text, or the status where it is not ok."""
+    """The reward as text, or the status if it is not ok."""
     return f"{score.reward:g}" if score.status is Status.OK else score.status
 
 
 def new_task(name: str, folder: Path) -> Path:
-    """Writes a task file that works, to be changed. ValueError: no task can have the name, or it is taken."""
+    """Writes a working task file as a starting point. Raises ValueError if the name is invalid or taken."""
     return _write_new("task", name, folder, TASK)
 
 
 def new_recipe(name: str, folder: Path) -> Path:
-    """Writes a recipe for a CSV file of pictures, to be changed. ValueError: no recipe can have the name, or it is taken."""
+    """Writes a recipe for a CSV file with pictures as a starting point. Raises ValueError if the name is invalid or taken."""
     return _write_new("recipe", name, folder, RECIPE)
 
 
 def _write_new(kind: str, name: str, folder: Path, template: str) -> Path:
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise ValueError(f"{name!r} can't be a {kind}'s name; use letters, digits and _, as in shape_counting")
+        raise ValueError(f"{name!r} is not a valid {kind} name; use letters, digits and _, as in shape_counting")
     path = folder / f"{name}.py"
     if path.exists():
-        raise ValueError(f"{path} exists already; choose another name")
+        raise ValueError(f"{path} already exists; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(template.replace("NAME", name))
     return path
 
 
 def read_cases(path: Path) -> list[Case]:
-    """The cases of a JSON lines file: {"response": "...", "row": {"answer": "..."}, "expected": 1}. ValueError names the line."""
+    """Reads cases from JSON lines such as {"response": "...", "row": {"answer": "..."}, "expected": 1}.
+
+    Raises ValueError with the line's number for a faulty line.
+    """
     if not path.exists():
         raise ValueError(
-            f"no file {path}; each of its lines must be like " + '{"response": "...", "row": {"answer": "..."}, "expected": 1}'
+            f"no file {path}; write one case per line: " + '{"response": "...", "row": {"answer": "..."}, "expected": 1}'
         )
     cases: list[Case] = []
     if not path.read_text().strip():
-        raise ValueError(f"{path} holds no case; write one JSON object a line")
+        raise ValueError(f"{path} is empty; write one case per line, as a JSON object")
     for number, line in enumerate(path.read_text().rstrip("\n").split("\n"), start=1):
         try:
             raw = json.loads(line)
             cases.append(Case(response=raw["response"], row=row_of(raw["row"]), expected=float(raw["expected"])))
         except (ValueError, KeyError, TypeError) as error:
-            fault = f"has no {error}" if isinstance(error, KeyError) else f"can't be read ({error})"
+            fault = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
             raise ValueError(f"{path}:{number} {fault}") from None
     return cases
 
 
 def control_characters(cases: Sequence[Case]) -> list[str]:
-    """For each case whose text holds a control character, a sentence: a backslash that JSON took for an escape leaves one."""
+    """One sentence for each text with a control character. A backslash that JSON read as an escape leaves such a character."""
     warnings = []
     for number, case in enumerate(cases, start=1):
-        for where, text in (("response", case.response), ("answer", case.row.answer)):
+        for field, text in (("response", case.response), ("answer", case.row.answer)):
             if found := _CONTROL.search(text):
                 escape = json.dumps(found[0])[1:-1]
                 warnings.append(
-                    f"{number} holds a control character ({escape}) in its {where}; for a backslash write two, as in "
+                    f"{number} has a control character ({escape}) in its {field}; write each backslash twice, as in "
                     f'"\\\\boxed{{...}}", and write the file with an editor or cat: echo may change backslashes'
                 )
     return warnings
 
 
 def prompt_to_show(task: Task, row: Row, **own: str | None) -> list[Message]:
-    """The task's prompt for a row. ValueError if its prompt fails."""
+    """The task's prompt for a row. Raises ValueError if the task's `prompt` fails."""
     try:
         return prompt_of(task, row, **own)
     except ValueError:
         raise
-    except Exception as error:  # the task's code
-        raise ValueError(f"{task.path}: its prompt fails for row {row.key} ({type(error).__name__}: {error})") from error
+    except Exception as error:  # the task's code may raise anything
+        raise ValueError(f"{task.path}: prompt fails for row {row.key} ({type(error).__name__}: {error})") from error
 
 
 def row_of(raw: dict[str, Any]) -> Row:
-    """A row from JSON data. ValueError names a field that rows do not have."""
+    """Creates a row from JSON data. Raises ValueError for unknown fields."""
     known = {field.name for field in fields(Row)}
     if unknown := sorted(raw.keys() - known):
-        raise ValueError(f"a row has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        raise ValueError(f"unknown row field {', '.join(unknown)}; a row has {', '.join(sorted(known))}")
     return Row(**raw | {"images": tuple(raw.get("images", ()))})
 
 
 def verify_cases(task: str, cases: Sequence[Case], scorer: Scorer) -> Report:
-    """Scores the cases as training would."""
+    """Scores the cases with the pool that training uses."""
     scores = score_all(task, [(case.response, case.row) for case in cases], scorer)
     seconds = [second for task_seconds in scorer.latencies.values() for second in task_seconds]
     return Report(cases=cases, scores=scores, seconds=seconds)
@@ -137,7 +140,7 @@ def verify_cases(task: str, cases: Sequence[Case], scorer: Scorer) -> Report:
 def score_all(
     task: str, pairs: Sequence[tuple[str, Row]], scorer: Scorer, tick: Callable[[], None] = lambda: None
 ) -> list[Score]:
-    """The scores of (response, row) pairs, in their order, as training would give them. tick: called after each."""
+    """The scores of (response, row) pairs, in the same order. tick: called after each."""
     for slot, (response, row) in enumerate(pairs):
         scorer.submit(
             Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=response, finish_reason="stop", weight_version=0), task, row
@@ -147,7 +150,7 @@ def score_all(
 
 
 def shown(name: str, row: Row, messages: Sequence[Message], images: Path) -> Iterator[str]:
-    """A task's prompt for a row, line by line, with its images written as files under `images`."""
+    """Yields the lines of a task's prompt for a row; writes its images as files under `images`."""
     count = 0
     for message in messages:
         yield f"[{message['role']}]"

@@ -1,4 +1,4 @@
-"""The files that `vlrl new` writes, with NAME in place of their name. They work as they are."""
+"""Holds the starter files that `vlrl new` writes. They work unchanged; the new name replaces NAME."""
 
 TASK = r'''"""NAME: a question about a picture, its answer in \\boxed{}. Rows: data_recipes/NAME.py."""
 

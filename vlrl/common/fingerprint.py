@@ -1,6 +1,6 @@
-"""Short fingerprints of files: equal for equal contents, whatever their names and times.
+"""Computes short fingerprints of files: equal for equal contents, independent of names and times.
 
-Numbers that are kept (an evaluation, a cold start) are keyed by what they were computed from.
+Stored results (an evaluation, a cold start) are keyed by the fingerprints of their inputs.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ _DIGITS = 16
 
 
 def text_fingerprint(*parts: bytes) -> str:
-    """Of the parts in their order; ("ab", "c") and ("a", "bc") differ."""
+    """The fingerprint of the parts in their order; ("ab", "c") and ("a", "bc") differ."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(hashlib.sha256(part).digest())
@@ -21,10 +21,11 @@ def text_fingerprint(*parts: bytes) -> str:
 
 
 def file_fingerprint(path: Path) -> str:
-    """Of the contents. A file above 64 MiB is sampled: its size, its first and last bytes, and 64 KiB of every 8 MiB.
+    """The fingerprint of the contents. A file above 64 MiB is sampled: its size, its first and last bytes, and 64 KiB of every 8
+    MiB.
 
-    Any training step changes nearly every weight, so another checkpoint is always seen, and a checkpoint of 60 GB takes
-    half a gigabyte of reading. What the sample could miss is an edit by hand inside one tensor.
+    A training step changes nearly every weight, so the sample detects any other checkpoint. It reads half a gigabyte of a 60 GB
+    checkpoint. It can miss a manual edit inside one tensor.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -38,15 +39,15 @@ def file_fingerprint(path: Path) -> str:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Of the names and contents of the files directly in a folder; hidden files and Markdown do not count."""
+    """The fingerprint of the names and contents of a folder's files. Ignores subfolders, hidden files and Markdown."""
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "." and path.suffix != ".md"]
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
         contents = list(pool.map(file_fingerprint, paths))
     return text_fingerprint(*(f"{path.name} {content}".encode() for path, content in zip(paths, contents, strict=True)))
 
 
 def weights_fingerprint(model: str) -> str:
-    """Of a folder its contents', of a model on the hub the commit that was loaded."""
+    """The fingerprint of a model folder's contents, or the loaded commit of a model on the hub."""
     if Path(model).is_dir():
         return folder_fingerprint(Path(model))
     from huggingface_hub import try_to_load_from_cache

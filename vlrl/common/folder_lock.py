@@ -1,4 +1,4 @@
-"""One command at a time in a folder: a lock that the kernel releases when its process ends, however it ends."""
+"""Locks a folder for one command at a time. The kernel releases the lock when the process ends, even if it crashes."""
 
 import fcntl
 import logging
@@ -11,15 +11,16 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 LOCK = "lock"
-_held: set[int] = set()  # the descriptors of this process's locks
+_held: set[int] = set()  # descriptors of this process's locks
 
 
 @contextmanager
 def held(folder: Path, *, doing: str, remedy: str) -> Iterator[None]:
-    """Holds the folder, which is made if missing, until the block or the process ends. Under a launcher the first rank holds it.
+    """Locks the folder until the block or the process ends; creates it if missing. Under a launcher, only the first rank locks
+    it.
 
-    doing: what the command does with the folder, such as "trained"; remedy: what a second command is told to do.
-    ValueError if another command holds the folder; OSError if the lock can't be written. Readers need no lock.
+    doing: what the command does with the folder, such as "trained"; remedy: the advice in a second command's error.
+    Raises ValueError if another command holds the lock, OSError if the lock cannot be written. Readers need no lock.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -37,19 +38,19 @@ def held(folder: Path, *, doing: str, remedy: str) -> Iterator[None]:
             _held.remove(descriptor)
             os.close(descriptor)
             with suppress(OSError):
-                folder.rmdir()  # if nothing else was written
+                folder.rmdir()  # succeeds only if the folder is empty
 
 
 def _take(path: Path, remedy: str) -> int:
-    """The locked file's descriptor. A file that another command removed before it was locked here is opened again."""
+    """Opens and locks the file; returns its descriptor. Opens it again if another command removed it before the lock."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)  # programs that are started don't inherit it
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)  # child programs do not inherit it
         except FileNotFoundError:
-            continue  # the other command removed the folder, too
+            continue  # another command just removed the folder
         except OSError as error:
-            raise OSError(f"cannot write {path}: {error.strerror}; choose a folder that you may write in") from None
+            raise OSError(f"cannot write {path}: {error.strerror}; choose a folder with write permission") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -57,7 +58,7 @@ def _take(path: Path, remedy: str) -> int:
             os.close(descriptor)
             raise ValueError(f"{path.parent} is being {holder}; wait for it, or {remedy}") from None
         except OSError as error:
-            logger.warning("%s: its disk has no locks (%s); start no second command in it", path.parent, error.strerror)
+            logger.warning("%s: its disk does not support locks (%s); run only one command in it", path.parent, error.strerror)
             return descriptor
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
@@ -66,7 +67,7 @@ def _take(path: Path, remedy: str) -> int:
 
 
 def _leave_to_parent() -> None:
-    """In a forked process: the lock stays the parent's alone, and ends with it."""
+    """Closes the descriptors in a forked process, so that only the parent holds the lock."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -1,4 +1,4 @@
-"""Files of JSON lines that are complete or say why not."""
+"""Reads and writes JSON lines, with errors that say what to do."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a .jsonl file that may still be growing, have a torn last line, or not be there."""
+    """The complete lines of a .jsonl file, which may be growing, end with an incomplete line, or be missing."""
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:
@@ -20,16 +20,16 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def append_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Adds strict JSON to a .jsonl file; it is on its way to the disk at the return. OSError that says what to do."""
+    """Appends strict JSON to a .jsonl file and closes it, without fsync. Raises OSError with advice."""
     text = "".join(json.dumps(strict(line), allow_nan=False) + "\n" for line in lines)
-    with _or_a_sentence(path), path.open("a", encoding="utf-8") as file:
+    with _with_advice(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
-    """Writes a file anew, whole or not at all. OSError that says what to do."""
+    """Replaces a file completely or not at all. Raises OSError with advice."""
     fresh = path.with_name(path.name + ".new")
-    with _or_a_sentence(path):
+    with _with_advice(path):
         with fresh.open("w", encoding="utf-8") as file:
             file.writelines(lines)
             file.flush()
@@ -39,7 +39,7 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or a folder's list of files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -48,7 +48,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _or_a_sentence(path: Path) -> Iterator[None]:
+def _with_advice(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -56,7 +56,7 @@ def _or_a_sentence(path: Path) -> Iterator[None]:
 
 
 def strict(value: Any) -> Any:
-    """The value with every float that strict JSON has no spelling for as text: "nan", "inf", "-inf", which float() reads back."""
+    """Replaces floats that strict JSON cannot represent by "nan", "inf" and "-inf"; float() reads them back."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):

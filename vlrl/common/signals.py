@@ -1,4 +1,4 @@
-"""A command that a signal stops: it ends with 128 + the signal's number, as a shell expects, after one sentence."""
+"""Stops commands on SIGINT and SIGTERM: they print one sentence and exit with 128 + the signal's number, as shells expect."""
 
 import signal
 import time
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised where SIGINT or SIGTERM arrives. said: what was kept and what goes on; empty where nothing is kept."""
+    """Raised when SIGINT or SIGTERM arrives. said: what was saved and how to continue; empty if nothing was saved."""
 
     def __init__(self, number: int, said: str = "") -> None:
         super().__init__("; ".join(filter(None, [f"stopped by {signal.Signals(number).name}", said])))
@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in this block; elsewhere than in the main thread nothing changes."""
+    """SIGINT and SIGTERM raise Interrupted in this block. Has no effect outside of the main thread."""
     if current_thread() is not main_thread():
         yield
         return
@@ -42,19 +42,19 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 class Stopped(Exception):  # noqa: N818 (a request, not an error)
-    """The run was asked to stop while it was sampling; what was sampled in this round is dropped."""
+    """A stop was requested during sampling; this round's samples are discarded."""
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT for the loop to act on between two pieces of work; `close` gives the signals back.
+    """Records SIGTERM and SIGINT, so that the loop can stop between two pieces of work. `close` restores the old handlers.
 
-    A rank may be told before its peers are: they must agree before they stop.
+    One rank may get a signal before the others do, so the ranks must agree before they stop.
     """
 
     def __init__(self) -> None:
         self._since: float | None = None
         self.number = int(signal.SIGTERM)
-        """Of the first signal; SIGTERM where it was another rank's."""
+        """The number of the first signal; SIGTERM if another rank received it."""
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
     @property
@@ -66,7 +66,7 @@ class StopSignal:
         return self._since is not None and time.monotonic() - self._since > grace_s
 
     def end_sampling(self, tensor_parallel: int) -> None:
-        """Raises Stopped after a signal, where no tensor-parallel neighbour would be left waiting."""
+        """Raises Stopped after a signal, unless tensor-parallel peers would wait for this rank."""
         if self.requested and tensor_parallel == 1:
             raise Stopped
 

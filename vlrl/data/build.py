@@ -1,6 +1,6 @@
-"""Builds data sets from recipes: the task's verifier must accept each row's own answer, or the row is left out by reason.
+"""Builds data sets from recipes. A row is left out, with a reason, if the task's verifier does not accept the row's own answer.
 
-The pool that training uses scores these answers, so an answer that no response could match is found here and not by a policy.
+The scoring pool of training scores these answers, so the build finds answers that no response could match, before training does.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from vlrl.tasks import gold, load_task
 from vlrl.telemetry.progress import progress
 from vlrl.types import Row, Score, Status
 
-_ENOUGH = 0.9  # of a reward: a box rounded to a grid still overlaps itself by more
+_ACCEPTED_REWARD = 0.9  # rounding a box's coordinates costs less than the rest
 _ACCEPTED = "accepted.part"
 _CHUNK = 500
 _WORD = re.compile(r"\w+")
@@ -28,7 +28,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a task does not accept a row's own answer: a reason to count by, and the answer with its verdict."""
+    """Why a task rejects a row's own answer. reason: what the build counts by; detail: the answer and its score."""
 
     reason: str
     detail: str
@@ -48,12 +48,12 @@ def build(
     ngram: int = 8,
     overlap: float = 0.5,
 ) -> tuple[dict[str, Dataset], list[LeftOut]]:
-    """Writes OUT/train and OUT/eval, and OUT/left_out.jsonl. Returns the data sets by name, and what was left out.
+    """Writes OUT/train, OUT/eval and OUT/left_out.jsonl. Returns the data sets by name, and the records that were left out.
 
-    against: evaluation sets; a row is left out of train if at least `overlap` of its question's n-grams of words are theirs and,
-    where it has images, one of them too.
-    If the build fails, OUT keeps the sets that it had. A build that was stopped does not check again what it had accepted.
-    ValueError if the source cannot be read, or fewer rows are left than asked for.
+    against: evaluation sets. A row is left out of train if they contain at least the share `overlap` of its question's word
+    n-grams and, if it has images, at least one of its images. If the build fails, OUT keeps its old sets. A build that continues
+    a stopped one does not check accepted rows again. Raises ValueError if the source cannot be read, or if fewer rows remain than
+    requested.
     """
     _check_replaces_all(recipe, out)
     left_out: list[LeftOut] = []
@@ -71,8 +71,8 @@ def build(
     try:
         splits = split(kept, recipe.sizes, seed)
     except ValueError as error:
-        why = "; ".join(reasons(left_out)) or "nothing"
-        raise ValueError(f"{recipe.name}: {error}; ask for fewer with --train and --eval; left out: {why}") from None
+        counts = "; ".join(reasons(left_out)) or "nothing"
+        raise ValueError(f"{recipe.name}: {error}; request fewer with --train and --eval; left out: {counts}") from None
     held_out = _HeldOut(against, ngram, overlap)
     near = {number for number, row in splits["train"] if held_out.is_near(row)}
     left_out += [_left(row, "like a question of another evaluation set") for row in splits["train"] if row[0] in near]
@@ -91,32 +91,32 @@ def build(
 
 
 def _check_replaces_all(recipe: Recipe, out: Path) -> None:
-    """ValueError if OUT holds a set that the build would not replace: the new one could hold rows of it."""
+    """Raises ValueError if OUT has a set that the build would not replace, because the new set could share rows with it."""
     for name, size in recipe.sizes.items():
         if size == 0 and (out / name / MANIFEST).exists():
             raise ValueError(
-                f"{out / name} is of an earlier build, and this one writes no {name} (--{name} 0), so rows could be in both; "
+                f"{out / name} is from an earlier build, and this build writes no {name} (--{name} 0), so both could share rows; "
                 f"delete {out / name}, or build into another folder"
             )
 
 
 def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[], None] = lambda: None) -> list[Refused | None]:
-    """For each row, why its task does not accept the row's own answer; None if it does. tick: called after each."""
+    """For each row, why its task rejects the row's own answer; None if it accepts it. tick: called after each row."""
     scores = score_all(task, [(gold(row), row) for row in rows], scorer, tick)
     return [_refused(task, row, score) for row, score in zip(rows, scores, strict=True)]
 
 
 def _refused(task: str, row: Row, score: Score) -> Refused | None:
-    if score.status is Status.OK and score.reward >= _ENOUGH:
+    if score.status is Status.OK and score.reward >= _ACCEPTED_REWARD:
         return None
-    verdict = f"reward {score.reward:g}" if score.status is Status.OK else str(score.status)
-    why = f"{verdict}: {score.detail}" if score.detail else verdict
+    result = f"reward {score.reward:g}" if score.status is Status.OK else str(score.status)
+    result = f"{result}: {score.detail}" if score.detail else result
     reason = f"its own answer is not accepted by {task} ({verdict_of(score)})"
-    return Refused(reason, f"{gold(row)!r:.80} gets {' '.join(why.split())}")
+    return Refused(reason, f"{gold(row)!r:.80} gets {' '.join(result.split())}")
 
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
-    """Runs of `size` words, case and punctuation apart; a text with fewer words is one run.
+    """The runs of `size` words; case and punctuation are ignored. A text with fewer words is one run.
 
     >>> sorted(ngrams("A b, c? D", 3)), ngrams("Yes?", 3), ngrams("", 3)
     ([('a', 'b', 'c'), ('b', 'c', 'd')], {('yes',)}, set())
@@ -126,7 +126,7 @@ def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
 
 
 def reasons(left_out: Sequence[LeftOut]) -> list[str]:
-    """'3 a picture file that is missing (the first: record 7, pictures/7.png)', for each reason, the most frequent first."""
+    """One text per reason, the most frequent first: '3 a picture file that is missing (the first: record 7, pictures/7.png)'."""
     first = {left.reason: left for left in reversed(left_out)}
     details = {reason: f", {left.detail}" if left.detail else "" for reason, left in first.items()}
     counts = Counter(left.reason for left in left_out).most_common()
@@ -134,7 +134,7 @@ def reasons(left_out: Sequence[LeftOut]) -> list[str]:
 
 
 class _HeldOut:
-    """The questions and images of evaluation sets, for what must not be trained on."""
+    """The questions and images of evaluation sets, which must not be trained on."""
 
     def __init__(self, datasets: Sequence[Dataset], ngram: int, overlap: float):
         rows = [dataset[number] for dataset in datasets for number in range(len(dataset))]
@@ -153,9 +153,10 @@ def _left(row: tuple[int, NewRow], reason: str, detail: str = "") -> LeftOut:
 
 
 def _faults(recipe: Recipe, rows: Sequence[NewRow], scorer: Scorer, accepted: Path) -> list[Refused | None]:
-    """As `gold_faults`; equal rows are scored once.
+    """Like `gold_faults`, but scores equal rows once.
 
-    The file `accepted` names the rows that a build which was stopped had accepted; this one's are added.
+    The file `accepted` lists the rows that a stopped build has accepted. They are not scored again; newly accepted rows are
+    added.
     """
     source = load_task(recipe.task, scorer.folders).path.read_bytes()
     names = [_digest(source + repr((row.question, row.answer, row.meta, row.response)).encode()) for row in rows]

@@ -1,11 +1,11 @@
-"""Checks whole data sets: bytes, pictures, each row's own answer, and rows that are in both train and eval."""
+"""Checks complete data sets: file hashes, pictures, each row's own answer, and rows that are in both train and eval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlrl.data.build import gold_faults
-from vlrl.data.row_checks import are_of_one_folder, picture_fault, shared_rows
+from vlrl.data.row_checks import is_train_eval_pair, picture_fault, shared_rows
 from vlrl.data.shards import MANIFEST, Dataset
 from vlrl.scoring import Scorer
 from vlrl.tasks import load_task
@@ -13,14 +13,14 @@ from vlrl.tasks import load_task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """A data set's faults, one sentence each, of each kind the first few; and their numbers in one line."""
+    """A data set's check. faults: one sentence each, the first few of each kind; summary: the counts in one line."""
 
     faults: list[str]
     summary: str
 
 
 def opened(folder: Path) -> list[Dataset]:
-    """The data set in the folder, or the train and eval of a build. ValueError if neither is there."""
+    """Opens the data set in the folder, or a build's train and eval. Raises ValueError if the folder has neither."""
     parts = [folder / name for name in ("train", "eval")]
     if not (folder / MANIFEST).exists() and any((part / MANIFEST).exists() for part in parts):
         return [Dataset(part) for part in parts if part.exists()]
@@ -28,18 +28,18 @@ def opened(folder: Path) -> list[Dataset]:
 
 
 def task_of(datasets: Sequence[Dataset]) -> str:
-    """The task that the sets were built for, by their manifests. ValueError if they name none, or several."""
+    """The task that the manifests name. Raises ValueError if they name none or several."""
     tasks = sorted({dataset.manifest.task for dataset in datasets} - {""})
     if len(tasks) != 1:
         named = f"the manifests name {' and '.join(tasks)}" if tasks else "the manifest names no task"
-        raise ValueError(f"{datasets[0].folder}: {named}; say with --task which one verifies the rows")
+        raise ValueError(f"{datasets[0].folder}: {named}; name the task that verifies the rows with --task")
     return tasks[0]
 
 
 def check_sets(datasets: Sequence[Dataset], task: str, folders: Sequence[Path], num: int = 3) -> list[Checked]:
-    """Checks each data set. num: faults of each kind that are told one by one.
+    """Checks each data set. num: the number of faults of each kind to list.
 
-    ValueError: bytes that are not those that were written.
+    Raises ValueError if a file's hash differs from the manifest's.
     """
     load_task(task, folders)
     with Scorer(folders, 2, 10.0, memory_mb=2048) as scorer:
@@ -54,9 +54,9 @@ def _check(dataset: Dataset, task: str, scorer: Scorer, num: int) -> Checked:
     shared, builds = [], []
     if other := _other_of_the_build(dataset):
         pairs = shared_rows(other, dataset)
-        shared = [f"row {rows[n].key}: is also in {other.folder}, as row {other[pairs[n]].key}" for n in sorted(pairs)]
+        shared = [f"row {rows[n].key}: is also in {other.folder} as row {other[pairs[n]].key}" for n in sorted(pairs)]
         if other.manifest.build != dataset.manifest.build:
-            builds = [f"{dataset.folder} and {other.folder} are of different builds; build both again with one command"]
+            builds = [f"{dataset.folder} and {other.folder} are from different builds; build both again with one command"]
     summary = (
         f"{dataset.folder}: {len(rows)} rows, {len(pictures)} with a picture that cannot be used, "
         f"{len(answers)} with an answer that is not accepted by {task}"
@@ -70,20 +70,20 @@ def _check(dataset: Dataset, task: str, scorer: Scorer, num: int) -> Checked:
         "an answer that is not accepted": answers,
         "a copy in the other set": shared,
     }
-    told = [line for kind, faults in kinds.items() for line in _first(num, faults, kind)]
-    return Checked(faults=told + builds, summary=summary)
+    listed = [line for kind, faults in kinds.items() for line in _first(num, faults, kind)]
+    return Checked(faults=listed + builds, summary=summary)
 
 
 def _first(num: int, faults: Sequence[str], kind: str) -> list[str]:
-    """The first faults, and how many more there are."""
+    """The first faults, and a line with the number of the others."""
     more = len(faults) - num
     return [*faults[:num], *([f"and {more} more with {kind}"] if more > 0 else [])]
 
 
 def _other_of_the_build(dataset: Dataset) -> Dataset | None:
-    """The eval beside a train, or the train beside an eval."""
+    """The eval set beside a train set, or the train set beside an eval set; None if there is none."""
     for name in {"train", "eval"} - {dataset.folder.name}:
         beside = dataset.folder.parent / name
-        if (beside / MANIFEST).exists() and are_of_one_folder(dataset, other := Dataset(beside)):
+        if (beside / MANIFEST).exists() and is_train_eval_pair(dataset, other := Dataset(beside)):
             return other
     return None

@@ -1,9 +1,9 @@
-"""The fixed mixture: exact quotas in every step, and which row stands at which place of its batch.
+"""Mixes tasks with fixed quotas: computes each task's prompts per step, and draws the rows of each batch.
 
-A task's quota in a step is the floor of its share, plus one for the tasks that are owed most so far, never above the ceiling
-of the share: every batch sums right, no quota is negative, and what a task is owed stays within about one prompt (at most
-1.13 over 6,000 random mixtures of up to ten tasks and 300 steps). All arithmetic is on integers. The state is the step number:
-a draw is a pure function of (seed, step).
+A task's quota in a step is the floor of its share, plus one for the tasks with the largest deficit so far, and never above the
+ceiling of the share. Every batch has the exact size, no quota is negative, and a task's deficit stays within about one prompt (at
+most 1.13 over 6,000 random mixtures of up to ten tasks and 300 steps). All arithmetic uses integers. The only state is the step
+number: a draw is a pure function of (seed, step).
 """
 
 import hashlib
@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 
 def quotas(weights: Mapping[str, float], prompts_per_step: int, step: int) -> dict[str, int]:
-    """Prompts of each task in a step; they sum to prompts_per_step. Steps count from 0. ValueError: a weight not positive.
+    """Each task's number of prompts in a step; the sum is prompts_per_step. Steps count from 0. Weights must be positive
+    (ValueError).
 
     >>> quotas({"math": 4, "code": 2, "logic": 1, "vision": 3}, 64, 0)
     {'math': 26, 'code': 13, 'logic': 6, 'vision': 19}
@@ -34,10 +35,10 @@ def quotas(weights: Mapping[str, float], prompts_per_step: int, step: int) -> di
 
 
 class Mixture:
-    """The draws of a run of `steps` steps.
+    """The draws of a run with `steps` steps.
 
-    sizes: rows of each task's data set. ValueError, one sentence, where the run cannot hold the mixture: a weight that is not
-    positive, a batch that its mini-batches do not divide, a task without a place in any step, a data set smaller than a quota.
+    sizes: the number of rows in each task's data set. Raises ValueError if a weight is not positive, the batch is not divisible
+    by the number of mini-batches, a task gets no prompt in any step, or a data set has fewer rows than a quota.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Mixture:
         assert steps > 0, steps
         if prompts_per_step % minibatches:
             raise ValueError(
-                f"{prompts_per_step} prompts per step do not split into {minibatches} equal mini-batches; "
+                f"{prompts_per_step} prompts per step cannot be split into {minibatches} equal mini-batches; "
                 f"use a multiple of {minibatches}"
             )
         self.quotas = tuple(islice(_quotas_of_all_steps(weights, prompts_per_step), steps))
@@ -67,7 +68,7 @@ class Mixture:
     def draw(self, step: int) -> list[Draw]:
         """The step's batch in slot order: mini-batch 0 first, tasks interleaved within each mini-batch.
 
-        Each task reads its rows in an order that is shuffled anew every epoch.
+        Each task shuffles its rows again in every epoch.
         """
         quota = self.quotas[step]
         rows = [
@@ -77,15 +78,15 @@ class Mixture:
         ]
         ordered = [
             (minibatch, task, index)
-            for minibatch, hand in enumerate(deal(rows, self._minibatches, first=step))
-            for task, index in _interleaved(hand)
+            for minibatch, members in enumerate(round_robin(rows, self._minibatches, first=step))
+            for task, index in _interleaved(members)
         ]
         return [Draw(slot=slot, task=t, index=i, minibatch=m) for slot, (m, t, i) in enumerate(ordered)]
 
     def redraw(self, step: int, drawn: Sequence[Draw], slots: Collection[int]) -> list[Draw]:
-        """Other rows of the same tasks for these places of the step's batch: rows that the step has not drawn yet, at random.
+        """New random draws for these slots of the step's batch, from the same tasks: rows that the step has not drawn yet.
 
-        drawn: all draws of the step so far, a place's latest last. A place whose task has no other row is left out.
+        drawn: all draws of the step so far, with a slot's latest draw last. Slots whose task has no other row are omitted.
         """
         used: dict[str, set[int]] = {}
         for draw in drawn:
@@ -102,37 +103,38 @@ class Mixture:
         return int(_epoch_order(self._seed, task, epoch, self._sizes[task])[place])
 
 
-def deal(items: Sequence[T], hands: int, *, first: int) -> list[list[T]]:
-    """The items dealt round like cards, beginning at hand `first`: any run of n neighbours leaves n/hands in each, within one.
+def round_robin(items: Sequence[T], count: int, *, first: int) -> list[list[T]]:
+    """Distributes the items over `count` lists in turn, starting with list `first`. Of n consecutive items, each list gets
+    n/count, ±1.
 
-    >>> deal(["math", "math", "math", "code"], 2, first=1)
+    >>> round_robin(["math", "math", "math", "code"], 2, first=1)
     [['math', 'code'], ['math', 'math']]
     """
-    return [list(items[(hand - first) % hands :: hands]) for hand in range(hands)]
+    return [list(items[(number - first) % count :: count]) for number in range(count)]
 
 
 def _quotas_of_all_steps(weights: Mapping[str, float], prompts_per_step: int) -> Iterator[dict[str, int]]:
     shares = _integers(weights)
     total = sum(shares.values())
     floors = {task: share * prompts_per_step // total for task, share in shares.items()}
-    rests = {task: share * prompts_per_step % total for task, share in shares.items()}
-    fractional = [task for task, rest in rests.items() if rest]
+    remainders = {task: share * prompts_per_step % total for task, share in shares.items()}
+    fractional = [task for task, remainder in remainders.items() if remainder]
     num_extra = prompts_per_step - sum(floors.values())
-    owed = dict.fromkeys(fractional, 0)  # in prompts times `total`
+    deficit = dict.fromkeys(fractional, 0)  # in prompts times `total`
     while True:
         for task in fractional:
-            owed[task] += rests[task]
+            deficit[task] += remainders[task]
         quota = dict(floors)
-        for task in sorted(fractional, key=owed.__getitem__, reverse=True)[:num_extra]:  # equals in the mixture's order
+        for task in sorted(fractional, key=deficit.__getitem__, reverse=True)[:num_extra]:  # ties in the mixture's order
             quota[task] += 1
-            owed[task] -= total
+            deficit[task] -= total
         yield quota
 
 
 def _integers(weights: Mapping[str, float]) -> dict[str, int]:
     for task, weight in weights.items():
         if not (weight > 0 and math.isfinite(weight)):
-            raise ValueError(f"mixture: task {task!r} has weight {weight}; give a positive number, or take the task out")
+            raise ValueError(f"mixture: task {task!r} has weight {weight}; use a positive number, or remove the task")
     exact = {task: Fraction(str(weight)) for task, weight in weights.items()}  # 0.1 is one tenth, as written
     scale = math.lcm(*(weight.denominator for weight in exact.values()))
     return {task: int(weight * scale) for task, weight in exact.items()}
@@ -142,24 +144,24 @@ def _check_task(task: str, weight: float, counts: np.ndarray, size: int, total: 
     if not counts.any():
         raise ValueError(
             f"mixture: task {task!r} with weight {weight:g} of {total:g} gets no prompt in {len(counts)} steps of "
-            f"{prompts_per_step}; raise its weight, take more steps or more prompts per step, or take the task out"
+            f"{prompts_per_step}; raise its weight, use more steps or more prompts per step, or remove the task"
         )
     if counts.max() > size:
         raise ValueError(
-            f"mixture: task {task!r} needs {counts.max()} prompts in a step and its data set has {size} rows; "
+            f"mixture: task {task!r} needs {counts.max()} prompts in a step, but its data set has {size} rows; "
             f"lower its weight or prompts_per_step, or build more rows"
         )
 
 
-def _interleaved(hand: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Each task's prompts spread evenly over the mini-batch, so that any stretch of it holds about the mixture."""
+def _interleaved(minibatch: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Spreads each task's prompts evenly over the mini-batch, so that every part of it has about the same mixture."""
     seen: dict[str, int] = {}
     places = []
-    for task, _ in hand:
+    for task, _ in minibatch:
         places.append(seen.get(task, 0))
         seen[task] = places[-1] + 1
-    order = sorted(range(len(hand)), key=lambda n: Fraction(2 * places[n] + 1, seen[hand[n][0]]))
-    return [hand[n] for n in order]
+    order = sorted(range(len(minibatch)), key=lambda n: Fraction(2 * places[n] + 1, seen[minibatch[n][0]]))
+    return [minibatch[n] for n in order]
 
 
 @lru_cache(maxsize=64)

@@ -1,17 +1,18 @@
-"""A recipe is one file that turns a source's records into rows; `vlrl data build` does the rest. It defines:
+"""Loads recipes and runs them. A recipe is a file that turns a source's records into rows, for `vlrl data build`. It defines:
 
-    SOURCE, LICENCE, VERSION                             what the manifest says
-    TRAIN, EVAL = 400, 100                               rows of the two data sets; None: all that are left
-    def raws(source: str | None, seed: int)              yields the records; source: what --from names, if anything
-    def to_row(raw) -> NewRow                            pure; raises Drop("why") for a record that is no row
+    SOURCE, LICENCE, VERSION                             entries of the manifest
+    TRAIN, EVAL = 400, 100                               rows of the two data sets; None: all remaining rows
+    def raws(source: str | None, seed: int)              yields the records; source: the value of --from, if given
+    def to_row(raw) -> NewRow                            pure; raises Drop("reason") to leave a record out
 
-`records` reads files and data sets of the hub, so raws may be `return records(source, SOURCE, split="train")`.
+`records` reads files and data sets from the hub, so raws may be `return records(source, SOURCE, split="train")`.
 
-The images of a NewRow may be paths relative to the source's file: `images=(raw["picture"],)`. Every picture is read and decoded
-here. A record whose picture is missing or broken is left out, like one that to_row drops.
+The images of a NewRow may be paths relative to the source's file: `images=(raw["picture"],)`. The build reads and decodes every
+picture. It leaves out a record whose picture is missing or broken, like a record that to_row drops.
 
-The task is the one of the recipe's name, or TASK. GOLD = False: the source has tests and no answers, so no answer is checked.
-A question that repeats with the same images is left out, before the split: the first that its verifier accepts is kept.
+The task has the recipe's name, or the name in TASK. GOLD = False means that the source has tests but no answers, so the build
+checks no answers. If a question repeats with the same images, the build keeps the first record that the verifier accepts, before
+the split.
 """
 
 import difflib
@@ -37,8 +38,8 @@ T = TypeVar("T")
 _PARTS = ("SOURCE", "LICENCE", "VERSION", "TRAIN", "EVAL", "raws", "to_row")
 
 
-class Drop(Exception):  # noqa: N818 (a verdict, not an error)
-    """Raised by `to_row` for a record that is no row. The build counts the reasons; detail: what differs between records."""
+class Drop(Exception):  # noqa: N818 (a decision, not an error)
+    """Raised by `to_row` to leave a record out. reason: what the build counts by; detail: specific to this record."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -47,7 +48,7 @@ class Drop(Exception):  # noqa: N818 (a verdict, not an error)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
-    """A record that became no row of a data set: its number in the source, from 1, and the reason."""
+    """A record that was left out of the data sets: its number in the source, from 1, and the reason."""
 
     record: int
     reason: str
@@ -57,9 +58,9 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A loaded recipe file: what it defines, under the file's stem.
+    """A loaded recipe file and its definitions; its name is the file's stem.
 
-    sizes: rows of each split, None for all that are left; has_gold: rows have an answer that their verifier should accept.
+    sizes: rows of each split, None for all remaining rows; has_gold: whether the verifier should accept each row's own answer.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """ValueError if the file cannot be loaded, or a part is missing."""
+    """Loads a recipe file. Raises ValueError if it cannot be loaded or a definition is missing."""
     module = _load_module(path)
     if missing := [part for part in _PARTS if part not in vars(module)]:
         raise ValueError(f"{path} must define {', '.join(missing)}; see the docstring of vlrl/data/recipe.py")
@@ -94,9 +95,9 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def rows_of(recipe: Recipe, source: str | None, seed: int, left_out: list[LeftOut]) -> Iterator[tuple[int, NewRow]]:
-    """The rows, their images encoded, with their record's number, in the records' order; adds what is no row to `left_out`.
+    """Yields (record number, row with encoded images) in the records' order; adds dropped records to `left_out`.
 
-    ValueError if the recipe fails: it names the record, the recipe's line, and the fault.
+    Raises ValueError with the record, the recipe's line and the error if the recipe fails.
     """
     folder = Path(source or recipe.source).parent
     for number, raw in _records_of(recipe, source, seed):
@@ -112,7 +113,7 @@ def rows_of(recipe: Recipe, source: str | None, seed: int, left_out: list[LeftOu
 
 
 def without_repeated(rows: Iterable[tuple[int, NewRow]], left_out: list[LeftOut]) -> list[tuple[int, NewRow]]:
-    """The first row of each question about the same images; adds the others to `left_out`, with the record that they repeat."""
+    """Keeps the first row of each question with the same images; adds repeated ones to `left_out`, naming the first record."""
     first: dict[str, tuple[int, NewRow]] = {}
     for number, row in rows:
         before, earlier = first.setdefault(row_identity(row.question, row.images), (number, row))
@@ -123,7 +124,7 @@ def without_repeated(rows: Iterable[tuple[int, NewRow]], left_out: list[LeftOut]
 
 
 def _repeats(row: NewRow, earlier: NewRow, record: int) -> tuple[str, str]:
-    """The reason that leaves out a row whose question an earlier record asked, and the detail that names that record."""
+    """The reason and detail for leaving out a row that repeats an earlier record's question."""
     if row.answer != earlier.answer:
         return "asked before, with another answer", f"{row.answer!r:.60}, in record {record} {earlier.answer!r:.60}"
     if dict(row.meta) != dict(earlier.meta):
@@ -140,13 +141,13 @@ def _records_of(recipe: Recipe, source: str | None, seed: int) -> Iterator[tuple
         raise
     except Exception as error:
         raise ValueError(
-            f"{_line_in(recipe.path, error)}: raws fails after {number} records of {source or recipe.source} ({_told(error)}); "
-            f"mend raws or the source"
+            f"{_line_in(recipe.path, error)}: raws fails after {number} records of {source or recipe.source} "
+            f"({_error_text(error)}); fix raws or the source"
         ) from error
 
 
 def _row_of(recipe: Recipe, number: int, raw: Any) -> NewRow:
-    has = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, Mapping) else ""
+    keys = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, Mapping) else ""
     try:
         row = recipe.to_row(raw)
         _check_fields(row)
@@ -154,8 +155,8 @@ def _row_of(recipe: Recipe, number: int, raw: Any) -> NewRow:
         raise
     except Exception as error:
         raise ValueError(
-            f"{_line_in(recipe.path, error)}: record {number} makes no row ({_told(error)}){has}; "
-            f'mend to_row, or raise Drop("why") in it for such a record'
+            f"{_line_in(recipe.path, error)}: to_row fails for record {number} ({_error_text(error)}){keys}; "
+            f'fix to_row, or raise Drop("reason") in it for such records'
         ) from error
     if not row.answer and not row.meta:
         raise Drop("neither an answer nor meta to verify by")
@@ -163,35 +164,35 @@ def _row_of(recipe: Recipe, number: int, raw: Any) -> NewRow:
 
 
 def _check_fields(row: NewRow) -> None:
-    """TypeError for what a row cannot hold."""
+    """Raises TypeError for a field that a row cannot hold."""
     if not isinstance(row, NewRow):
-        raise TypeError(f"to_row must return a NewRow, it returned {type(row).__name__}")
+        raise TypeError(f"to_row must return a NewRow, got {type(row).__name__}")
     for name in ("question", "answer", "response"):
         if not isinstance(value := getattr(row, name), str):
-            raise TypeError(f"{name} must be text, as in str(...), it is {value!r:.80} ({type(value).__name__})")
+            raise TypeError(f"{name} must be text, got {value!r:.80} ({type(value).__name__}); convert it with str(...)")
     if isinstance(row.images, str | bytes):
         raise TypeError("images must be a tuple, as in images=(picture,)")
     for picture in row.images:
         if not isinstance(picture, bytes | str | Path | Mapping | Image.Image | None):
-            raise TypeError(f"images must hold paths or encoded bytes, one is {picture!r:.80} ({type(picture).__name__})")
+            raise TypeError(f"images must be paths or encoded bytes, got {picture!r:.80} ({type(picture).__name__})")
     json.dumps(dict(row.meta))
 
 
 def _line_in(path: Path, error: Exception) -> str:
-    """The recipe's file, with its line at which the error arose."""
+    """The recipe's file and line that raised the error."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]
     return f"{path}:{frames[-1].lineno}" if frames else str(path)
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def split(rows: Sequence[T], sizes: dict[str, int | None], seed: int) -> dict[str, list[T]]:
-    """The rows, shuffled, as train and eval without a row in common. ValueError: fewer rows than asked for."""
+    """Shuffles the rows and splits them into train and eval, without shared rows. Raises ValueError if there are too few rows."""
     wanted = sum(size or 0 for size in sizes.values())
     if len(rows) < wanted:
-        raise ValueError(f"there are {len(rows)} rows, and {wanted} were asked for")
+        raise ValueError(f"{wanted} rows were requested, but only {len(rows)} exist")
     shuffled = list(rows)
     random.Random(seed).shuffle(shuffled)
     num_eval = len(rows) - (sizes["train"] or 0) if sizes["eval"] is None else sizes["eval"]
@@ -200,10 +201,11 @@ def split(rows: Sequence[T], sizes: dict[str, int | None], seed: int) -> dict[st
 
 
 def records(source: str | None, default: str, *, split: str, config: str | None = None) -> Iterator[dict[str, Any]]:
-    """The records of a .csv, .tsv, .json, .jsonl or .parquet file, or of a data set on the hub (`default` where source is None).
+    """The records of `source`, or of `default` if source is None: a .csv, .tsv, .json, .jsonl or .parquet file, or a hub data
+    set.
 
-    Every cell of a .csv or .tsv file is text. split, config: of the hub's data set; its images come encoded. A file on the hub
-    may be named too, as hf://datasets/OWNER/NAME/FILE. SourceError if the source cannot be read.
+    Every cell of a .csv or .tsv file is text. split, config: parts of the hub's data set; its images stay encoded. The source may
+    also be a file on the hub, hf://datasets/OWNER/NAME/FILE. Raises SourceError if the source cannot be read.
     """
     name = source or default
     path, on_hub = Path(name), name.startswith("hf://")
@@ -215,15 +217,15 @@ def records(source: str | None, default: str, *, split: str, config: str | None 
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture, encoded."""
+    """The picture as PNG bytes."""
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()
 
 
 def _encoded(picture: Any, folder: Path) -> bytes:
-    """A picture of to_row as PNG or JPEG bytes. Drop if training could not use it."""
-    if isinstance(picture, Mapping):  # as the hub's data sets hold one
+    """Encodes a picture from to_row as PNG or JPEG bytes. Raises Drop if training could not use it."""
+    if isinstance(picture, Mapping):  # the hub's format
         picture = picture["bytes"] if picture.get("bytes") else picture.get("path")
     if isinstance(picture, Image.Image):
         picture = png(picture.convert("RGB"))
@@ -249,7 +251,9 @@ def _read_picture(path: str | Path | None, folder: Path) -> bytes:
 
 def _load_module(path: Path) -> ModuleType:
     if path.suffix != ".py":
-        raise ValueError(f"{path} is no recipe, which is a .py file; vlrl new recipe NAME writes one; use it with --from {path}")
+        raise ValueError(
+            f"{path} is not a recipe; a recipe is a .py file: write one with vlrl new recipe NAME, then use it with --from {path}"
+        )
     if not path.exists():
         found = [str(file) for file in sorted(path.parent.glob("[!_]*.py"))]
         near = difflib.get_close_matches(str(path), found, n=1)
@@ -263,5 +267,5 @@ def _load_module(path: Path) -> ModuleType:
     except SyntaxError as error:
         raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from None
     except Exception as error:
-        raise ValueError(f"{_line_in(path, error)} cannot be loaded ({_told(error)})") from error
+        raise ValueError(f"{_line_in(path, error)} cannot be loaded ({_error_text(error)})") from error
     return module

@@ -1,4 +1,4 @@
-"""What can be wrong with data sets that are whole: pictures that cannot be decoded, and evaluation rows that are trained on."""
+"""Checks the rows of complete data sets: pictures that cannot be decoded, and evaluation rows that are also training rows."""
 
 from collections.abc import Iterable
 
@@ -6,23 +6,23 @@ from vlrl.data.images import decode_image, image_size, read_image_bytes
 from vlrl.data.shards import Dataset, row_identity
 from vlrl.types import Row
 
-_SIDE_BY_SIDE = {"train", "eval"}
+_SPLITS = {"train", "eval"}
 
 
 def picture_fault(row: Row) -> str:
-    """Why a picture of the row cannot be used; empty if all can."""
+    """Why one of the row's pictures cannot be used; empty if all can be used."""
     for place, ref in enumerate(row.images, start=1):
         try:
             decode_image(read_image_bytes(ref))
         except ValueError as error:
-            return f"picture {place} of {len(row.images)} cannot be used: {str(error).removeprefix(f'image {ref}: ')}"
+            return f"picture {place} of {len(row.images)} cannot be used: {str(error).removeprefix(f'image {ref} ')}"
     return ""
 
 
 def shared_rows(train: Dataset, held_out: Dataset) -> dict[int, int]:
-    """Row numbers of `held_out` that are in `train` too, with their number there: the same question and, byte by byte, images.
+    """The rows of `held_out` that are also in `train`, as row numbers in both. Equal rows have the same question and image bytes.
 
-    Reads each question, and images only where question and sizes are equal.
+    Reads every question, but only the images of rows with equal questions and image sizes.
     """
     numbers: dict[tuple, list[int]] = {}
     for number, row in enumerate(_rows(held_out)):
@@ -36,32 +36,32 @@ def shared_rows(train: Dataset, held_out: Dataset) -> dict[int, int]:
 
 
 def check_apart(train: Dataset, held_out: Dataset) -> None:
-    """ValueError if the one holds rows of the other. Train and eval of one build have none in common, so they are not read."""
+    """Raises ValueError if the sets share rows. Does not read train and eval of the same build, which never share rows."""
     if train.fingerprint == held_out.fingerprint:
         raise ValueError(
-            f"the evaluation would be on training data: {held_out.folder} as eval_rows holds the very rows of {train.folder}; "
-            "build rows to evaluate on: vlrl data build RECIPE --out FOLDER makes FOLDER/train and FOLDER/eval"
+            f"the evaluation would use training data: eval_rows {held_out.folder} has the same rows as {train.folder}; "
+            "build separate evaluation rows: vlrl data build RECIPE --out FOLDER writes FOLDER/train and FOLDER/eval"
         )
     builds = train.manifest.build, held_out.manifest.build
     if builds[0] and builds[0] == builds[1]:
         return
     again = "build both again with one command: vlrl data build RECIPE --out FOLDER"
-    if are_of_one_folder(train, held_out) and builds[0] != builds[1]:
-        raise ValueError(f"{train.folder} and {held_out.folder} are of different builds, so rows may be in both; {again}")
+    if is_train_eval_pair(train, held_out) and builds[0] != builds[1]:
+        raise ValueError(f"{train.folder} and {held_out.folder} are from different builds, so they may share rows; {again}")
     if shared := shared_rows(train, held_out):
         first = min(shared)
         question = held_out[first].question
         raise ValueError(
-            f"{len(shared)} of {len(held_out)} rows of {held_out.folder} are in {train.folder} too, so the evaluation would be "
-            f"on training data; the first is row {held_out[first].key} ({question!r:.80}); {again}, or leave these rows out of "
+            f"{len(shared)} of {len(held_out)} rows of {held_out.folder} are also in {train.folder}, so the evaluation would use "
+            f"training data; the first is row {held_out[first].key} ({question!r:.80}); {again}, or remove these rows from "
             f"train: --against {held_out.folder}"
         )
 
 
-def are_of_one_folder(one: Dataset, other: Dataset) -> bool:
-    """Whether the sets are the train and eval of a build's folder."""
+def is_train_eval_pair(one: Dataset, other: Dataset) -> bool:
+    """Whether the sets are the train and eval folders inside one build's folder."""
     folders = {one.folder.resolve(), other.folder.resolve()}
-    return {folder.name for folder in folders} == _SIDE_BY_SIDE and len({folder.parent for folder in folders}) == 1
+    return {folder.name for folder in folders} == _SPLITS and len({folder.parent for folder in folders}) == 1
 
 
 def _rows(dataset: Dataset) -> Iterable[Row]:

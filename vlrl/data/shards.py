@@ -1,11 +1,12 @@
-"""A data set is one folder: WebDataset tar shards, an index with the exact place of every member, and a manifest.
+"""Writes and reads data sets. A data set is a folder with WebDataset tar shards, an index of every member's offset, and a
+manifest.
 
-A row KEY is KEY.json (question, answer, meta, response) and KEY.0.png, KEY.1.png, ... for its images, so the webdataset
-library streams the same shards. The index makes row i one seek and one read. The manifest comes last, in one move, so
-a folder with a manifest is a complete data set; equal rows give equal bytes.
+A row KEY is stored as KEY.json (question, answer, meta, response) and its images as KEY.0.png, KEY.1.png, ..., so the webdataset
+library can stream the shards. The index makes reading row i one seek and one read. The manifest is written last, in one move, so
+a folder with a manifest is a complete data set. Equal rows give equal bytes.
 
-The sets of one build replace the old ones together: all old manifests go before any new one comes. A process killed in between
-leaves folders without a manifest, never a new train beside an old eval.
+The sets of a build replace the old ones together: all old manifests are removed before the first new one is written. If the
+process is killed in between, folders have no manifest; a new train never stays beside an old eval.
 """
 
 import hashlib
@@ -30,10 +31,10 @@ _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRow:
-    """A row on its way into a data set; the other fields are those of vlrl.types.Row.
+    """A row to be written into a data set. The fields are those of vlrl.types.Row, without the key.
 
-    images: encoded PNG or JPEG bytes. A recipe may also give paths beside its source, Pillow images, and images as the hub's
-    data sets hold them: the build encodes them.
+    images: encoded PNG or JPEG bytes. A recipe may also give paths relative to its source, Pillow images, or images in the hub's
+    format; the build encodes them.
     """
 
     question: str
@@ -45,11 +46,11 @@ class NewRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What a data set is and where it came from.
+    """A data set's description and origin.
 
-    files: {name: {"bytes": ..., "sha256": ...}} of the index and every shard. build: equal for the sets of one build, which have
-    no row in common, and for what is filtered from them; empty for a set that was written alone. task: the task whose verifier
-    accepted the rows' own answers; empty for a set that was written without it.
+    files: {name: {"bytes": ..., "sha256": ...}} for the index and every shard. build: an id that the sets of one build share, and
+    sets filtered from them; these sets have no row in common. It is empty for a set that was written alone. task: the task whose
+    verifier accepted the rows' own answers; empty if no verifier checked them.
     """
 
     name: str
@@ -76,9 +77,9 @@ def write_dataset(
     task: str = "",
     rows_per_shard: int = 1000,
 ) -> "Dataset":
-    """Writes the rows as a data set, in place of the one that the folder holds, and opens it.
+    """Writes the rows as a data set, replaces the folder's old set, and opens the new one.
 
-    If that fails, the old set stays as it was. ValueError: a row that no task can use.
+    If writing fails, the old set stays unchanged. Raises ValueError for a row that no task can use.
     """
     about = {
         "source": source,
@@ -97,7 +98,7 @@ def write_dataset(
 def write_datasets(
     rows: Mapping[Path, Iterable[NewRow]], *, source: str, licence: str, recipe: str, recipe_version: int, task: str = ""
 ) -> dict[Path, "Dataset"]:
-    """As `write_dataset`, for the sets of one build by their folders: either all are replaced or none."""
+    """Like `write_dataset`, for the sets of one build, by folder: replaces either all of them or none."""
     about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version, "task": task}
     with _staged(rows):
         manifests = {folder: _stage(folder, of_folder, about, 1000) for folder, of_folder in rows.items()}
@@ -111,11 +112,11 @@ def write_datasets(
 
 @contextmanager
 def _staged(folders: Iterable[Path]) -> Iterator[None]:
-    """A place beside each folder's set for the next one. Whatever happens, nothing is left of it."""
+    """Creates a staging folder for each folder's next set, and always removes it at the end."""
     asides = [folder / _ASIDE for folder in folders]
     try:
         for aside in asides:
-            shutil.rmtree(aside, ignore_errors=True)  # of a build that was killed
+            shutil.rmtree(aside, ignore_errors=True)  # a killed build may have left one
             aside.mkdir(parents=True)
         yield
     finally:
@@ -124,7 +125,7 @@ def _staged(folders: Iterable[Path]) -> Iterator[None]:
 
 
 def _stage(folder: Path, rows: Iterable[NewRow], about: Mapping[str, Any], rows_per_shard: int) -> Manifest:
-    """Writes a whole data set beside the folder's own."""
+    """Writes a complete data set into the folder's staging folder."""
     aside = folder / _ASIDE
     index: list[dict[str, Any]] = []
     shards: list[str] = []
@@ -149,7 +150,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _replace(folders: Collection[Path]) -> None:
-    """Puts the staged sets in place of the old ones: no old manifest is left when the first new one comes."""
+    """Replaces the old sets with the staged ones. Removes all old manifests before it writes the first new one."""
     for folder in folders:
         (folder / MANIFEST).unlink(missing_ok=True)
     for folder in folders:
@@ -165,7 +166,8 @@ def _replace(folders: Collection[Path]) -> None:
 class Dataset:
     """A data set's rows by number. Images stay in the shard: a Row holds `SHARD.tar#OFFSET+SIZE`, see vlrl.data.images.
 
-    ValueError at opening: no manifest, a file that is missing, or one whose size is not the manifest's (a torn copy).
+    Opening raises ValueError if the manifest or a file is missing, or a file's size differs from the manifest (an incomplete
+    copy).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -175,7 +177,9 @@ class Dataset:
             size = (folder / name).stat().st_size if (folder / name).exists() else None
             if size != facts["bytes"]:
                 found = "is missing" if size is None else f"has {size} bytes"
-                raise ValueError(f"{folder / name} {found}, its manifest says {facts['bytes']}; copy or build the data set again")
+                raise ValueError(
+                    f"{folder / name} {found}, but the manifest says {facts['bytes']}; copy or build the data set again"
+                )
         self._index = [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
 
     def __len__(self) -> int:
@@ -183,7 +187,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal contents, by the manifest: a short hash of the hashes of its files."""
+        """A short hash of the manifest's file hashes; equal for equal contents."""
         return hashlib.sha256(json.dumps(self.manifest.files, sort_keys=True).encode()).hexdigest()[:16]
 
     def __getitem__(self, number: int) -> Row:
@@ -196,20 +200,20 @@ class Dataset:
         return Row(key=place["key"], images=tuple(f"{shard}#{at}+{length}" for at, length in place["images"]), **fields)
 
     def verify(self) -> None:
-        """ValueError at the first file whose bytes are not those that were written. Reads everything."""
+        """Reads all files. Raises ValueError for the first one whose hash differs from the manifest."""
         for name, facts in self.manifest.files.items():
             if _sha256(self.folder / name) != facts["sha256"]:
                 raise ValueError(f"{self.folder / name}: its sha256 is not the manifest's; copy or build the data set again")
 
 
 def check_row(row: NewRow | Row, key: str) -> None:
-    """ValueError for a row that no task can use: nothing to verify against, or a video."""
+    """Raises ValueError for a row that no task can use: it has no answer and no meta, or it has a video."""
     if not row.answer and not row.meta:
         raise ValueError(
-            f"row {key} ({row.question!r:.80}): no answer and no meta, so nothing could be verified; drop it in to_row"
+            f"row {key} ({row.question!r:.80}) has no answer and no meta, so it cannot be verified; drop it in to_row"
         )
     if "video" in row.meta or "videos" in row.meta:
-        raise ValueError(f"row {key} ({row.question!r:.80}): holds a video; images only for now: give its frames as images")
+        raise ValueError(f"row {key} ({row.question!r:.80}) has a video, which is not supported; use its frames as images")
 
 
 def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[dict[str, Any]]:
@@ -229,7 +233,7 @@ def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[
             text = {"question": row.question, "answer": row.answer, "meta": dict(row.meta), "response": row.response}
             for image in row.images:
                 if not isinstance(image, bytes) or not extension_of(image):
-                    raise ValueError(f"row {key}: an image begins with {image!r:.20}, which is neither PNG nor JPEG bytes")
+                    raise ValueError(f"row {key}: an image starts with {image!r:.20}; it must be PNG or JPEG bytes")
             images = [(f"{key}.{n}.{extension_of(image)}", image) for n, image in enumerate(row.images)]
             places.append(
                 {
@@ -243,12 +247,12 @@ def _write_shard(path: Path, rows: Iterable[NewRow], first_number: int) -> list[
 
 
 def extension_of(image: bytes) -> str | None:
-    """ "png" or "jpg"; None for what no shard holds."""
+    """ "png" or "jpg"; None for a format that shards do not hold."""
     return next((extension for magic, extension in _EXTENSIONS.items() if image.startswith(magic)), None)
 
 
 def row_identity(question: str, images: Iterable[bytes]) -> str:
-    """A hash that is equal for the same question about the same images, byte by byte."""
+    """A hash of the question and the image bytes; equal for repeated questions."""
     parts = [question.encode(), *images]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
@@ -258,7 +262,9 @@ def _read_manifest(folder: Path) -> Manifest:
     if not path.exists():
         near = nearest_folder(folder, with_file=MANIFEST)
         remedy = f"{near}Or build it" if near else "build it"
-        raise ValueError(f"{folder} is no complete data set: it has no {MANIFEST}; {remedy}: vlrl data build RECIPE --out FOLDER")
+        raise ValueError(
+            f"{folder} is not a complete data set: it has no {MANIFEST}; {remedy}: vlrl data build RECIPE --out FOLDER"
+        )
     try:
         return Manifest(**json.loads(path.read_text()))
     except (TypeError, json.JSONDecodeError) as error:

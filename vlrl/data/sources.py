@@ -1,6 +1,6 @@
-"""Reads the files that recipes name: CSV, JSON and JSON lines, record by record.
+"""Reads the source files of recipes, record by record: CSV, TSV, JSON, JSON lines, Parquet, and data sets on the hub.
 
-A file that cannot be read is the user's to mend, so every fault is a SourceError that names the file, the line, and what to do.
+The user must fix an unreadable file, so every error is a SourceError with the file, the line and what to do.
 """
 
 import csv
@@ -17,15 +17,15 @@ _MAX_CELL = 1 << 27  # characters
 
 
 class SourceError(ValueError):
-    """A source that cannot be read, as one sentence."""
+    """A source cannot be read. The message is one sentence."""
 
 
 def check_is_file(path: Path) -> None:
-    """SourceError for a folder, or where nothing has this name."""
+    """Raises SourceError if the path is a folder or does not exist."""
     if path.is_dir():
         inside = sorted(str(file) for file in path.iterdir() if file.suffix in SUFFIXES)[:5]
-        found = f"it holds {', '.join(inside)}" if inside else f"it holds no {', '.join(SUFFIXES)} file"
-        raise SourceError(f"{path} is a folder; --from needs the file that lists the records; {found}")
+        found = f"it has {', '.join(inside)}" if inside else f"it has no {', '.join(SUFFIXES)} file"
+        raise SourceError(f"{path} is a folder; --from needs the file with the records; {found}")
     if not path.exists():
         raise SourceError(f"no file {path}; name one with --from")
 
@@ -38,11 +38,11 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             yield from read(path, file)
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise SourceError(f"{path} is not UTF-8 text (it holds the byte 0x{byte:02x}); save it as UTF-8") from None
+        raise SourceError(f"{path} is not UTF-8 text (it has the byte 0x{byte:02x}); save it as UTF-8") from None
 
 
 def _read_csv(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
-    """Every cell is text; the header's most frequent one of comma, semicolon and tab divides them."""
+    """Reads every cell as text. The delimiter is the most frequent of comma, semicolon and tab in the header."""
     csv.field_size_limit(_MAX_CELL)
     header = _QUOTED.sub("", file.readline())
     file.seek(0)
@@ -50,20 +50,20 @@ def _read_csv(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
     try:
         names = [name.strip() for name in next(lines, [])]
         if not any(names):
-            raise SourceError(f"{path}: its first line is empty; it must name the columns, as in picture,question,answer")
+            raise SourceError(f"{path}: the first line is empty; it must name the columns, as in picture,question,answer")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise SourceError(f"{path}: its first line names the column {repeated[0]!r} twice; rename one")
+            raise SourceError(f"{path}: the first line names the column {repeated[0]!r} twice; rename one")
         for cells in lines:
             if not cells:
                 continue
             if len(cells) != len(names):
                 raise SourceError(
-                    f"{path}:{lines.line_num} has {len(cells)} cells, and the first line names {len(names)} columns "
-                    f"({', '.join(names)}); put double quotes around a cell that holds the delimiter"
+                    f"{path}:{lines.line_num} has {len(cells)} cells, but the first line names {len(names)} columns "
+                    f"({', '.join(names)}); put double quotes around a cell that contains the delimiter"
                 )
             yield dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        advice = "a cell that holds a double quote stands between double quotes, and doubles it"
+        advice = 'put a cell that contains a double quote in double quotes, and write the inner quote twice ("")'
         raise SourceError(f"{path}:{lines.line_num} is not CSV ({error}); {advice}") from None
 
 
@@ -72,10 +72,10 @@ def _read_json(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
         found = json.load(file)
     except json.JSONDecodeError as error:
         raise SourceError(
-            f"{path}:{error.lineno} is not JSON ({error.msg}); a file with one object a line must be called .jsonl"
+            f"{path}:{error.lineno} is not JSON ({error.msg}); name a file with one object per line .jsonl"
         ) from None
     if not isinstance(found, list):
-        raise SourceError(f"{path} holds a JSON {type(found).__name__}; it must hold a list of records")
+        raise SourceError(f"{path} is a JSON {type(found).__name__}; it must be a list of records")
     yield from found
 
 
@@ -85,25 +85,25 @@ def _read_json_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise SourceError(f"{path}:{number} is not JSON ({error.msg}); a line must hold one object") from None
+                raise SourceError(f"{path}:{number} is not JSON ({error.msg}); each line must be one object") from None
 
 
 def read_hub(name: str, suffix: str, *, split: str, config: str | None) -> Iterator[dict[str, Any]]:
-    """The records of a data set on the hub, or of a .parquet file or a file on the hub, which have a suffix; images encoded."""
-    from datasets import disable_progress_bars, load_dataset  # takes seconds to import, and few sources need it
+    """The records of a hub data set, with encoded images. With a suffix, `name` is a file: on the hub, or a .parquet file."""
+    from datasets import disable_progress_bars, load_dataset  # the import takes seconds, and few sources need it
 
     disable_progress_bars()
     kind = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}.get(suffix, "json")
     try:
         found = load_dataset(kind, data_files=name, split="train") if suffix else load_dataset(name, config, split=split)
         yield from _with_images_encoded(found)
-    except Exception as error:  # the library and its readers fail in ways of their own
+    except Exception as error:  # the library and its readers may raise anything
         reason = " ".join(str(error).split())[:200]
         raise SourceError(f"{name} cannot be read ({type(error).__name__}: {reason}); name a file with --from") from None
 
 
 def _with_images_encoded(found: Any) -> Any:
-    """The data set with images as {"bytes": ..., "path": ...}: the build decodes them, and leaves a broken one out."""
+    """The data set with images as {"bytes": ..., "path": ...}. The build decodes them, so that it can leave out broken ones."""
     from datasets import Image, List
 
     for name, feature in dict(found.features).items():

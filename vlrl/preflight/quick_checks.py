@@ -1,7 +1,7 @@
-"""What can be refused in seconds, before torch is imported: folders, tasks, data sets, verifiers, and what a resume must share.
+"""Checks a run in seconds, before torch is imported: folders, tasks, data sets, verifiers, and a resumed run's settings.
 
-All faults of files and settings are found together, each as one sentence; where there is none, the verifiers are put to the test.
-What needs the model's processor comes later, in full_checks. A bad row that no check meets costs its own group, not the run.
+Faults of files and settings are reported together, one sentence each. If there are none, the verifiers are tested. full_checks
+later checks what needs the model's processor. A bad row that the checks miss costs its own group, not the run.
 """
 
 import json
@@ -13,21 +13,21 @@ from vlrl.data.images import open_image
 from vlrl.data.row_checks import check_apart
 from vlrl.data.shards import Dataset, check_row
 from vlrl.distributed.checkpoint import check_same_config
-from vlrl.inputs import Inputs, attempt_each, spread, telling_rows
+from vlrl.inputs import Inputs, attempt_each, representative_rows, spread
 from vlrl.models.config_json import read_local_config
 from vlrl.preflight.model_settings import setting_faults
 from vlrl.preflight.verifier_checks import verifier_faults
-from vlrl.tasks import described, load_task
+from vlrl.tasks import describe_error, load_task
 from vlrl.types import Draw, Row
 
-_HASHED_BYTES = 1 << 30  # of one data set; hashing it all takes about a second
+_HASHED_BYTES = 1 << 30  # larger data sets are not hashed; hashing this much takes about a second
 _MAX_READ = 20_000
 
 
 def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) -> None:
-    """ValueError with a line for each fault.
+    """Raises ValueError with one line per fault.
 
-    to_train: False where the model will only be sampled, which needs no mixture and no checkpoint.
+    to_train: False if the model will only be sampled, which needs no mixture and no checkpoint.
     """
     mixture = config.mixture
     tasks, task_faults = attempt_each(
@@ -54,10 +54,10 @@ def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) 
 
 
 def _setting_faults(config: Config, world_size: int) -> Iterator[str]:
-    """Settings that the ranks or the model cannot follow; a model on the hub is looked at once it is here."""
+    """Settings that do not fit the ranks or the model. A model on the hub is checked after its download."""
     if world_size % config.engine.tensor_parallel:
         yield (
-            f"engine.tensor_parallel: {world_size} ranks do not split into engines of {config.engine.tensor_parallel}; "
+            f"engine.tensor_parallel: {world_size} ranks are not divisible by {config.engine.tensor_parallel}; "
             "start a multiple of it"
         )
     try:
@@ -80,7 +80,7 @@ def _mixture_faults(inputs: Inputs) -> Iterator[str]:
 
 
 def _resume_faults(inputs: Inputs, world_size: int) -> Iterator[str]:
-    """Differences from the newest checkpoint's settings; whether that one is whole is for loading to find out."""
+    """Differences from the newest checkpoint's settings. Loading checks later whether the checkpoint is complete."""
     states = sorted((inputs.config.folder / "checkpoints").glob("step-*/state.json"))
     for path in states[-1:]:
         try:
@@ -94,10 +94,10 @@ def _resume_faults(inputs: Inputs, world_size: int) -> Iterator[str]:
 
 
 def _data_faults(inputs: Inputs, *, demonstrated: bool) -> Iterator[str]:
-    """Of each data set: its bytes, its rows, and the prompts of a few of them. demonstrated: it needs responses."""
+    """Checks each data set's bytes, its rows, and the prompts of a few rows. demonstrated: every row needs a response."""
     for name, dataset in inputs.rows.items():
         if not len(dataset):
-            yield f"{dataset.folder} holds no rows; build it again: vlrl data build RECIPE --out FOLDER"
+            yield f"{dataset.folder} has no rows; build it again: vlrl data build RECIPE --out FOLDER"
             continue
         if sum(facts["bytes"] for facts in dataset.manifest.files.values()) <= _HASHED_BYTES:
             _, faults = attempt_each({"": dataset.verify})
@@ -108,18 +108,18 @@ def _data_faults(inputs: Inputs, *, demonstrated: bool) -> Iterator[str]:
         rows, unreadable = attempt_each({number: partial(_read_row, dataset, number, demonstrated) for number in numbers})
         yield from _first_of(dataset, unreadable, len(numbers))
         if name in inputs.tasks:
-            tried = telling_rows(rows)
+            tried = representative_rows(rows)
             _, unusable = attempt_each({number: partial(_try_prompt, inputs, name, number) for number in tried})
             yield from _first_of(dataset, unusable, len(tried))
 
 
 def _first_of(dataset: Dataset, faults: list[str], num_tried: int) -> Iterator[str]:
     if faults:
-        yield f"{dataset.folder}: {len(faults)} of {num_tried} rows looked at can't be used; the first: {faults[0]}"
+        yield f"{dataset.folder}: {len(faults)} of {num_tried} checked rows cannot be used; the first: {faults[0]}"
 
 
 def _read_row(dataset: Dataset, number: int, demonstrated: bool) -> Row:
-    """ValueError where it is torn, holds what a row has no place for, or lacks what it is needed for."""
+    """Reads a row. Raises ValueError if it is damaged, has unknown fields, or lacks what the run needs."""
     try:
         row = dataset[number]
     except (ValueError, TypeError) as error:
@@ -131,15 +131,15 @@ def _read_row(dataset: Dataset, number: int, demonstrated: bool) -> Row:
 
 
 def _try_prompt(inputs: Inputs, name: str, number: int) -> None:
-    """ValueError where the row can't become a prompt with images that can be opened."""
+    """Raises ValueError if the row's prompt cannot be made or one of its images cannot be opened."""
     row = inputs.rows[name][number]
     try:
         inputs.prompt(Draw(slot=0, task=name, index=number, minibatch=0), 1)
     except ValueError:
         raise
-    except Exception as error:  # the task's prompt is foreign code
+    except Exception as error:  # the task's code may raise anything
         path = inputs.tasks[name].path
-        raise ValueError(f"{path}: no prompt can be made of row {row.key} ({described(error)})") from error
+        raise ValueError(f"{path}: prompt fails for row {row.key} ({describe_error(error)})") from error
     for ref in row.images:
         try:
             open_image(ref, max_side=inputs.config.images.max_side)

@@ -1,7 +1,7 @@
-"""A run's verifiers put to the test before it starts: their EXAMPLES, odd responses, and the own answers of a few rows.
+"""Tests a run's verifiers before the run starts, on their EXAMPLES, on odd responses, and on the own answers of a few rows.
 
-All of it is scored by the pool that training uses, so that a verifier that hangs or crashes costs its deadline and no more.
-A verifier that rejects most of its rows' own answers is probably looking at another task's rows: every reward would be 0.
+The scoring pool of training scores all of them, so a verifier that hangs or crashes only takes its deadline. A verifier that
+rejects most of its rows' own answers probably gets another task's rows, so that every reward would be 0.
 """
 
 import logging
@@ -20,13 +20,13 @@ from vlrl.types import Rollout, Row, Score, Status
 logger = logging.getLogger(__name__)
 
 ODD_RESPONSES = ("", " \n\t", "\\boxed{}", "\\boxed{", "{", "[[", "\x00", "½ ٣ \u202e", "7" * 5000)
-NUM_OWN_ANSWERS = 8  # of each data set
-_ENOUGH = 0.9  # of a reward, as when a data set is built
+NUM_OWN_ANSWERS = 8  # from each data set
+_ACCEPTED_REWARD = 0.9  # as in vlrl.data.build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """A response to score. task: its name in the mixture; dataset: the row's, None for one of EXAMPLES."""
+    """A response to score. task: its name in the mixture; dataset: the row's data set, None for one of EXAMPLES."""
 
     task: str
     response: str
@@ -36,9 +36,10 @@ class Check:
 
 
 def verifier_faults(config: Config, tasks: Mapping[str, Task], datasets: Mapping[str, Sequence[Dataset]]) -> Iterator[str]:
-    """One sentence for each thing that is wrong with a verifier, or with it and its rows. Warns where few answers are rejected.
+    """One sentence for each fault of a verifier, or of a verifier with its rows. Only warns if it rejects half of the answers or
+    less.
 
-    datasets: those whose rows the task will score, by its name in the mixture.
+    datasets: by task name in the mixture, the data sets whose rows the task will score.
     """
     checks = [check for name, task in tasks.items() for check in _checks(name, task, datasets.get(name, ()))]
     scored = list(zip(checks, _scores(config, tasks, checks), strict=True))
@@ -51,7 +52,7 @@ def verifier_faults(config: Config, tasks: Mapping[str, Task], datasets: Mapping
             continue
         yield from _reward_faults(config, name, task, examples)
         if faults := [fault for check, score in odd if (fault := _odd_fault(task, check, score))]:
-            yield faults[0] + _are_they_anothers(datasets[name][0], mine)
+            yield faults[0] + _ask_for_other_task(datasets[name][0], mine)
             continue
         for dataset in datasets.get(name, ()):
             own = [(check, score) for check, score in mine if check.dataset is dataset and not check.is_odd]
@@ -71,7 +72,7 @@ def _checks(name: str, task: Task, datasets: Sequence[Dataset]) -> Iterator[Chec
 
 
 def _sampled(dataset: Dataset) -> list[Row]:
-    """The rows whose answers are looked at, of those that can be read: a torn one gets a sentence of its own elsewhere."""
+    """The rows whose own answers are checked. Skips unreadable rows, which quick_checks reports."""
     rows = []
     for number in spread(len(dataset), NUM_OWN_ANSWERS):
         with suppress(ValueError, TypeError):
@@ -95,7 +96,7 @@ def _reward_faults(config: Config, name: str, task: Task, examples: Sequence[Sco
     for part in unknown_parts(config.mixture[name].reward, known):
         yield (
             f"mixture.{name}.reward: no score of {task.path} has a part {part!r}; "
-            f"its examples' have {', '.join(sorted(known)) or 'none'}, and the verifier's own is 'reward'"
+            f"use one of {', '.join([*sorted(known), 'reward'])}, where 'reward' is the verifier's own reward"
         )
 
 
@@ -108,36 +109,36 @@ def _odd_fault(task: Task, check: Check, score: Score) -> str:
     )
 
 
-def _are_they_anothers(dataset: Dataset, scored: Sequence[tuple[Check, Score]]) -> str:
-    """The question to end a fault with where the verifier fails on all rows of the data set that were looked at.
+def _ask_for_other_task(dataset: Dataset, scored: Sequence[tuple[Check, Score]]) -> str:
+    """A question for the end of a fault, if the verifier failed on all checked rows of the data set; otherwise empty.
 
-    Of rows without an own answer the odd responses are all that it was tried with.
+    If the rows have no own answers, the odd responses count instead.
     """
-    of_set = [(check, score) for check, score in scored if check.dataset is dataset]
-    own = [score for check, score in of_set if not check.is_odd] or [score for _, score in of_set]
+    in_dataset = [(check, score) for check, score in scored if check.dataset is dataset]
+    own = [score for check, score in in_dataset if not check.is_odd] or [score for _, score in in_dataset]
     if any(score.status is Status.OK for score in own):
         return ""
-    return f"; or are these rows of another task? {dataset.folder} was made by the recipe {dataset.manifest.recipe!r}"
+    return f"; or are these another task's rows? {dataset.folder} was made by the recipe {dataset.manifest.recipe!r}"
 
 
 def _own_answer_faults(task: Task, dataset: Dataset, own: Sequence[tuple[Check, Score]]) -> Iterator[str]:
     if unscored := [(check, score) for check, score in own if score.status is not Status.OK]:
         check, score = unscored[0]
         yield (
-            f"{dataset.folder}: {len(unscored)} of {len(own)} own answers can't be scored by {task.name}; the first: "
-            f"row {check.row.key}, verify gives {score.status}: {score.detail}{_are_they_anothers(dataset, own)}"
+            f"{dataset.folder}: {task.name} cannot score {len(unscored)} of {len(own)} own answers; the first: "
+            f"row {check.row.key}, verify gives {score.status}: {score.detail}{_ask_for_other_task(dataset, own)}"
         )
         return
-    rejected = [(check, score) for check, score in own if score.reward < _ENOUGH]
+    rejected = [(check, score) for check, score in own if score.reward < _ACCEPTED_REWARD]
     if not rejected:
         return
     check, score = rejected[0]
     found = (
-        f"{dataset.folder}: {len(rejected)} of {len(own)} own answers looked at are not accepted by {task.name}; "
+        f"{dataset.folder}: {task.name} rejects {len(rejected)} of {len(own)} checked own answers; "
         f"the first: row {check.row.key}, {check.response[:60]!r} gets reward {score.reward:g}"
     )
-    recipe, how = dataset.manifest.recipe, f"See: vlrl data check {dataset.folder} --task {task.name}"
+    recipe, command = dataset.manifest.recipe, f"See: vlrl data check {dataset.folder} --task {task.name}"
     if 2 * len(rejected) > len(own):
-        yield f"{found}. Are these another task's rows (their recipe is {recipe!r})? {how}"
+        yield f"{found}. Are these another task's rows (their recipe is {recipe!r})? {command}"
     else:
-        logger.warning("%s. %s", found, how)
+        logger.warning("%s. %s", found, command)

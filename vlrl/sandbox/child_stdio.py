@@ -1,4 +1,4 @@
-"""The first thing that a child process of vlrl.sandbox.processes does. Few imports: a child is started for every solution."""
+"""Moves a child process's stdin and stdout to private descriptors. Few imports, because every solution starts a child."""
 
 import ctypes
 import os
@@ -8,9 +8,9 @@ _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
 
 def take_pipes(*, silent: bool) -> tuple[BufferedReader, BufferedWriter]:
-    """What a child does first: (requests, replies), its stdin and stdout moved to private descriptors.
+    """Returns (requests, replies): the child's stdin and stdout, moved to private descriptors. A child calls this first.
 
-    Foreign code that reads then finds an empty input, and what it prints goes to stderr, or nowhere if silent.
+    Afterwards foreign code reads an empty stdin, and its output goes to stderr, or is discarded if `silent` is set.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

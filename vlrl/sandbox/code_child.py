@@ -1,10 +1,10 @@
-"""The child's side of `verifiers.code`: how it confines itself, and the plain data that crosses between the two.
+"""Runs a solution in the child process of `vlrl.verifiers.code`: confines itself, then exchanges plain data with the parent.
 
-Scalars cross as JSON's own; a container as {its type's name: its items}, so that a tuple stays a tuple; the standard library's
-dicts as dicts. A value whose type is not exactly one of these does not cross: a subclass may answer any comparison as it likes.
+Scalars are sent as JSON scalars. A container is sent as {type name: items}, so that a tuple stays a tuple; the standard library's
+dict classes are sent as dicts. Any other type is refused, because a subclass could fake the result of a comparison.
 
-A child starts for every solution, and half of its start was once the imports of json and typing, which bring in re. So it reads
-and writes JSON by the json package's own C functions, which need none of it.
+Every solution starts a child, and importing json and typing (with re) took half of its start. So the child uses the json
+package's C functions directly, without these imports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_OUTPUT = 1 << 19  # bytes of a program's output; as JSON it must stay below a line's 1 MiB
+MAX_OUTPUT = 1 << 19  # bytes of a program's output; its JSON must fit into a line of 1 MiB
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _SCALARS = (type(None), bool, int, float, str)
 _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -32,7 +32,7 @@ _DICTS = (dict, Counter, OrderedDict, defaultdict)
 
 
 def encode(value: Any) -> Any:
-    """Plain data as JSON data. TypeError where the value, or one inside it, is of another type.
+    """Converts plain data to JSON data. Raises TypeError if the value, or a value inside it, has another type.
 
     >>> encode({1: (True, None)})
     {'dict': [[1, {'tuple': [True, None]}]]}
@@ -50,7 +50,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(data: Any) -> Any:
-    """The value that `encode` made into `data`."""
+    """The inverse of `encode`."""
     if type(data) in _SCALARS:
         return data
     ((kind, items),) = data.items()
@@ -62,9 +62,9 @@ def decode(data: Any) -> Any:
 
 
 def confine(limits: dict[str, int], filter: str, uid: int | None = None) -> None:
-    """Gives up rights for good. limits: "RLIMIT_*" to its value; filter: seccomp's program in base64; uid: whom to become.
+    """Gives up rights permanently. limits: values by "RLIMIT_*" name; filter: seccomp program in base64; uid: the user to become.
 
-    OSError where the system does not do as it is told.
+    Raises OSError if a system call fails.
     """
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, name), (value, value))
@@ -86,13 +86,13 @@ def confine(limits: dict[str, int], filter: str, uid: int | None = None) -> None
 
 
 class _Program(ctypes.Structure):
-    """struct sock_fprog: the number of instructions, of 8 bytes each, and where they are."""
+    """struct sock_fprog: the number of instructions, of 8 bytes each, and a pointer to them."""
 
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
 
 
-class _Read:
-    """How json.loads reads, as its C scanner wants to be told."""
+class _ScannerOptions:
+    """json.loads's defaults, as the attributes that the C scanner reads."""
 
     strict = True
     object_hook = object_pairs_hook = None
@@ -100,7 +100,7 @@ class _Read:
     memo: dict[str, str] = {}
 
 
-_scan = make_scanner(_Read)  # type: ignore[arg-type]  # it takes whatever has these attributes
+_scan = make_scanner(_ScannerOptions)  # type: ignore[arg-type]  # it accepts any object with these attributes
 
 
 def _loads(line: bytes) -> Any:
@@ -113,45 +113,49 @@ def _dumps(value: Any) -> bytes:
 
 
 def main() -> None:
-    """Reads a job, {confine, source} and entry_point or stdin; confines itself and says "ready", or why it can't.
+    """Reads a job, {confine, source} with entry_point or stdin; confines itself and replies "ready", or the reason for a failure.
 
-    With an entry_point it then answers each line {args, kwargs} by {"value"} or {"error"}, until there are no more; a source
-    that does not define it gives one {"error"} and ends. With stdin it runs the source as a program and gives what it printed.
+    With an entry_point, it answers each line {args, kwargs} with {"value"} or {"error"} until the input ends. If the source does
+    not define the entry point, it replies one {"error"} and exits. With stdin, it runs the source as a program and replies its
+    output.
     """
     requests, replies = take_pipes(silent=True)
     job = _loads(requests.readline())
 
-    def say(reply: Any) -> None:
-        replies.write(_dumps(reply) + b"\n")
+    def reply(content: Any) -> None:
+        replies.write(_dumps(content) + b"\n")
         replies.flush()
 
     try:
         confine(**job["confine"])
     except Exception as error:
-        say(f"it cannot be confined ({type(error).__name__}: {error})")
+        reply(f"it cannot confine itself ({type(error).__name__}: {error})")
         os._exit(1)
-    say("ready")
+    reply("ready")
     try:
         if "stdin" in job:
-            say({"value": run_program(job["source"], job["stdin"])})
+            reply({"value": run_program(job["source"], job["stdin"])})
             os._exit(0)
         namespace = {"__name__": "solution"}
         exec(compile(job["source"], "solution.py", "exec"), namespace)
         function: Any = namespace[job["entry_point"]]
     except BaseException as error:
-        say(_failure(error))
+        reply(_failure(error))
         os._exit(1)
     for line in requests:
         call = _loads(line)
         try:
-            say({"value": encode(function(*decode(call["args"]), **decode(call["kwargs"])))})
+            reply({"value": encode(function(*decode(call["args"]), **decode(call["kwargs"])))})
         except BaseException as error:
-            say(_failure(error))
-    os._exit(0)  # threads and exit handlers of the solution have no say
+            reply(_failure(error))
+    os._exit(0)  # without waiting for the solution's threads and exit handlers
 
 
 def run_program(source: str, stdin: str) -> str:
-    """What the program prints, up to MAX_OUTPUT bytes; sys.exit ends it well. What else it raises is raised."""
+    """Runs the program and returns its output. sys.exit with 0 or None ends it normally; other exceptions are raised.
+
+    More than MAX_OUTPUT bytes of output raise OSError.
+    """
     written = _Capped()
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
     sys.stdout = io.TextIOWrapper(written, encoding="utf-8", write_through=True)
@@ -173,5 +177,5 @@ class _Capped(io.BytesIO):
 def _failure(error: BaseException) -> dict[str, str]:
     try:
         return {"error": f"{type(error).__name__}: {error}"[:200]}
-    except BaseException:  # its text is the solution's code too
+    except BaseException:  # the solution's code may also compute the error's text
         return {"error": type(error).__name__}

@@ -1,12 +1,12 @@
-"""Where a model's code runs: a process that sees no network, no file but Python's own, and no other process.
+"""Starts jailed processes for a model's code: without network, other processes, or files except Python's own.
 
-Isolation `jail`, the default, is bubblewrap's: namespaces of its own, a read-only system, a small /tmp, no capability, no
-environment. Inside it the child (vlrl.sandbox.code_child) gives up what is left before it reads any of the model's code:
-it takes limits, becomes `nobody` where it was root, and installs a seccomp filter that allows it no new process or thread,
-no program, no socket, no signal. Isolation `limits` has the limits and the filter without the namespaces: code can then read
-what its user can read. It must be asked for by name, in VLRL_ISOLATION, which the run file's `scoring.isolation` sets.
+Isolation `jail`, the default, uses bubblewrap: new namespaces, a read-only system, a small /tmp, no capabilities, no environment.
+Inside, the child (vlrl.sandbox.code_child) gives up its remaining rights before it reads the model's code: it sets resource
+limits, becomes `nobody` if it was root, and installs a seccomp filter that forbids new processes, threads, programs, sockets and
+signals. Isolation `limits` has the limits and the filter but no namespaces, so code can read all files that its user can read. It
+must be selected explicitly in VLRL_ISOLATION, which the run file's `scoring.isolation` sets.
 
-Where the machine cannot isolate, SandboxError says what to install or allow: no code is run, and no score is given.
+If the machine cannot isolate code, SandboxError says what to install or allow. Then no code runs, and no score is given.
 """
 
 import base64
@@ -32,7 +32,7 @@ _TMP_BYTES = 16 << 20
 _START_S = 30.0
 _READY = 12
 _VLRL = Path(__file__).parents[1]
-_CHILD = ("sandbox/child_stdio.py", "sandbox/code_child.py")  # all that the child imports of vlrl
+_CHILD = ("sandbox/child_stdio.py", "sandbox/code_child.py")  # the child's only imports from vlrl
 _MAIN = "import sys; sys.path.insert(0, {root!r}); from vlrl.sandbox.code_child import main; sys.path.pop(0); main()"
 _FORBIDDEN = (
     *("fork", "vfork", "clone", "clone3", "execve", "execveat", "unshare", "setns", "ptrace", "process_vm_readv"),
@@ -46,27 +46,27 @@ _FORBIDDEN = (
 
 
 class SandboxError(RuntimeError):
-    """This machine cannot isolate code as it was asked to."""
+    """This machine does not support the requested isolation."""
 
 
 def start(limits: Mapping[str, int]) -> tuple[Child, dict[str, Any]]:
-    """A child of its own that waits for its job, and the `confine` entry that the job must hold.
+    """Starts a child that waits for its job. Also returns the `confine` entry for that job.
 
-    limits: "RLIMIT_*" to its value, taken by the child itself. SandboxError where this machine cannot isolate.
+    limits: values by "RLIMIT_*" name; the child sets them itself. Raises SandboxError if this machine cannot isolate code.
     """
     isolation = os.environ.get(ISOLATION, "jail")
     confine: dict[str, Any] = {"limits": dict(limits), "filter": _filter()}
     if isolation == "limits":
         return _standby(Limited, (*_python(), _MAIN.format(root=str(_VLRL.parent)))).take(), confine
     if isolation != "jail":
-        raise SandboxError(f"{ISOLATION} is {isolation!r}; known: jail, limits")
-    arguments, uid = _way()
+        raise SandboxError(f"{ISOLATION} is {isolation!r}; set it to jail or limits")
+    arguments, uid = _working_jail()
     return _standby(Jailed, (*arguments, *_python(), _MAIN.format(root="/vlrl"))).take(), confine | {"uid": uid}
 
 
 @cache
 def _standby(kind: Callable[[Sequence[str]], Child], argv: tuple[str, ...]) -> Standby[Child]:
-    """A child knows nothing of its solution before its job comes, so that some can be there already when it does."""
+    """The pool of started children. A child gets its solution only with its job, so children can start before it."""
     return Standby(partial(kind, argv), _READY)
 
 
@@ -79,62 +79,62 @@ class Limited(Child):
 
 
 class Jailed(Child):
-    """A child in a jail. Killing bubblewrap would leave the jail's first process behind, so that one is killed, by its pidfd."""
+    """A child in a jail. `kill` also kills the jail's first process, by its pidfd: it would survive bubblewrap's end."""
 
     def __init__(self, argv: Sequence[str]):
-        told, tells = os.pipe()
+        info_read, info_write = os.pipe()
         try:
-            super().__init__([argv[0], "--info-fd", str(tells), *argv[1:]], limits={}, env={}, pass_fds=(tells,))
+            super().__init__([argv[0], "--info-fd", str(info_write), *argv[1:]], limits={}, env={}, pass_fds=(info_write,))
         finally:
-            os.close(tells)
-        self._first: int | None = None
+            os.close(info_write)
+        self._first_process: int | None = None
         try:
-            self._first = os.pidfd_open(json.loads(_read_all(told))["child-pid"])
-        except (ValueError, KeyError, OSError):  # the jail was not built: the first line that is waited for will tell
+            self._first_process = os.pidfd_open(json.loads(_read_all(info_read))["child-pid"])
+        except (ValueError, KeyError, OSError):  # bubblewrap failed; the first `receive` raises EOFError
             pass
         finally:
-            os.close(told)
+            os.close(info_read)
 
     def kill(self) -> int:
-        if self._first is not None:
+        if self._first_process is not None:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._first, signal.SIGKILL)
-            os.close(self._first)
-            self._first = None
+                signal.pidfd_send_signal(self._first_process, signal.SIGKILL)
+            os.close(self._first_process)
+            self._first_process = None
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(1.0)
         return super().kill()
 
 
-def why_not() -> str:
-    """Why this machine can build no jail, as one sentence; empty where it can."""
+def jail_unavailable_reason() -> str:
+    """The reason why this machine cannot jail code, as one sentence; empty if it can."""
     try:
-        _way()
+        _working_jail()
     except SandboxError as error:
         return str(error)
     return ""
 
 
 @cache
-def _way() -> tuple[list[str], int | None]:
-    """(bubblewrap's arguments, the user to become inside) of the first way to build a jail that works here."""
+def _working_jail() -> tuple[list[str], int | None]:
+    """Tries the ways to build a jail; returns bubblewrap's arguments and the user to become inside for the first that works."""
     bwrap = _bwrap()
     is_root = os.getuid() == 0
-    ways: list[tuple[list[str], int | None]] = []
+    candidates: list[tuple[list[str], int | None]] = []
     if is_root:
         capabilities = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        ways.append((_jail(bwrap, capabilities), _NOBODY))
-    ways.append((_jail(bwrap, ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY), "--cap-drop", "ALL"]), None))
-    said = ""
-    for arguments, uid in ways:
+        candidates.append((_jail(bwrap, capabilities), _NOBODY))
+    candidates.append((_jail(bwrap, ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY), "--cap-drop", "ALL"]), None))
+    message = ""
+    for arguments, uid in candidates:
         done = subprocess.run([*arguments, *_python(), "pass"], capture_output=True, text=True, timeout=_START_S)
         if done.returncode == 0:
             return arguments, uid
-        said = " ".join(done.stderr.split())[-300:]
+        message = " ".join(done.stderr.split())[-300:]
     raise SandboxError(
-        f"this machine cannot jail a model's code: bubblewrap ended with {said!r}. Allow user namespaces (in a container, "
-        "--security-opt seccomp=unconfined or --cap-add SYS_ADMIN; on Ubuntu, apt-get install bubblewrap brings its AppArmor "
-        "profile), or ask for scoring.isolation: limits, which keeps code from nothing that your user can read"
+        f"this machine cannot jail a model's code: bubblewrap failed with {message!r}. Allow user namespaces (in a container, "
+        "--security-opt seccomp=unconfined or --cap-add SYS_ADMIN; on Ubuntu, apt-get install bubblewrap installs its AppArmor "
+        "profile), or set scoring.isolation: limits, which lets code read every file that your user can read"
     )
 
 
@@ -149,28 +149,28 @@ def _jail(bwrap: str, rights: list[str]) -> list[str]:
             arguments += ["--ro-bind", str(path), str(path)]
     prefix = Path(sys.base_prefix).resolve()
     if not prefix.is_relative_to("/usr"):
-        arguments += _shown(prefix, prefix)
+        arguments += _bind(prefix, prefix)
     if "LD_LIBRARY_PATH" in os.environ:
         arguments += ["--setenv", "LD_LIBRARY_PATH", os.environ["LD_LIBRARY_PATH"]]
     for name in _CHILD:
-        arguments += _shown(_VLRL / name, Path("/vlrl/vlrl") / name)
+        arguments += _bind(_VLRL / name, Path("/vlrl/vlrl") / name)
     arguments += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
     return [*arguments, "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
-def _shown(path: Path, place: Path) -> list[str]:
-    """Arguments that show a path at a place, whose parents `nobody` may walk through."""
-    parents = [argument for parent in reversed(place.parents[:-1]) for argument in ("--perms", "0755", "--dir", str(parent))]
-    return [*parents, "--ro-bind", str(path), str(place)]
+def _bind(path: Path, target: Path) -> list[str]:
+    """Arguments that mount a path read-only at a target, with parent folders that `nobody` may enter."""
+    parents = [argument for parent in reversed(target.parents[:-1]) for argument in ("--perms", "0755", "--dir", str(parent))]
+    return [*parents, "--ro-bind", str(path), str(target)]
 
 
 def _python() -> list[str]:
-    """The interpreter itself, not a virtual environment's link to it: without its packages, and read by anyone in the jail."""
+    """The command for the interpreter itself, not a virtual environment's link: without packages, readable for all users."""
     return [str(Path(sys.executable).resolve()), "-I", "-S", "-B", "-c"]
 
 
 def _bwrap() -> str:
-    """The system's bubblewrap, which may have rights that a packaged one has not, or else the package's."""
+    """The path of bubblewrap: the system's, which may have more rights, or else the one from the Python package."""
     if found := shutil.which("bwrap"):
         return found
     try:
@@ -179,22 +179,22 @@ def _bwrap() -> str:
         return str(bwrap_path())
     except (ImportError, RuntimeError) as error:
         raise SandboxError(
-            f"no bubblewrap to jail a model's code with ({error}); install it: apt-get install bubblewrap"
+            f"bubblewrap, which jails a model's code, is not installed ({error}); install it: apt-get install bubblewrap"
         ) from None
 
 
 @cache
 def _filter() -> str:
-    """The seccomp filter, compiled, as base64: what is forbidden fails with EPERM."""
+    """The compiled seccomp filter as base64. Forbidden system calls fail with EPERM."""
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError) as error:
-        raise SandboxError(f"no seccomp filter can be made ({error}); install it: apt-get install libseccomp2") from None
+        raise SandboxError(f"libseccomp is not installed ({error}); install it: apt-get install libseccomp2") from None
     import errno
 
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     for name in _FORBIDDEN:
-        with suppress(OSError, ValueError):  # a call that this kind of processor does not have
+        with suppress(OSError, ValueError):  # this CPU architecture does not have the call
             rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
     with os.fdopen(os.memfd_create("filter"), "w+b") as file:
         rules.export_bpf(file)
@@ -203,11 +203,11 @@ def _filter() -> str:
 
 
 def _read_all(descriptor: int) -> bytes:
-    """What a pipe says until it is closed, within the time that a jail has to start."""
+    """Reads a pipe up to its end or a closing brace, for at most a jail's start time."""
     deadline, content = time.monotonic() + _START_S, b""
     while select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        said = os.read(descriptor, 4096)
-        content += said
-        if not said or content.rstrip().endswith(b"}"):
+        chunk = os.read(descriptor, 4096)
+        content += chunk
+        if not chunk or content.rstrip().endswith(b"}"):
             break
     return content

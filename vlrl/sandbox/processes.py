@@ -1,8 +1,8 @@
-"""Child processes that can be stopped: resource limits, a hard deadline, and a kill that takes the whole process group.
+"""Runs child processes that can be stopped: resource limits, a hard deadline, and a kill of the whole process group.
 
-Only a kill is a deadline: a Python signal handler waits until a C loop ends. A child talks in lines over its stdin and
-stdout. Nothing is forked with Python code in it, so a parent may hold threads and a GPU; limits are set from outside before
-the first line is sent, and what a child does before it reads that line is our own code.
+Only a kill enforces a deadline: a Python signal handler does not run while a C loop runs. A child exchanges lines over its stdin
+and stdout. Children are started without a fork of Python code, so the parent may have threads and use a GPU. The parent sets the
+limits before it sends the first line, and until a child reads that line it only runs our own code.
 """
 
 import os
@@ -20,13 +20,13 @@ from typing import Generic, TypeVar
 import psutil
 
 MAX_LINE = 1 << 20
-_QUIET_S = 0.05
+_IDLE_S = 0.05  # a pool starts children once nobody asked for one for this long
 
 
 class Child:
-    """A running child process, the leader of a session of its own. It is killed when the thread that started it ends.
+    """A running child process, the leader of its own session. It is killed when the thread that started it ends.
 
-    argv: the program, which first calls `child_stdio.take_pipes`; limits: resource.RLIMIT_* to its value, hard and soft.
+    argv: the program, which must call `child_stdio.take_pipes` first; limits: values by resource.RLIMIT_*, both hard and soft.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Child:
             raise
 
     def send(self, line: bytes) -> None:
-        """Hands the child one line, without its newline. BrokenPipeError where the child is gone."""
+        """Sends one line, given without its newline. Raises BrokenPipeError if the child has ended."""
         self._stdin.write(line + b"\n")
         self._stdin.flush()
 
     def receive(self, deadline: float) -> bytes:
-        """The child's next line, without its newline. deadline: a time.monotonic() to wait for at most.
+        """The child's next line, without its newline. deadline: the latest time.monotonic() to wait for.
 
-        TimeoutError at the deadline; EOFError where the child has ended; ValueError where it has said 1 MiB without a newline.
+        Raises TimeoutError at the deadline, EOFError if the child has ended, ValueError if it wrote 1 MiB without a newline.
         """
         while (end := self._received.find(b"\n")) < 0:
             left = deadline - time.monotonic()
@@ -70,19 +70,19 @@ class Child:
                 raise TimeoutError
             if not self._readable.poll(1000 * left):
                 continue
-            said = os.read(self._stdout.fileno(), 1 << 16)
-            self._received += said
-            if not said:
+            chunk = os.read(self._stdout.fileno(), 1 << 16)
+            self._received += chunk
+            if not chunk:
                 raise EOFError
-            if len(self._received) > MAX_LINE and b"\n" not in said:
-                raise ValueError(f"more than {MAX_LINE} bytes in a line")
+            if len(self._received) > MAX_LINE and b"\n" not in chunk:
+                raise ValueError(f"a line has more than {MAX_LINE} bytes")
         line = bytes(self._received[:end])
         del self._received[: end + 1]
         return line
 
     @property
     def cpu_s(self) -> float:
-        """Seconds that the child and its children have computed."""
+        """CPU seconds that the child and its children have used."""
         with suppress(psutil.NoSuchProcess):
             child = psutil.Process(self._process.pid)
             times = [each.cpu_times() for each in (child, *child.children(recursive=True))]
@@ -91,7 +91,7 @@ class Child:
 
     @property
     def is_asleep(self) -> bool:
-        """Whether the child and its children wait of themselves: for a timer or for input, not for a processor."""
+        """Whether the child and its children all sleep: they wait for a timer or for input, not for a CPU."""
         with suppress(psutil.NoSuchProcess):
             child = psutil.Process(self._process.pid)
             return all(each.status() == psutil.STATUS_SLEEPING for each in (child, *child.children(recursive=True)))
@@ -102,8 +102,8 @@ class Child:
         return self._process.poll() is not None
 
     def kill(self) -> int:
-        """Ends the child and its process group at once, and reaps it; may be repeated. Its exit code; -N if signal N ended it."""
-        if self._process.returncode is None:  # once reaped, its id may be another's
+        """Kills the child's process group and reaps the child; returns its exit code, -N for signal N. May be called again."""
+        if self._process.returncode is None:  # after it is reaped, another process may get its id
             os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(BrokenPipeError):
             self._stdin.close()
@@ -115,24 +115,24 @@ AnyChild = TypeVar("AnyChild", bound=Child)
 
 
 class Standby(Generic[AnyChild]):
-    """Children of one kind, some of them started before they are asked for, in the time between two bursts of asking.
+    """A pool of children of one kind. It starts some in advance, in the pauses between requests.
 
-    make: starts one; most: how many may wait. The first is asked for before any is started ahead.
+    make: starts a child; most: children that may wait in the pool. The pool starts none before the first request.
     """
 
     def __init__(self, make: Callable[[], AnyChild], most: int) -> None:
         self._make, self._most = make, most
         self._ready: deque[AnyChild] = deque()
-        self._asked = Condition()
-        # One thread starts them and never ends, since a child is killed when the thread that started it does.
+        self._requested = Condition()
+        # The thread that starts children must not end: a child is killed when its starting thread ends.
         self._starter = Thread(target=self._serve, name="standby", daemon=True)
 
     def take(self) -> AnyChild:
-        """A child that nobody else has. What starting one raises is raised here."""
+        """Returns a child for the caller alone. Raises what starting one raises."""
         if self._starter.ident is None:
             self._starter.start()
-        with self._asked:
-            self._asked.notify()
+        with self._requested:
+            self._requested.notify()
             child = self._ready.popleft() if self._ready else None
         if child and child.has_ended:
             child.kill()
@@ -141,10 +141,10 @@ class Standby(Generic[AnyChild]):
 
     def _serve(self) -> None:
         while True:
-            with self._asked:
+            with self._requested:
                 is_full = len(self._ready) >= self._most
-                if self._asked.wait(None if is_full else _QUIET_S):
-                    continue  # children are at work, and the cores are theirs
+                if self._requested.wait(None if is_full else _IDLE_S):
+                    continue  # leave the cores to the children that are working
             self._ready.append(self._make())
 
 

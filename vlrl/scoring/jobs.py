@@ -1,4 +1,4 @@
-"""Which item is scored next: the earliest whose task has not all the workers yet that it may have at a time."""
+"""Queues items for scoring. The next item is the earliest one whose task may use another worker."""
 
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from vlrl.types import Score
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """An item, its line on the wire, its task's name in the run, and where its score goes with the seconds that it took."""
+    """An item to score, its task's name in the run, and its line in the protocol. result: the score and the seconds it took."""
 
     item: Item
     task: str
     line: bytes
-    verdict: Future[tuple[Score, float]] = field(default_factory=Future)
+    result: Future[tuple[Score, float]] = field(default_factory=Future)
 
 
 class Jobs:
-    """A bounded queue, fed by one thread and emptied by one thread for each worker.
+    """A bounded queue. One thread fills it, and one thread per worker empties it.
 
-    most: items that may wait; at_a_time: workers that a task may have, where that is fewer than all.
+    most: items that may wait; at_a_time: workers that a task may use at once, for tasks with such a limit.
     """
 
     def __init__(self, most: int, at_a_time: Mapping[str, int]):
@@ -35,7 +35,7 @@ class Jobs:
         self._changed = Condition()
 
     def put(self, job: Job, patience_s: float) -> None:
-        """Waits for a place. TimeoutError where none came free."""
+        """Adds a job; waits if the queue is full. Raises TimeoutError if it stays full for patience_s seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._waiting) < self._most, patience_s):
                 raise TimeoutError
@@ -43,7 +43,7 @@ class Jobs:
             self._changed.notify_all()
 
     def take(self) -> Job | None:
-        """Waits for an item that may be scored now; it counts as running until it is `done`. None: the queue is closed."""
+        """Waits for a job that may run now; it counts as running until `done`. Returns None once the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._next() is not None)
             number = self._next()
@@ -61,14 +61,14 @@ class Jobs:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Drops what waits; each `take` returns None from now on."""
+        """Drops the waiting jobs. From now on, `take` returns None."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
 
     def _next(self) -> int | None:
-        """The place in the queue of the earliest item that may run."""
+        """The position in the queue of the earliest job that may run; None if no job may."""
         tasks = enumerate(job.task for job in self._waiting)
         free = (number for number, task in tasks if self._running[task] < self._at_a_time.get(task, self._running[task] + 1))
         return next(free, None)

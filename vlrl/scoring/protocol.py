@@ -1,6 +1,7 @@
-"""What crosses between the scorer and its workers, each as one line of JSON: items one way, scores the other.
+"""Defines the messages between the scorer and its workers: the scorer sends items, a worker replies scores, one line of JSON
+each.
 
-JSON and not pickle, because a verifier handles hostile text and its replies are read by the process that trains.
+JSON is safer than pickle here: a verifier handles hostile text, and the training process reads its replies.
 """
 
 import json
@@ -11,7 +12,7 @@ from vlrl.types import Row, Score, Status
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One response to score against its row. The row's `meta` holds JSON data, as its shard does."""
+    """One response to score against its row. The row's `meta` holds JSON data, as in its shard."""
 
     task: str
     row: Row

@@ -1,4 +1,4 @@
-"""Starts the pool that scores a run's rollouts, as the run file asks for it."""
+"""Starts the pool that scores a run's rollouts, with the run file's settings."""
 
 import os
 
@@ -8,7 +8,7 @@ from vlrl.scoring import Scorer
 
 
 def start_scorer(config: Config) -> Scorer:
-    """A pool that loads the run's tasks; a context manager."""
+    """A pool for the run's tasks; a context manager."""
     settings = config.scoring
     os.environ[ISOLATION] = settings.isolation  # the workers inherit it
     return Scorer(

@@ -1,7 +1,7 @@
-"""Short answers: find the boxed one in a response and compare it with the reference, exactly.
+"""Finds the boxed answer in a response and compares it exactly with the reference.
 
-Everything here is text and rational numbers: no floats, no evaluation, no symbolic algebra, and time linear in the text.
-What the rules below do not read is not a number, so a wrong guess costs a right answer and never gives one away.
+Everything here works on text and rational numbers: no floats, no evaluation, no symbolic algebra, and time linear in the text.
+The rules are strict: they may reject a right answer in an unusual form, but they never accept a wrong one.
 """
 
 import re
@@ -12,7 +12,7 @@ from vlrl.tasks import BadRow
 MAX_ANSWER = 4096
 
 _BOX = re.compile(r"\\boxed\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace belongs to the answer, so it is stepped over
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is part of the answer, so it is skipped
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:bf|it|rm))\s*\{([^{}]*)\}")  # words in some font
 _PLAIN = r"(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _SCALAR = re.compile(rf"([+-]?)\s*(?:\\?\$\s*)?({_PLAIN}(?:[eE][+-]?\d{{1,3}})?)")
@@ -20,19 +20,18 @@ _QUOTIENT = re.compile(rf"([+-]?)\s*({_PLAIN})\s*/\s*(-?{_PLAIN})")
 _FRAC = re.compile(
     rf"([+-]?)\s*\\[dt]?frac\s*(?:\{{\s*(-?{_PLAIN})\s*\}}|(\d))\s*(?:\{{\s*(-?{_PLAIN})\s*\}}|(\d))",
 )
-_COMMA = re.compile(r",\\!\s*|\{,\}|(?<=\d)(?:\\[,;:! ]|~)(?=\d)")  # LaTeX's ways to set thousands apart
+_COMMA = re.compile(r",\\!\s*|\{,\}|(?<=\d)(?:\\[,;:! ]|~)(?=\d)")  # LaTeX's thousands separators
 
 
 def after_reasoning(response: str) -> str:
-    """What follows the last `</think>`, up to a `<think>` that is never closed: the part that may hold an answer."""
+    """The part of the response that may hold the answer: after the last `</think>`, and before an unclosed `<think>`."""
     return response.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def last_boxed(response: str) -> str | None:
-    """The content of the last \\boxed{...} after the reasoning, stripped; None without one.
+    """The content of the last \\boxed{...} after the reasoning, stripped; None if there is no box.
 
-    Only the last box counts: if its brace is not closed within 4,096 characters the response has no answer, whatever was
-    boxed before.
+    Only the last box counts. If its brace is not closed within 4,096 characters, the result is None, even with an earlier box.
 
     >>> last_boxed(r"\\boxed{1} no, \\boxed{\\frac{1}{2}}")
     '\\\\frac{1}{2}'
@@ -51,11 +50,11 @@ def last_boxed(response: str) -> str | None:
 
 
 def number(text: str) -> Fraction | None:
-    """The number that `text` is, exactly; None where it is anything else, such as a sum, a unit, a percentage or two numbers.
+    """Reads `text` as an exact number; None if it is anything else, such as a sum, a unit, a percentage or two numbers.
 
-    Read are 12, -3.50, .5 and 1e3; thousands in complete groups (1,234; 1{,}234; 1\\,234); a/b, \\frac{a}{b} and \\frac12
-    with their \\dfrac and \\tfrac spellings; a dollar sign before, dollars or white space around, one full stop after. ASCII
-    alone, 4,096 characters at most.
+    Accepts 12, -3.50, .5 and 1e3; thousands in complete groups (1,234; 1{,}234; 1\\,234); a/b, \\frac{a}{b} and \\frac12, also
+    with \\dfrac and \\tfrac. A leading dollar sign, surrounding dollar signs or white space, and one final full stop are ignored.
+    The text must be ASCII, with at most 4,096 characters.
 
     >>> number(r"-\\$1,234.50"), number("3+4"), number("1,23")
     (Fraction(-2469, 2), None, None)
@@ -78,7 +77,7 @@ def number(text: str) -> Fraction | None:
 
 
 def same_number(answer: str, gold: str) -> bool:
-    """Whether both are one and the same number by the rules of `number`. BadRow where the reference is not a number.
+    """Whether both are the same number by the rules of `number`. Raises BadRow if the reference is not a number.
 
     >>> same_number("12.0", "12"), same_number(r"\\frac{2}{4}", "0.5"), same_number("0.333333", "1/3")
     (True, True, False)
@@ -90,7 +89,7 @@ def same_number(answer: str, gold: str) -> bool:
 
 
 def same_text(answer: str, gold: str) -> bool:
-    """Whether both are the same words, but for case, white space, the font of a \\text{...} and one full stop at the end.
+    """Whether both are the same words. Ignores case, white space, the font of a \\text{...} and one final full stop.
 
     >>> same_text(" Yes.", "yes"), same_text(r"\\text{Yes}", "yes"), same_text("Yes and no", "yes")
     (True, True, False)

@@ -1,8 +1,8 @@
-"""Boxes and points that a model names in an image: one box by IoU, many by F1, a point by the box it falls in.
+"""Scores boxes and points in an image: a box by its IoU, several boxes by F1, a point by the box that contains it.
 
-A response names them in JSON (see structured.py for where it is looked for): an object with "bbox_2d": [x1, y1, x2, y2] or
-"point_2d": [x, y], or a list of such; other keys, such as "label", are not looked at. One that is malformed (not all numbers,
-x1 >= x2, y1 >= y2, outside of the image) makes the whole response no answer. References are in pixels of the original image.
+A response gives them as JSON (structured.py describes how the JSON is found): an object with "bbox_2d": [x1, y1, x2, y2] or
+"point_2d": [x, y], or a list of these. Other keys, such as "label", are ignored. One malformed item (not all numbers, x1 >= x2,
+y1 >= y2, outside of the image) invalidates the whole response. References are in pixels of the original image.
 """
 
 import re
@@ -18,8 +18,8 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge, in pixels of the original image."""
 
 Convention = Literal["relative_1000", "pixels"]
-"""How a model speaks of places: in thousandths of width and height (Qwen3-VL), or in pixels of the image as it was resized
-for the model (Qwen2.5-VL)."""
+"""A model's coordinates: in thousandths of width and height (Qwen3-VL), or in pixels of the resized image that it saw
+(Qwen2.5-VL)."""
 
 _PERCENT = r"([0-9]{1,3}(?:\.[0-9]{1,6})?)"
 _MOLMO = re.compile(rf'<points? x="{_PERCENT}" y="{_PERCENT}"(?: alt="[^"<>]*")?>[^<>]*</points?>')
@@ -27,10 +27,10 @@ _MOLMO = re.compile(rf'<points? x="{_PERCENT}" y="{_PERCENT}"(?: alt="[^"<>]*")?
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """The image that places are in, and the convention they are answered in.
+    """An image's size and the coordinate convention of the answers.
 
-    width, height: of the original image, in pixels.
-    resized: width and height of the image that the model saw; needed for "pixels" alone.
+    width, height: size of the original image, in pixels.
+    resized: width and height of the image that the model saw; required for "pixels", not allowed for "relative_1000".
     """
 
     width: int
@@ -40,11 +40,13 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.convention not in get_args(Convention):
-            raise BadRow(f"no convention {self.convention!r}; known are {get_args(Convention)}")
+            raise BadRow(f"unknown convention {self.convention!r}; known: {', '.join(get_args(Convention))}")
         if (self.convention == "pixels") != (self.resized is not None):
-            raise BadRow(f"the convention {self.convention!r} with the resized size {self.resized}")
+            raise BadRow(
+                f"convention {self.convention!r} with resized={self.resized}: 'pixels' needs a size, 'relative_1000' none"
+            )
         if len(self.limits) != 2 or any(type(side) is not int or side < 1 for side in (*self.size, *self.limits)):
-            raise BadRow(f"an image of {self.size}, resized to {self.resized}")
+            raise BadRow(f"the image size is {self.size}, resized to {self.resized}; sides must be integers of 1 or more")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,7 +54,7 @@ class Frame:
 
     @property
     def limits(self) -> tuple[int, int]:
-        """The greatest x and y that an answer may have."""
+        """The greatest x and y in an answer."""
         return (1000, 1000) if self.resized is None else self.resized
 
     @property
@@ -61,9 +63,9 @@ class Frame:
 
 
 def box_iou(response: str, gold: Sequence[float], frame: Frame) -> float:
-    """The IoU of the response's box with the reference; 0 where it names none or several.
+    """The IoU of the response's box with the reference; 0 if the response has no box or several.
 
-    A box around the whole image has some IoU with any reference: for a reward take `box_gain`.
+    A box around the whole image overlaps any reference, so use `box_gain` as a reward.
 
     >>> frame = Frame(width=1000, height=800)
     >>> box_iou('{"bbox_2d": [100, 250, 300, 500]}', (100, 200, 300, 400), frame)
@@ -77,27 +79,27 @@ def box_iou(response: str, gold: Sequence[float], frame: Frame) -> float:
 
 
 def box_gain(response: str, gold: Sequence[float], frame: Frame) -> float:
-    """What the box's IoU gains on that of the whole image, as a share of what could be gained: 0 to 1, and 0 for no more.
+    """The box's IoU rescaled so that a box around the whole image scores 0 and a perfect box scores 1; never below 0.
 
-    So a box around everything earns nothing, even where the reference fills most of the image. BadRow where it fills all.
+    A box around everything earns nothing, even if the reference fills most of the image. Raises BadRow if it fills all of it.
 
     >>> frame = Frame(width=100, height=100)
     >>> box_gain('{"bbox_2d": [0, 0, 1000, 1000]}', (0, 0, 100, 75), frame)
     0.0
-    >>> box_gain('{"bbox_2d": [0, 0, 500, 750]}', (0, 0, 50, 100), frame)  # an IoU of 0.75, where the whole image has 0.5
+    >>> box_gain('{"bbox_2d": [0, 0, 500, 750]}', (0, 0, 50, 100), frame)  # an IoU of 0.75; the whole image has 0.5
     0.5
     """
     floor = iou(_reference(gold, frame), frame.whole)
     if floor == 1:
-        raise BadRow(f"the reference box {gold} is the whole image, so there is nothing to find")
+        raise BadRow(f"the reference box {gold} is the whole image, so no answer can improve on it")
     return max(0.0, (box_iou(response, gold, frame) - floor) / (1 - floor))
 
 
 def boxes_f1(response: str, golds: Sequence[Sequence[float]], frame: Frame, *, threshold: float = 0.5) -> float:
-    """F1 of the response's boxes, each matched with at most one reference and each reference with at most one box.
+    """F1 of the response's boxes. Each box matches at most one reference, and each reference at most one box.
 
-    The matching is the largest there is among pairs with an IoU of at least `threshold`, so a box said twice is a false
-    positive. Where there is no reference, the empty list scores 1 and all else 0.
+    The matching is the largest one over pairs with an IoU of at least `threshold`, so a repeated box is a false positive. If
+    there is no reference, an empty list scores 1 and anything else 0.
 
     >>> frame = Frame(width=1000, height=1000)
     >>> boxes_f1('[{"bbox_2d": [0, 0, 9, 9]}, {"bbox_2d": [0, 0, 9, 9]}]', [(0, 0, 9, 9), (50, 50, 60, 60)], frame)
@@ -114,9 +116,9 @@ def boxes_f1(response: str, golds: Sequence[Sequence[float]], frame: Frame, *, t
 
 
 def point_in_box(response: str, gold: Sequence[float], frame: Frame) -> bool:
-    """Whether the response names one point and it is inside the reference box or on its border.
+    """Whether the response has exactly one point, inside the reference box or on its border.
 
-    Read is also Molmo's element, in percent of the image under any convention, as the whole answer.
+    Also accepts Molmo's element as the whole answer; its coordinates are percentages of the image under any convention.
 
     >>> frame = Frame(width=1000, height=800)
     >>> point_in_box('{"point_2d": [100, 250]}', (100, 200, 300, 400), frame)
@@ -127,7 +129,7 @@ def point_in_box(response: str, gold: Sequence[float], frame: Frame) -> bool:
     left, top, right, bottom = _reference(gold, frame)
     if molmo := _MOLMO.fullmatch(after_reasoning(response).strip()):
         x, y = (float(percent) * side / 100 for percent, side in zip(molmo.groups(), frame.size, strict=True))
-    elif (points := _places(response, "point_2d", 2, frame)) and len(points) == 1:
+    elif (points := _coordinates(response, "point_2d", 2, frame)) and len(points) == 1:
         x, y = points[0]
     else:
         return False
@@ -135,19 +137,19 @@ def point_in_box(response: str, gold: Sequence[float], frame: Frame) -> bool:
 
 
 def answered_boxes(response: str, frame: Frame) -> list[Box] | None:
-    """The response's boxes in pixels of the original image, in its order; None where it is no answer.
+    """The response's boxes in its order, in pixels of the original image; None if the response is invalid.
 
     >>> answered_boxes('[{"bbox_2d": [10, 10, 20, 20], "label": "cat"}]', Frame(width=640, height=480))
     [(6.4, 4.8, 12.8, 9.6)]
     """
-    places = _places(response, "bbox_2d", 4, frame)
-    if places is None or not all(_is_ordered(place) for place in places):
+    boxes = _coordinates(response, "bbox_2d", 4, frame)
+    if boxes is None or not all(_is_ordered(box) for box in boxes):
         return None
-    return [(left, top, right, bottom) for left, top, right, bottom in places]
+    return [(left, top, right, bottom) for left, top, right, bottom in boxes]
 
 
 def iou(one: Box, other: Box) -> float:
-    """The area that both boxes share, of the area that they cover together: 0 to 1.
+    """Intersection over union: the shared area divided by the area that the boxes cover together, 0 to 1.
 
     >>> iou((0, 0, 2, 2), (1, 0, 3, 2))
     0.3333333333333333
@@ -158,11 +160,11 @@ def iou(one: Box, other: Box) -> float:
         return 0.0
     shared = width * height
     together = _area(one) + _area(other) - shared
-    return shared / together if together else 0.0  # areas of next to nothing round to 0
+    return shared / together if together else 0.0  # tiny areas may round to 0
 
 
-def _places(response: str, key: str, num_values: int, frame: Frame) -> list[tuple[float, ...]] | None:
-    """The values under `key` of every object in the response, in pixels of the original image; None if one is malformed."""
+def _coordinates(response: str, key: str, num_values: int, frame: Frame) -> list[tuple[float, ...]] | None:
+    """The values of `key` in every object of the response, in pixels of the original image; None if one is malformed."""
     try:
         value = response_json(response)
     except ValueError:
@@ -175,7 +177,7 @@ def _places(response: str, key: str, num_values: int, frame: Frame) -> list[tupl
 
 
 def _are_numbers(values: Any, num_values: int, limits: tuple[int, int]) -> bool:
-    """Whether these are so many numbers (no booleans), x and y in turn, from 0 to their limits."""
+    """Whether `values` are `num_values` numbers (not booleans), alternating x and y, from 0 to their limits."""
     if (
         not isinstance(values, list | tuple)
         or len(values) != num_values
@@ -201,17 +203,17 @@ def _area(box: Box) -> float:
 
 
 def _num_matched(close: list[list[int]]) -> int:
-    """The size of the largest one-to-one matching. close: for each reference, the boxes that it may be matched with."""
+    """The size of the largest one-to-one matching. close: for each reference, the boxes that may match it."""
     owner: dict[int, int] = {}
 
-    def place(gold: int, tried: set[int]) -> bool:
-        """Whether the reference gets a box, where those who have one may be moved to another."""
+    def match(gold: int, tried: set[int]) -> bool:
+        """Whether the reference gets a box. Other references may move to another box for it."""
         for box in close[gold]:
             if box not in tried:
                 tried.add(box)
-                if box not in owner or place(owner[box], tried):
+                if box not in owner or match(owner[box], tried):
                     owner[box] = gold
                     return True
         return False
 
-    return sum(place(gold, set()) for gold in range(len(close)))
+    return sum(match(gold, set()) for gold in range(len(close)))

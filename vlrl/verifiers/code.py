@@ -1,8 +1,9 @@
-"""Scores a model's code by running it in a jail of its own and looking at what comes back.
+"""Scores a model's code: runs it in a jail and compares the values that it returns.
 
-Tests and expected values never leave this process: the child gets the source and the arguments, and returns plain data, which
-is compared here by exact type. So whatever a solution does to its process, it can only say values, and wrong ones fail.
-The jail is `verifiers.sandbox`. Tests that are code run here, in a scoring worker, which is killed where they do not end.
+Tests and expected values never leave this process. The child gets the source and the arguments and returns plain data, which is
+compared here by value and exact type. A solution may do anything to its own process, but it can only return values, and wrong
+values fail. `vlrl.sandbox.jail` is the jail. Tests that are code run in this process, a scoring worker, which is killed if they
+do not end.
 """
 
 import json
@@ -19,7 +20,7 @@ from vlrl.types import Score
 from vlrl.verifiers.answers import after_reasoning
 
 _START_S = 30.0
-_PATIENCE = 3.0  # on a busy machine a solution computes for its seconds in up to three times as many
+_MAX_SLOWDOWN = 3.0  # wall-clock time over CPU time on a busy machine
 _TICK_S = 0.02  # the kernel counts a process's seconds in ticks
 _FILE_BYTES = 8 << 20
 _FENCE = "```python"
@@ -27,20 +28,20 @@ _FENCE = "```python"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one call: the value returned, or in `error` why there is none."""
+    """The result of one call: the returned value, or an error message."""
 
     value: Any = None
     error: str = ""
 
 
 class SolutionError(Exception):
-    """Raised to test code for a call that the solution answered with an exception, or not at all."""
+    """Raised in test code if a call of the solution raised an exception or returned nothing in time."""
 
 
 def extract_code(response: str) -> str | None:
-    """The last ```python block after the reasoning, or all of the text where it starts with `def `; None without either.
+    """The last ```python block after the reasoning, or the whole text if it starts with `def `; None if there is neither.
 
-    As with boxed answers only the last block counts: where it is not closed, the response has no code.
+    Only the last block counts. If it is not closed, the response has no code.
     """
     text = after_reasoning(response).strip()
     if _FENCE not in text:
@@ -50,11 +51,11 @@ def extract_code(response: str) -> str | None:
 
 
 class Solution:
-    """A model's function in a jail; a context manager.
+    """A model's function or program in a jail; a context manager.
 
-    timeout_s: of computing, for all calls together, from when the process is ready; up to three times as long by the clock if it
-    waits for a processor, but not if it sleeps. So a busy machine does not turn right answers into wrong ones. RuntimeError if
-    the process itself could not be started, which is never the solution's fault.
+    timeout_s: CPU seconds for all calls together, once the process is ready. Wall-clock time may be up to three times as long if
+    the process waits for a CPU, but not if it sleeps, so that a busy machine does not fail right answers. Raises RuntimeError if
+    the process could not be started, which is never the solution's fault.
     """
 
     def __init__(self, source: str, *, timeout_s: float, memory_mb: int, entry_point: str = "", stdin: str | None = None):
@@ -62,18 +63,18 @@ class Solution:
         self._child, confine = sandbox.start(_limits(timeout_s, memory_mb))
         try:
             self._child.send(json.dumps(job | {"confine": confine}).encode())
-            said = json.loads(self._child.receive(time.monotonic() + _START_S))
+            reply = json.loads(self._child.receive(time.monotonic() + _START_S))
         except (EOFError, OSError, ValueError) as error:
             raise RuntimeError(f"the process for a solution did not start ({error!r}, exit code {self._child.kill()})") from error
-        if said != "ready":
+        if reply != "ready":
             self._child.kill()
-            raise RuntimeError(f"the process for a solution did not start: {said}")
+            raise RuntimeError(f"the process for a solution did not start: {reply}")
         self._timeout_s, self._computed_before_s = timeout_s, self._child.cpu_s
         self._deadline = time.monotonic() + timeout_s
-        self._last_deadline = time.monotonic() + _PATIENCE * timeout_s
+        self._last_deadline = time.monotonic() + _MAX_SLOWDOWN * timeout_s
 
     def call(self, *args: Any, **kwargs: Any) -> Outcome:
-        """The outcome of one call. After the time is over each has the error "timeout"."""
+        """The outcome of one call; its error is "timeout" once the time is used up."""
         try:
             self._child.send(json.dumps({"args": encode(list(args)), "kwargs": encode(kwargs)}).encode())
         except OSError:
@@ -81,7 +82,7 @@ class Solution:
         return self.receive()
 
     def receive(self) -> Outcome:
-        """The next outcome that the process tells of."""
+        """The next outcome from the process."""
         try:
             reply = json.loads(self._next_line())
             return Outcome(error=str(reply["error"])) if "error" in reply else Outcome(value=decode(reply["value"]))
@@ -89,11 +90,11 @@ class Solution:
             return Outcome(error="timeout")
         except EOFError:
             return Outcome(error="the process ended")
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # it wrote to the pipe itself
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # the solution wrote to the pipe
             return Outcome(error=f"unreadable reply ({type(error).__name__})")
 
     def _next_line(self) -> bytes:
-        """The process's next line. TimeoutError once its time is over."""
+        """The process's next line. Raises TimeoutError once its time is used up."""
         while True:
             try:
                 return self._child.receive(self._deadline)
@@ -104,7 +105,7 @@ class Solution:
                 self._deadline = min(time.monotonic() + left_s, self._last_deadline)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As test code calls it: the value, or SolutionError."""
+        """The call for test code: returns the value, or raises SolutionError."""
         outcome = self.call(*args, **kwargs)
         if outcome.error:
             raise SolutionError(outcome.error)
@@ -120,13 +121,13 @@ class Solution:
 def score_calls(
     response: str, entry_point: str, tests: Sequence[Sequence[Any]], *, timeout_s: float = 2.0, memory_mb: int = 512
 ) -> Score:
-    """Reward 1 where the response's function passes every test, else 0; parts: has code, share of tests passed.
+    """Scores a function: reward 1 if it passes every test, otherwise 0.
 
-    tests: (arguments, expected value) each. Code that crashes, loops or exits has failed: that is a score, not an error.
-    BadRow where there are no tests.
+    tests: pairs of arguments and expected value. The score's parts are code (1 if the response has code) and passed (the share of
+    tests). Code that crashes, loops or exits fails its tests; the status is still OK. Raises BadRow if there are no tests.
     """
     if not tests:
-        raise BadRow(f"the row has no tests for {entry_point!r}")
+        raise BadRow(f"the row has no tests for {entry_point!r}; it needs at least one")
     source = extract_code(response)
     if source is None:
         return _no_code()
@@ -139,14 +140,14 @@ def score_calls(
 def score_tests(
     response: str, entry_point: str, tests: Sequence[str], *, setup: str = "", timeout_s: float = 2.0, memory_mb: int = 512
 ) -> Score:
-    """As `score_calls`, with tests that are code: `assert add(1, 2) == 3`. A test passes that ends without an exception.
+    """Like `score_calls`, for tests that are code: `assert add(1, 2) == 3`. A test passes if it raises no exception.
 
-    setup: code that the tests need, run once before them. The tests are trusted and run in this process, where the entry
-    point is a stand-in, also called `candidate`, that calls the jail and returns plain data.
-    BadRow where there are no tests, one is not Python, or their setup fails.
+    setup: code that runs once before the tests. The tests are trusted and run in this process. Their entry point, also named
+    `candidate`, is a stand-in that calls the jail and returns plain data. Raises BadRow if there are no tests, a test is not
+    Python, or the setup fails.
     """
     if not tests:
-        raise BadRow(f"the row has no tests for {entry_point!r}")
+        raise BadRow(f"the row has no tests for {entry_point!r}; it needs at least one")
     namespace: dict[str, Any] = {"__name__": "tests"}
     try:
         pieces = [compile(test, "test", "exec") for test in tests]
@@ -163,19 +164,20 @@ def score_tests(
             try:
                 exec(piece, namespace)
                 passed.append(True)
-            except Exception as error:  # a test may trip over an odd value in any way
+            except Exception as error:  # an odd value can make a test raise anything
                 passed.append(False)
                 faults.append(f"{type(error).__name__}: {error}"[:200])
     return _score(passed, faults)
 
 
 def score_programs(response: str, cases: Sequence[Sequence[str]], *, timeout_s: float = 2.0, memory_mb: int = 512) -> Score:
-    """As `score_calls` for a program: cases are (stdin, stdout) each, every one in a process of its own with timeout_s.
+    """Like `score_calls`, for a program. cases: pairs of stdin and stdout; each runs in its own process, with timeout_s.
 
-    Output is right where it has the same lines, but for white space at their ends and empty lines at the end.
+    Output is right if it has the same lines; white space at line ends and empty lines at the end are ignored. Raises BadRow if
+    there are no cases.
     """
     if not cases:
-        raise BadRow("the row has no cases to run a program on")
+        raise BadRow("the row has no cases to run the program on; it needs at least one")
     source = extract_code(response)
     if source is None:
         return _no_code()
@@ -192,13 +194,13 @@ def score_programs(response: str, cases: Sequence[Sequence[str]], *, timeout_s: 
 def run_calls(
     source: str, entry_point: str, calls: Sequence[Sequence[Any]], *, timeout_s: float, memory_mb: int
 ) -> list[Outcome]:
-    """The outcome of entry_point(*call) for each call, in order, all in one fresh process that defines `source` first."""
+    """Runs `source` in one new process, then entry_point(*call) for each call; the outcomes in order."""
     with Solution(source, entry_point=entry_point, timeout_s=timeout_s, memory_mb=memory_mb) as solution:
         return [solution.call(*call) for call in calls]
 
 
 def same_value(value: Any, expected: Any) -> bool:
-    """Whether both are equal, and of the same type at every depth; floats within 1e-6 of their size, nan equal to nothing.
+    """Whether both are equal and have the same type at every depth. Floats may differ by 1e-6 of their size; nan equals nothing.
 
     >>> same_value([1, (2.0, "a")], [1, (2.0, "a")]), same_value(True, 1), same_value((1,), [1])
     (True, False, False)
@@ -210,7 +212,7 @@ def same_value(value: Any, expected: Any) -> bool:
     if type(value) in (list, tuple):
         return len(value) == len(expected) and all(map(same_value, value, expected))
     if type(value) in (set, dict) and sorted(map(repr, value)) != sorted(map(repr, expected)):
-        return False  # 1 == True also as an element or a key
+        return False  # 1 == True holds for elements and keys too
     if type(value) is dict:
         return all(same_value(value[key], expected[key]) for key in expected)
     return value == expected

@@ -1,8 +1,9 @@
-"""Grid puzzles: sudoku, futoshiki, queens, logic grids and shortest paths, checked by their rules and not by one stored grid.
+"""Verifies grid puzzles by their rules: sudoku, futoshiki, queens, logic grids and shortest paths.
 
-Any grid that keeps the rules and the row's clues is right. (A zebra puzzle's one-word answer needs nothing from here: it is
-`same_text` of answers.py.) `puzzle`, `constraints` and `matrix` are reasoning-gym's metadata, plain lists; as in answers.py,
-what the rules do not read is no answer, and a puzzle that cannot be read is a BadRow. Every check is linear in the answer.
+Any grid that satisfies the rules and the row's clues is right; it need not equal a stored solution. (For a zebra puzzle with a
+one-word answer, use `same_text` of answers.py.) `puzzle`, `constraints` and `matrix` are plain lists from reasoning-gym's
+metadata. As in answers.py, an answer that the rules cannot read is wrong, and a puzzle that cannot be read raises BadRow. Every
+check takes time linear in the answer.
 """
 
 import re
@@ -18,31 +19,31 @@ from vlrl.verifiers.structured import read_json
 Grid = Sequence[Sequence[int]]
 
 _FENCE = re.compile(r"```[a-z]*")
-_LINES = re.compile(r"[\s|+\-\[\],<>∧∨]")  # bars, rules and brackets of a drawn or a listed grid, futoshiki's signs
+_GRID_MARKS = re.compile(r"[\s|+\-\[\],<>∧∨]")  # lines and brackets of a drawn or listed grid, futoshiki's signs
 _STEPS: dict[str, complex] = {"up": -1, "down": 1, "left": -1j, "right": 1j}  # a cell is row + column * 1j
 
 
 def digits(answer: str, size: int) -> list[list[int]] | None:
-    """The grid of size x size digits from 1 to size that `answer` is, however drawn; None where it is anything else.
+    """Reads `answer` as a grid of size x size digits from 1 to size, in any drawing; None if it is anything else.
 
-    Let pass are white space, code fences, the marks | + - [ ] , < > ∧ ∨ and one full stop after; ASCII digits alone, 4,096
-    characters at most.
+    White space, code fences, the marks | + - [ ] , < > ∧ ∨ and one final full stop are ignored. Digits must be ASCII, and the
+    answer has at most 4,096 characters.
 
     >>> digits("1 2 | 3 4\\n3 4 | 1 2\\n----+----\\n2 1 | 4 3\\n4 3 | 2 1", 4)
     [[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]]
     >>> digits("1 2 3 4", 4), digits("12 or 21", 2)
     (None, None)
     """
-    cells = _bare(answer)
+    cells = _cell_text(answer)
     if len(cells) != size * size or not set(cells) <= set("123456789"[:size]):
         return None
     return [[int(cell) for cell in cells[start : start + size]] for start in range(0, size * size, size)]
 
 
 def solves_sudoku(answer: str, puzzle: Grid) -> bool:
-    """Whether `answer` completes the 4x4 or 9x9 `puzzle` (0 is empty): rows, columns and boxes right, and all clues kept.
+    """Whether `answer` solves the 4x4 or 9x9 `puzzle` (0 is empty): rows, columns and boxes are right, and no clue is changed.
 
-    BadRow where the puzzle is not such a grid, or repeats a clue within a row, column or box.
+    Raises BadRow if the puzzle is not such a grid, or repeats a clue within a row, column or box.
 
     >>> puzzle = [[3, 0, 1, 0], [0, 1, 0, 0], [4, 2, 0, 0], [1, 0, 2, 4]]
     >>> solves_sudoku("3412 2143 4231 1324", puzzle), solves_sudoku("1234 3412 2143 4321", puzzle)
@@ -50,24 +51,24 @@ def solves_sudoku(answer: str, puzzle: Grid) -> bool:
     """
     size, box = len(puzzle), isqrt(len(puzzle))
     if size not in (4, 9) or not _is_square(puzzle, range(size + 1)):
-        raise BadRow(f"{puzzle} is not a sudoku of 4x4 or 9x9 cells")
+        raise BadRow(f"{puzzle} is not a sudoku; it must have 4x4 or 9x9 cells from 0 to its size")
     if any(unit.count(clue) > 1 for unit in _units(puzzle, box) for clue in range(1, size + 1)):
-        raise BadRow(f"the sudoku {puzzle} repeats a clue")
+        raise BadRow(f"the sudoku {puzzle} repeats a clue in a row, column or box")
     grid = digits(answer, size)
     return grid is not None and _keeps(grid, puzzle) and _all_differ(_units(grid, box))
 
 
 def solves_futoshiki(answer: str, puzzle: Grid, constraints: Sequence[tuple[int, int, int, int, str]]) -> bool:
-    """Whether `answer` completes `puzzle` (0 is empty): rows and columns right, and all clues and inequalities kept.
+    """Whether `answer` solves `puzzle` (0 is empty): rows and columns are right, and all clues and inequalities hold.
 
-    constraints: (row, column, other row, other column, "<" or ">"). BadRow where either is anything else.
+    constraints: (row, column, other row, other column, "<" or ">"). Raises BadRow if the puzzle or a constraint cannot be read.
 
     >>> solves_futoshiki("1 < 2\\n2   1", [[0, 0], [0, 0]], [(0, 0, 0, 1, "<")])
     True
     """
     size = len(puzzle)
     if not 1 <= size <= 9 or not _is_square(puzzle, range(size + 1)):
-        raise BadRow(f"{puzzle} is not a futoshiki of at most 9x9 cells")
+        raise BadRow(f"{puzzle} is not a futoshiki; it must be a square of at most 9x9 cells from 0 to its size")
     for *places, sign in constraints:
         if len(places) != 4 or any(place not in range(size) for place in places) or sign not in ("<", ">"):
             raise BadRow(f"{constraints} are not constraints on {size}x{size} cells")
@@ -78,9 +79,9 @@ def solves_futoshiki(answer: str, puzzle: Grid, constraints: Sequence[tuple[int,
 
 
 def solves_queens(answer: str, puzzle: Sequence[Sequence[str]]) -> bool:
-    """Whether `answer` is the board of "_" and "Q" with a queen in every row: the puzzle's all kept, none attacking another.
+    """Whether `answer` is a board of "_" and "Q" that keeps the puzzle's queens and has one in every row, none attacking another.
 
-    BadRow where the puzzle is not a square of those.
+    Raises BadRow if the puzzle is not a square board of these.
 
     >>> solves_queens("_ Q _ _\\n_ _ _ Q\\nQ _ _ _\\n_ _ Q _", [list("_Q__"), list("____"), list("____"), list("____")])
     True
@@ -88,7 +89,7 @@ def solves_queens(answer: str, puzzle: Sequence[Sequence[str]]) -> bool:
     size = len(puzzle)
     if not _is_square(puzzle, ("_", "Q")):
         raise BadRow(f"{puzzle} is not a square board of _ and Q")
-    board = _bare(answer)
+    board = _cell_text(answer)
     if len(board) != size * size or not set(board) <= {"_", "Q"}:
         return False
     queens = [divmod(place, size) for place, mark in enumerate(board) if mark == "Q"]
@@ -98,10 +99,11 @@ def solves_queens(answer: str, puzzle: Sequence[Sequence[str]]) -> bool:
 
 
 def right_cells(answer: str, gold: Mapping[str, Mapping[str, str]]) -> float:
-    """The share of gold's cells that `answer`, a JSON object of rows, has right by `same_text`; 0.0 without exactly its keys.
+    """The share of the reference's cells that `answer`, a JSON object of rows, has right by `same_text`.
 
-    It is a part for the log: much of it can be guessed, so reward `same_grid`. A code fence around is let pass, a key
-    given twice is not. BadRow where the reference is not rows of words.
+    The answer scores 0.0 if its keys are not exactly the reference's, or if it repeats a key. A surrounding code fence is
+    ignored. Log this share, but reward `same_grid`: many cells can be guessed. Raises BadRow if the reference is not rows of
+    words.
 
     >>> gold = {"House 1": {"name": "Bob", "lunch": "soup"}, "House 2": {"name": "Eve", "lunch": "pizza"}}
     >>> right_cells('{"House 2": {"name": "eve", "lunch": "soup"}, "House 1": {"name": "Bob", "lunch": "Soup"}}', gold)
@@ -111,7 +113,7 @@ def right_cells(answer: str, gold: Mapping[str, Mapping[str, str]]) -> float:
     """
     wanted = _cells(gold)
     if not wanted or not all(isinstance(word, str) and word.strip() for word in wanted.values()):
-        raise BadRow(f"the reference {gold!r} is not rows of words")
+        raise BadRow(f"the reference {gold!r} is not an object of rows with a word in each cell")
     given = _cells(_json(answer))
     if given.keys() != wanted.keys():
         return 0.0
@@ -125,9 +127,10 @@ def same_grid(answer: str, gold: Mapping[str, Mapping[str, str]]) -> bool:
 
 
 def is_shortest_path(answer: str, matrix: Sequence[Sequence[str]]) -> bool:
-    """Whether `answer` leads from * to # through open cells (O) in the fewest steps, or is "infeasible" where nothing does.
+    """Whether `answer` leads from * to # through open cells (O) in the fewest steps, or is "infeasible" if there is no path.
 
-    Steps are up, down, left and right in any case, set apart by white space or commas. BadRow without one * and one #.
+    Steps are up, down, left and right in any case, separated by white space or commas. Raises BadRow unless the grid has one *
+    and one #.
 
     >>> maze = ["*O", "X#"]
     >>> is_shortest_path("right, down", maze), is_shortest_path("down, right", maze), is_shortest_path("infeasible", ["*X#"])
@@ -161,9 +164,9 @@ def _distance(open_cells: set[complex], start: complex, goal: complex) -> int | 
     return distance if goal in reached else None
 
 
-def _bare(answer: str) -> str:
-    """The cells of a drawn grid without its drawing; nothing where the answer is too long."""
-    return _LINES.sub("", _FENCE.sub("", answer)).removesuffix(".") if len(answer) <= MAX_ANSWER else ""
+def _cell_text(answer: str) -> str:
+    """The cells of a drawn grid, without the drawing; empty if the answer is too long."""
+    return _GRID_MARKS.sub("", _FENCE.sub("", answer)).removesuffix(".") if len(answer) <= MAX_ANSWER else ""
 
 
 def _is_square(grid: Any, values: Container[object]) -> bool:
@@ -198,7 +201,7 @@ def _json(answer: str) -> Any:
 
 
 def _cells(grid: Any) -> dict[tuple[str, str], Any]:
-    """The cells of an object of objects by their two keys; none where it is anything else."""
+    """The cells of an object of objects, by their two keys; empty for anything else."""
     if not isinstance(grid, Mapping) or not all(isinstance(row, Mapping) and row for row in grid.values()):
         return {}
     return {(name, key): cell for name, row in grid.items() for key, cell in row.items()}

@@ -1,7 +1,7 @@
-r"""LaTeX to sympy, by math-verify's parser without what it hands to Python.
+r"""Converts LaTeX to sympy with math-verify's parser, without evaluating text as Python.
 
-That parser makes its numbers with sympy.Number(text), which is Python's eval with all of sympy imported for each: slow, and no
-place for a model's text. Here a number is made from its digits.
+That parser creates numbers with sympy.Number(text), which calls Python's eval and imports all of sympy each time. This is slow,
+and unsafe for text from a model. Here numbers are created from their digits.
 """
 
 import re
@@ -25,7 +25,7 @@ _GROUPED = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 
 
 def parsed(text: str) -> Any:
-    """The expression that math-verify's parser makes of the text, or the union of those around `or`; None without one."""
+    """The expression that math-verify reads from the text, or the union of relations joined by `or`; None if it is unreadable."""
     parts = _OR.split(text)
     if len(parts) > 1 and all(map(RELATION.search, parts)):
         relations = [parsed(part) for part in parts]
@@ -33,41 +33,44 @@ def parsed(text: str) -> Any:
             return None
         try:
             return Union(*(relation.as_set() for relation in relations))
-        except Exception:  # sympy's, of many kinds: what it cannot turn into a set cannot be read
+        except Exception:  # sympy raises many kinds of errors for a relation that it cannot turn into a set
             return None
-    spread = _spread(text)
+    expanded = _expand_solutions(text)
+    reader = _Reader(is_real=not should_treat_as_complex(text), config=_CASED)
     try:
-        read = _Reader(is_real=not should_treat_as_complex(text), config=_CASED).parse(normalize_latex(spread, _SPELLINGS))
-    except Exception:  # the parser's, which are of any kind for a text that is no mathematics
+        expression = reader.parse(normalize_latex(expanded, _SPELLINGS))
+    except Exception:  # the parser raises many kinds of errors for text that is not mathematics
         return None
-    return _rising(read) if isinstance(read, (Basic, MatrixBase)) else None
+    return _ascending(expression) if isinstance(expression, (Basic, MatrixBase)) else None
 
 
-def _rising(read: Any) -> Any:
-    """The chain 3 > x > 1 as 1 < x < 3, since chains are compared link by link; all else as it is."""
-    if isinstance(read, And) and all(isinstance(link, GreaterThan | StrictGreaterThan) for link in read._unsorted_args):
-        return And(*(link.reversed for link in reversed(read._unsorted_args)), evaluate=False)
-    return read
+def _ascending(expression: Any) -> Any:
+    """Rewrites the chain 3 > x > 1 as 1 < x < 3, because chains are compared link by link. Leaves other expressions unchanged."""
+    if isinstance(expression, And) and all(
+        isinstance(link, GreaterThan | StrictGreaterThan) for link in expression._unsorted_args
+    ):
+        return And(*(link.reversed for link in reversed(expression._unsorted_args)), evaluate=False)
+    return expression
 
 
-def _spread(text: str) -> str:
-    r"""The text in the parser's grammar, which knows neither x = 1, x = 2 nor the \pm of \frac{1 \pm \sqrt5}{2}.
+def _expand_solutions(text: str) -> str:
+    r"""Rewrites x = 1, x = 2 and the \pm of \frac{1 \pm \sqrt5}{2}, which the parser does not know, as lists of values.
 
-    >>> _spread(r"x = 1, x = \frac{1 \pm a}{2}")
+    >>> _expand_solutions(r"x = 1, x = \frac{1 \pm a}{2}")
     'x = 1, \\frac{1 + a}{2}, \\frac{1 - a}{2}'
     """
     first, *others = elements(text)
     if others and (name := NAME.match(first)):
         others = [re.sub(rf"^{re.escape(name[0])} ?= ?", "", other) for other in others]
-    spread = []
+    expanded = []
     for element in [first, *others]:
-        both = r"\pm" in element and r"\{" not in element
-        spread += [element.replace(r"\pm", "+"), element.replace(r"\pm", "-")] if both else [element]
-    return ", ".join(spread)
+        has_both_signs = r"\pm" in element and r"\{" not in element
+        expanded += [element.replace(r"\pm", "+"), element.replace(r"\pm", "-")] if has_both_signs else [element]
+    return ", ".join(expanded)
 
 
 def elements(text: str) -> list[str]:
-    """What commas outside of brackets and braces part.
+    """Splits the text at commas that are outside of brackets and braces.
 
     >>> elements("(2,3), x = 4")
     ['(2,3)', 'x = 4']
@@ -82,7 +85,7 @@ def elements(text: str) -> list[str]:
 
 
 class _Reader(_Latex2Sympy):
-    """The parser with numbers that are read, not evaluated."""
+    """math-verify's parser, except that it creates numbers from their digits instead of evaluating them."""
 
     def parse(self, latex_str: str) -> Any:
         return self.parse_number(latex_str.strip()) if _GROUPED.fullmatch(latex_str.strip()) else super().parse(latex_str)

@@ -1,7 +1,7 @@
-"""Python values as answers: what a program returns or prints, written as a literal.
+"""Compares Python literals: the answer is a value that a program returns or prints.
 
-Read are numbers, text, bytes, True, False, None, and lists, tuples, sets and dicts of them; nothing is run. At most 4,096
-characters, and 64 brackets deep.
+A literal is a number, text, bytes, True, False, None, or a list, tuple, set or dict of them. Nothing is executed. A literal may
+have at most 4,096 characters, and at most 64 opening brackets of each kind.
 """
 
 import ast
@@ -16,14 +16,14 @@ _NOTHING = object()
 
 
 def same_literal(answer: str, gold: str) -> bool:
-    """Whether both are literals of one value, in type too. BadRow where the reference is no literal.
+    """Whether both are literals of the same value and type. Raises BadRow if the reference is not a literal.
 
     >>> same_literal("[1, 'a']", '[1, "a"]'), same_literal("True", "1"), same_literal("1 + 1", "2")
     (True, False, False)
     """
     expected = _read(gold)
     if expected is _NOTHING:
-        raise BadRow(f"the reference {gold!r} is not a literal")
+        raise BadRow(f"the reference {gold!r} is not a Python literal")
     value = _read(answer)
     return value is not _NOTHING and same_value(value, expected)
 
@@ -34,7 +34,7 @@ def _read(text: str) -> Any:
         return _NOTHING
     try:
         tree = ast.parse(text, mode="eval")
-        if any(isinstance(node, ast.BinOp) for node in ast.walk(tree)):  # literal_eval would add 1 + 2j, and nothing else
+        if any(isinstance(node, ast.BinOp) for node in ast.walk(tree)):  # literal_eval accepts 1 + 2j
             return _NOTHING
         return ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

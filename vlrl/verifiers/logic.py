@@ -1,9 +1,9 @@
-"""Logic: who is a knight and who a knave, and what follows from what.
+"""Verifies propositional logic: equivalent formulas, valid conclusions, knights and knaves.
 
-A truth table is one integer with a bit for each of its 2**8 rows. So `&` is conjunction, equal tables are equivalent
-formulas, and a formula is parsed straight into its table: no syntax tree, no evaluation, no search.
+A truth table is an integer with one bit for each of its 2**8 rows. `&` is conjunction, and equivalent formulas have equal tables.
+The parser builds the table directly: no syntax tree, no evaluation, no search.
 
-As in answers.py, what the rules do not read is no answer; a row that cannot be read, or won, is a BadRow.
+As in answers.py, an answer that the rules cannot read is wrong. A row that is unreadable or unsolvable raises BadRow.
 """
 
 import re
@@ -36,10 +36,10 @@ def _iff(one: int, other: int) -> int:
     return _not(one ^ other)
 
 
-# How tightly each binds to its left and to its right, and what it makes of two tables.
+# For each operator: its binding power to the left, its binding power to the right, and its function on two tables.
 _INFIX: dict[str, tuple[int, int, Callable[[int, int], int]]] = {
     "iff": (0, 1, _iff),
-    "implies": (1, 1, _implies),  # so that P → Q → R is P → (Q → R)
+    "implies": (1, 1, _implies),  # right-associative: P → Q → R is P → (Q → R)
     "or": (2, 3, or_),
     "xor": (3, 4, xor),
     "and": (4, 5, and_),
@@ -57,18 +57,18 @@ _SPELLINGS = {
 _OPERATORS = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 _TOKEN = re.compile(r"\\?[A-Za-z][A-Za-z0-9_]*|<->|<=>|->|=>|&&|\|\||\S")
 
-_DRESS = re.compile(r'(?m:^ *- )|```[a-z]*|\\text(?:bf)?\{|["`*{}$]')
+_MARKUP = re.compile(r'(?m:^ *- )|```[a-z]*|\\text(?:bf)?\{|["`*{}$]')
 _BETWEEN_CLAUSES = re.compile(r"[,;.\n]|\band\b")
 _IS = re.compile(r" ?[:=] ?| is ")
 
 
 def equivalent(answer: str, gold: str) -> bool:
-    """Whether both are formulas, and true in the same cases. BadRow where the reference is not a formula.
+    """Whether both are formulas that are true in the same cases. Raises BadRow if the reference is not a formula.
 
-    Variables are ASCII words (P, q1, rain), at most 8 of them; brackets are () and []. Operators, tightest first:
-    ¬ ~ ! not; ∧ & && and; ⊕ xor; ∨ | || or; → -> ⇒ => implies (to the right: P → Q → R is P → (Q → R)); ↔ <-> ⇔ <=> iff;
-    or the LaTeX command for any. Dollar signs around and one full stop after are let pass; ^ could mean two things and
-    means none. At most 4,096 characters and 64 levels, where brackets, negations and arrows in a row count.
+    Variables are at most 8 ASCII words (P, q1, rain). Brackets are () and []. The operators, from the tightest: ¬ ~ ! not; ∧ & &&
+    and; ⊕ xor; ∨ | || or; → -> ⇒ => implies (P → Q → R is P → (Q → R)); ↔ <-> ⇔ <=> iff. Each may also be its LaTeX command.
+    Surrounding dollar signs and one final full stop are ignored. ^ is ambiguous and not accepted. A formula has at most 4,096
+    characters and 64 levels; brackets, consecutive negations and consecutive arrows add levels.
 
     >>> equivalent("~(P or Q)", "¬P ∧ ¬Q"), equivalent("P -> Q", "Q → P"), equivalent("P, obviously", "P")
     (True, False, False)
@@ -79,7 +79,7 @@ def equivalent(answer: str, gold: str) -> bool:
 
 
 def follows(premises: Sequence[str], conclusion: str) -> bool:
-    """Whether `conclusion` is a formula that is true wherever all premises are. BadRow where a premise is not a formula.
+    """Whether `conclusion` is a formula that is true whenever all premises are. Raises BadRow if a premise is not a formula.
 
     >>> follows(["P → Q", "P"], "Q"), follows(["P → Q", "Q"], "P"), follows(["P"], "P ∨ ¬P")
     (True, False, True)
@@ -91,30 +91,31 @@ def follows(premises: Sequence[str], conclusion: str) -> bool:
 
 
 def concludes(premises: Sequence[str], conclusion: str) -> bool:
-    """Whether `conclusion` follows and says something: no tautology, no premise in any spelling, no variable of its own.
+    """Whether `conclusion` follows from the premises and is not trivial.
 
-    BadRow where premises contradict each other, so that anything follows, or leave nothing else to conclude.
+    A tautology, a formula equivalent to a premise, and a formula with a new variable are trivial. Raises BadRow if the premises
+    contradict each other, so that anything follows, or if they allow no such conclusion.
 
     >>> concludes(["P → Q", "P"], "Q"), concludes(["P → Q", "P"], "¬Q → ¬P"), concludes(["P → Q", "P"], "Q ∨ R")
     (True, False, False)
     """
     columns: dict[str, int] = {}
     tables = [_reference(premise, columns) for premise in premises]
-    given, said, known = reduce(and_, tables, _TRUE), {_TRUE, *tables}, len(columns)
+    given, trivial, known = reduce(and_, tables, _TRUE), {_TRUE, *tables}, len(columns)
     if given == 0:
         raise BadRow(f"the premises {list(premises)} contradict each other")
-    num_open = _not(given).bit_count() >> (MAX_VARIABLES - known)  # cases where a consequence may be true or false
-    if 2**num_open == len(said):
-        raise BadRow(f"nothing but themselves follows from the premises {list(premises)}")
+    num_open = _not(given).bit_count() >> (MAX_VARIABLES - known)  # cases in which a consequence may be true or false
+    if 2**num_open == len(trivial):
+        raise BadRow(f"only tautologies and the premises themselves follow from the premises {list(premises)}")
     table = _answer(conclusion, columns)
-    return table is not None and len(columns) == known and table not in said and _implies(given, table) == _TRUE
+    return table is not None and len(columns) == known and table not in trivial and _implies(given, table) == _TRUE
 
 
 def solves_knights(answer: str, meta: Mapping[str, Any]) -> bool:
     """Whether `answer` gives every inhabitant of a reasoning-gym `knights_knaves` row the right role.
 
-    meta: the row's metadata, of which names, knight_knave_terms, statements and solution are used. The statements are
-    solved anew: BadRow unless the stored solution is their one solution, where knights' statements, and no others, hold.
+    meta: the row's metadata; names, knight_knave_terms, statements and solution are used. Raises BadRow unless the stored
+    solution is the only one, i.e. the only assignment in which exactly the knights' statements are true.
 
     >>> meta = {"names": ["Ava", "Noah"], "knight_knave_terms": {"knight": "sage", "knave": "fool"}, "solution": [True, False],
     ...         "statements": [["lying", 1], ["and", ["telling-truth", 0], ["telling-truth", 1]]]}
@@ -125,18 +126,22 @@ def solves_knights(answer: str, meta: Mapping[str, Any]) -> bool:
         names, statements, solution = meta["names"], meta["statements"], meta["solution"]
         knight, knave = (meta["knight_knave_terms"][role] for role in ("knight", "knave"))
     except KeyError as error:
-        raise BadRow(f"the row's metadata has no {error}") from None
+        raise BadRow(f"the row's meta has no {error}") from None
     if not 1 <= len({name.casefold() for name in names}) == len(names) == len(statements) == len(solution) <= MAX_VARIABLES:
-        raise BadRow(f"{names} with {len(statements)} statements and the solution {solution} make no puzzle of up to 8")
+        raise BadRow(
+            f"the row has {len(names)} names, {len(statements)} statements and {len(solution)} solution values; "
+            f"it needs 1 to {MAX_VARIABLES} different names and as many statements and solution values"
+        )
     _check_solution(statements, solution)
     return roles(answer, names, knight, knave) == dict(zip(names, map(bool, solution), strict=True))
 
 
 def roles(answer: str, names: Sequence[str], knight: str, knave: str) -> dict[str, bool] | None:
-    """Whether each of `names` is a knight, in the row's own two words for it; None unless each gets one role, once.
+    """For each name, whether the answer says that it is a knight. None unless the answer gives each name exactly one role.
 
-    A clause is `NAME is a ROLE`, `NAME: ROLE` or `NAME = ROLE`, in any case; clauses are set apart by commas, semicolons,
-    full stops, line ends or "and". Mark-up (fences, bullets, bold, quotes, braces) is let pass, any other word is not.
+    knight, knave: the row's words for the two roles. A clause is `NAME is a ROLE`, `NAME: ROLE` or `NAME = ROLE`, in any case.
+    Commas, semicolons, full stops, line ends or "and" separate clauses. Markup (fences, bullets, bold, quotes, braces) is
+    ignored; any other word makes the answer None.
 
     >>> roles("**Noah**: FOOL; Ava is a sage.", ["Ava", "Noah"], "sage", "fool")
     {'Noah': False, 'Ava': True}
@@ -146,14 +151,14 @@ def roles(answer: str, names: Sequence[str], knight: str, knave: str) -> dict[st
         return None
     name_of = {name.casefold(): name for name in names}
     is_knight = {article + word.casefold(): word == knight for word in (knight, knave) for article in ("", "a ", "an ")}
-    told: dict[str, bool] = {}
-    clauses = (" ".join(clause.split()) for clause in _BETWEEN_CLAUSES.split(_DRESS.sub("", answer).casefold()))
+    found: dict[str, bool] = {}
+    clauses = (" ".join(clause.split()) for clause in _BETWEEN_CLAUSES.split(_MARKUP.sub("", answer).casefold()))
     for clause in filter(None, clauses):
         name, _, role = _IS.sub("\n", clause, count=1).partition("\n")
-        if name not in name_of or role not in is_knight or name_of[name] in told:
+        if name not in name_of or role not in is_knight or name_of[name] in found:
             return None
-        told[name_of[name]] = is_knight[role]
-    return told if len(told) == len(names) else None
+        found[name_of[name]] = is_knight[role]
+    return found if len(found) == len(names) else None
 
 
 def _check_solution(statements: Sequence[Any], solution: Sequence[bool]) -> None:
@@ -163,11 +168,11 @@ def _check_solution(statements: Sequence[Any], solution: Sequence[bool]) -> None
         holds &= _iff(column, _claim(statement, people))
     stored = sum(1 << person for person, honest in enumerate(solution) if honest)
     if holds != 1 << stored:
-        raise BadRow(f"{solution} is not the one solution of {statements}")
+        raise BadRow(f"the stored solution {solution} is not the only solution of {statements}")
 
 
 def _claim(statement: Any, people: int) -> int:
-    """The truth table of a statement tree over the inhabitants, who are numbered."""
+    """The truth table of a statement tree over the numbered inhabitants."""
     match statement:
         case ["telling-truth", int(person)] if 0 <= person < people:
             return _COLUMNS[person]
@@ -189,17 +194,17 @@ def _claim(statement: Any, people: int) -> int:
 def _reference(formula: str, columns: dict[str, int]) -> int:
     table = _answer(formula, columns)
     if table is None:
-        raise BadRow(f"{formula!r} is not a formula, or one with more than {MAX_VARIABLES} variables in the row")
+        raise BadRow(f"{formula!r} is not a formula, or the row has more than {MAX_VARIABLES} variables")
     return table
 
 
 def _answer(formula: str, columns: dict[str, int]) -> int | None:
-    """The truth table of `formula`, None if it is not one; `columns` has the variables met so far, and gets its new ones."""
+    """The truth table of `formula`; None if it is not a formula. `columns` holds the known variables; new ones are added."""
     if len(formula) > MAX_ANSWER:
         return None
     text = formula.strip().removesuffix(".").strip("$")
     tokens = deque(_OPERATORS.get(token.lower(), token) for token in _TOKEN.findall(text))
-    tokens.append("")  # the end, which is neither an operator nor a variable
+    tokens.append("")  # marks the end; it is neither an operator nor a variable
     try:
         table = _parse(tokens, columns)
     except ValueError:
@@ -208,7 +213,10 @@ def _answer(formula: str, columns: dict[str, int]) -> int | None:
 
 
 def _parse(tokens: deque[str], columns: dict[str, int], loosest: int = 0, depth: int = MAX_DEPTH) -> int:
-    """Takes the longest formula off the front of `tokens` whose operators bind as tightly as `loosest`. ValueError if none."""
+    """Removes the longest formula from the front of `tokens` whose operators bind at least as tightly as `loosest`.
+
+    Raises ValueError if the tokens do not start with a formula.
+    """
     if depth == 0:
         raise ValueError("too deep")
     token = tokens.popleft()
@@ -217,7 +225,7 @@ def _parse(tokens: deque[str], columns: dict[str, int], loosest: int = 0, depth:
     elif token in _BRACKETS:
         table = _parse(tokens, columns, 0, depth - 1)
         if tokens.popleft() != _BRACKETS[token]:
-            raise ValueError("an open bracket")
+            raise ValueError("unclosed bracket")
     else:
         table = _column(token, columns)
     while (infix := _INFIX.get(tokens[0])) and infix[0] >= loosest:
@@ -231,6 +239,6 @@ def _column(token: str, columns: dict[str, int]) -> int:
     if token not in columns:
         is_name = token.isascii() and token[:1].isalpha() and token not in _OPERATORS
         if not is_name or len(columns) == MAX_VARIABLES:
-            raise ValueError(f"{token!r} is not a variable, or one too many")
+            raise ValueError(f"{token!r} is not a variable, or the formula has too many variables")
         columns[token] = _COLUMNS[len(columns)]
     return columns[token]

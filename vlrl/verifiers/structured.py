@@ -1,8 +1,8 @@
-"""JSON answers: read strictly, checked against a schema or compared with the reference.
+"""Reads JSON answers strictly, and checks them against a schema or compares them with the reference.
 
-The JSON of a response is the content of its last ```json block after the reasoning, or, where it has no block, all of its
-text. A fence is a line of its own (so none can be inside a JSON string) and must be closed. JSON amid prose, cut off, or
-two values one after the other are no answer.
+The JSON of a response is the content of its last ```json block after the reasoning, or the whole text if it has no block. A fence
+is a line of its own, so it cannot be inside a JSON string, and it must be closed. JSON inside prose, truncated JSON and two
+consecutive values are invalid.
 """
 
 import json
@@ -22,7 +22,7 @@ _OPENINGS = ("```json", "```")
 
 
 def valid_json(response: str, schema: Mapping[str, Any]) -> bool:
-    """Whether the response's JSON follows the JSON Schema; BadRow where that is no schema, or refers outside of itself.
+    """Whether the response's JSON matches the JSON Schema. Raises BadRow if the schema is invalid or refers to another document.
 
     >>> schema = {"type": "object", "properties": {"cells": {"type": "integer"}}, "required": ["cells"]}
     >>> valid_json('{"cells": 7}', schema), valid_json('{"cells": "7"}', schema), valid_json("7 cells", schema)
@@ -37,16 +37,17 @@ def valid_json(response: str, schema: Mapping[str, Any]) -> bool:
     try:
         return validator.is_valid(response_json(response))
     except (Unresolvable, RecursionError) as error:
-        raise BadRow(f"the row's schema cannot be followed: {error}") from None
+        raise BadRow(f"the row's schema cannot be applied: {error}") from None
     except ValueError:
         return False
 
 
 def same_json(response: str, gold: str) -> bool:
-    """Whether the response's JSON is the reference's; BadRow where the reference is not JSON.
+    """Whether the response's JSON equals the reference's. Raises BadRow if the reference is not JSON.
 
-    Lists are equal in order, objects whatever the order of their keys, texts exactly. Numbers are equal by value, since JSON
-    has one kind of them: 1 is 1.0 and 1e0, but neither "1" nor true.
+    The order of list items matters, the order of object keys does not, and texts must be identical. JSON has only one number
+    type, so
+    numbers are compared by value: 1 equals 1.0 and 1e0, but neither "1" nor true.
 
     >>> same_json('{"b": [1.0], "a": null}', '{"a": null, "b": [1]}'), same_json("[true]", "[1]"), same_json("[1, 2]", "[2, 1]")
     (True, False, False)
@@ -62,7 +63,7 @@ def same_json(response: str, gold: str) -> bool:
 
 
 def response_json(response: str) -> Any:
-    """The one JSON value of the response; ValueError, with the reason, where it has none. See the top of this file.
+    """The response's single JSON value, as the module docstring describes. Raises ValueError with the reason if there is none.
 
     >>> response_json("Two, I think.\\n```json\\n[1, 2]\\n```")
     [1, 2]
@@ -74,20 +75,20 @@ def response_json(response: str) -> Any:
     if fences:
         opening, closing = fences[-2:]
         if lines[opening].strip() not in _OPENINGS or lines[closing].strip() != "```":
-            raise ValueError("the last block is not one of JSON")
+            raise ValueError("the last block is not a JSON block")
         lines = lines[opening + 1 : closing]
     return read_json("\n".join(lines))
 
 
 def read_json(text: str) -> Any:
-    """The JSON value that `text` is, white space around it aside; ValueError where it is anything else.
+    """Reads `text` as one JSON value; ignores surrounding white space. Raises ValueError if it is anything else.
 
-    Refused are also an object with a key twice, NaN and Infinity, floats beyond a double's range, integers of more than 100
-    digits, nesting deeper than 32, and more than 16,384 characters.
+    Also rejects repeated keys in an object, NaN and Infinity, floats beyond a double's range, integers of more than 100 digits,
+    nesting deeper than 32, and texts of more than 16,384 characters.
     """
     text = text.strip()
     if len(text) > MAX_JSON:
-        raise ValueError(f"{len(text)} characters, at most {MAX_JSON} are read")
+        raise ValueError(f"it has {len(text)} characters; at most {MAX_JSON} are allowed")
     try:
         value = json.loads(
             text, object_pairs_hook=_object, parse_constant=_finite_float, parse_float=_finite_float, parse_int=_short_int
@@ -115,12 +116,12 @@ def _finite_float(digits: str) -> float:
 
 def _short_int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise ValueError(f"an integer of {len(digits)} digits")
+        raise ValueError(f"it has an integer of {len(digits)} digits; at most {MAX_DIGITS} are allowed")
     return int(digits)
 
 
 def _depth(value: Any) -> int:
-    """How many lists and objects are inside one another, level by level: they may be too many to recurse into."""
+    """The nesting depth of lists and objects. Not recursive, because the nesting may be too deep."""
     depth, level = 0, [value]
     while level := [node for node in level if isinstance(node, dict | list)]:
         depth += 1
@@ -142,7 +143,7 @@ def _kind(value: Any) -> type:
 
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> Any:
-    """A validator for the schema. The empty registry keeps a $ref from being looked up on the network."""
+    """A validator for the schema. The empty registry prevents network requests for a $ref."""
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import Draft202012Validator, validator_for
     from referencing import Registry

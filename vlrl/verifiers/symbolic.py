@@ -1,23 +1,24 @@
-r"""Expressions: whether an answer, taken out of its box, is mathematically the gold.
+r"""Compares mathematical expressions: whether an unboxed answer equals the gold, the reference answer.
 
-Rules, in the order in which they decide:
+The rules, in the order in which they apply:
 
-1. Dress does not count: \left, \right, spaces, dollars around, one full stop after, the font of a \text{...}.
-2. Words (a gold in \text{...}, or of four letters and more) are compared as words; (C) is C. Times and ratios (12:30), a
-   number with its base (101_2 is neither 101_3 nor 101), and a gold beyond the limits below are compared as written.
-3. Units: 12 inches is 12, as either side may leave its unit out, but 5 m is not 5 cm, nor is 1 m 100 cm. A unit is a last
-   \text{...} of up to three words (no or, and, not), a known word after a number, or a known letter after one and a space.
-4. Percent: 33.5\% is 0.335. A gold of 28\% also takes 28; a gold of 28 takes 28\% only with `asks_percent`.
-5. A gold that is a rational number takes such a number alone, written out: a decimal, a fraction, 3\frac{1}{2}, 1.5 \times
-   10^3; of x = a = b, the last side. So 3+4, \sqrt{49}, a sum or 5! are refused: they may be the question, repeated.
-   Equality is exact, but a decimal with `digits` significant digits or more may round a gold that is not a decimal.
+1. Markup is ignored: \left, \right, spaces, surrounding dollar signs, one final full stop, the font of a \text{...}.
+2. Words (a gold in \text{...}, or one of four or more letters) are compared as words; (C) is C. Times and ratios (12:30), numbers
+   with a base (101_2 is neither 101_3 nor 101), and a gold beyond the limits below are compared as written.
+3. Units: 12 inches is 12, because either side may omit its unit, but 5 m is not 5 cm, and 1 m is not 100 cm. A unit is a final
+   \text{...} of up to three words (without or, and, not), a known word after a number, or a known letter after a number and a
+   space.
+4. Percent: 33.5\% is 0.335. A gold of 28\% also accepts 28; a gold of 28 accepts 28\% only with `asks_percent`.
+5. A rational gold accepts only a number written out: a decimal, a fraction, 3\frac{1}{2}, 1.5 \times 10^3. Of x = a = b, the last
+   side counts. 3+4, \sqrt{49}, a sum and 5! are rejected, because they may repeat the question. Equality is exact, except that a
+   decimal with at least `digits` significant digits may round a gold that is not a decimal.
 6. Brackets: (2,3) and [2,3] are neither \{2,3\} nor 2, 3. x < 2 or x > 3 is a union of intervals.
-7. All else is compared by math-verify, within the limits. Where the gold has no variable, an answer with a sum, product,
-   integral, limit, derivative, factorial or binomial that the gold has not is refused. Between expressions with variables,
-   equality is all: (x+1)^2 is x^2+2x+1, even if the question was to expand it.
+7. math-verify compares everything else, within the limits. If the gold has no variable, an answer with a sum, product, integral,
+   limit, derivative, factorial or binomial that the gold does not have is rejected. Expressions with variables only need to be
+   equal: (x+1)^2 is x^2+2x+1, even if the question was to expand it.
 
-Nothing is evaluated as Python. The limits keep the hostile texts that can be named from the parser; the time of the others is
-bounded from outside, by whoever runs this in a process that can be killed: signals are not used.
+Nothing is evaluated as Python. The limits keep known hostile texts away from the parser. No signal limits the time of other
+texts: the caller must run this in a process that it can kill.
 """
 
 import logging
@@ -37,14 +38,14 @@ MAX_DEPTH = 16
 MAX_COMMANDS = 256
 MAX_OPERATORS = 1024
 MAX_ELEMENTS = 64
-MAX_POWER = 1000  # of a number or a letter, and the greatest n in n! and \binom
-MAX_TERMS = 500  # of the powers of brackets with letters in them, multiplied out
+MAX_POWER = 1000  # exponent of a number or a letter, and the greatest n in n! and \binom
+MAX_TERMS = 500  # terms of an expanded power of a bracket with letters
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once that its time-outs are off
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off
 
 _UNEVALUATED = (Sum, Product, Integral, Limit, Derivative, factorial, binomial)
-_PRECISION = 60  # digits of an irrational gold
-_DOUBLE = 15  # digits that a decimal printed by a program has right
+_PRECISION = 60  # digits to which an irrational gold is computed
+_DOUBLE = 15  # correct digits of a double that a program printed
 
 _CHARACTERS = str.maketrans(
     {"−": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "≤": r"\leq "}
@@ -110,7 +111,7 @@ _WRAPPED = re.compile(r"\( ?([^()]+?) ?\)|\{ ?([^{}]+?) ?\}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Quantity:
-    """An expression without its unit and percent sign; as `name = value` where it is so written, or else all of it is value."""
+    """An expression without its unit and percent sign. `name = value` is split; otherwise `value` is the whole text."""
 
     text: str
     name: str
@@ -120,10 +121,10 @@ class _Quantity:
 
 
 def same_expression(answer: str, gold: str, *, digits: int = 6, asks_percent: bool = False) -> bool:
-    r"""Whether the answer is mathematically the gold, by the rules of this module; an answer that cannot be read is not.
+    r"""Whether the answer equals the gold, by the rules of this module. An unreadable answer does not.
 
-    digits: how many a decimal must show to stand for a number that is not a decimal; asks_percent: 28\% is also taken for 28.
-    BadRow where the gold cannot be read.
+    digits: significant digits that a decimal needs to match a number that is not a decimal; asks_percent: a gold of 28 also
+    accepts 28\%. Raises BadRow if the gold cannot be read.
 
     >>> same_expression(r"\frac{\sqrt8}{2}", r"\sqrt2"), same_expression("1.41421", r"\sqrt2"), same_expression("1.4", r"\sqrt2")
     (True, True, False)
@@ -132,7 +133,7 @@ def same_expression(answer: str, gold: str, *, digits: int = 6, asks_percent: bo
     >>> same_expression(r"x<2 \text{ or } x>3", r"(-\infty,2)\cup(3,\infty)"), same_expression(r"\{2,3\}", "(2,3)")
     (True, False)
     """
-    answer, gold = _undressed(answer), _undressed(gold)
+    answer, gold = _without_markup(answer), _without_markup(gold)
     if not gold:
         raise BadRow("the reference answer is empty")
     if _WORDS.fullmatch(gold):
@@ -156,8 +157,8 @@ def _same_rational(given: _Quantity, expected: _Quantity, value: Fraction, digit
         values = [100 * value, value] if asks_percent else [100 * value]
     elif expected.percent and not given.percent:
         values = [value, value / 100]
-    exactly = "." in expected.value
-    return any(number_given == one or not exactly and _rounds(given.value, one, digits) for one in values)
+    must_be_exact = "." in expected.value
+    return any(number_given == one or not must_be_exact and _rounds(given.value, one, digits) for one in values)
 
 
 def _same_symbolic(given: _Quantity, expected: _Quantity, digits: int) -> bool:
@@ -183,8 +184,8 @@ def _same_symbolic(given: _Quantity, expected: _Quantity, digits: int) -> bool:
     return verify(gold, answer, float_rounding=digits, allow_set_relation_comp=True, timeout_seconds=None)
 
 
-def _undressed(text: str) -> str:
-    """The text by rule 1, in the spellings that the other rules know; nothing of one that is too long."""
+def _without_markup(text: str) -> str:
+    """Applies rule 1 and the spellings that the other rules expect; empty if the text is too long."""
     if len(text) > MAX_ANSWER:
         return ""
     text = text.translate(_CHARACTERS)
@@ -233,7 +234,7 @@ def _unit_name(unit: re.Match[str]) -> str:
 
 
 def _rational(text: str) -> Fraction | None:
-    """The number that `text` is, as in rule 5."""
+    """Reads `text` as a number, by rule 5; None if it is not one."""
     if wrapped := _WRAPPED.fullmatch(text):
         text = wrapped[1] or wrapped[2]
     if (value := number(text)) is not None:
@@ -250,7 +251,7 @@ def _rational(text: str) -> Fraction | None:
 
 
 def _rounds(text: str, value: Fraction, digits: int) -> bool:
-    """Whether `text` is the value rounded, or cut off, to a decimal of at least `digits` significant digits."""
+    """Whether `text` is the value rounded or truncated to a decimal with at least `digits` significant digits."""
     shown = _DECIMAL.fullmatch(text)
     if shown is None:
         return False
@@ -264,7 +265,7 @@ def _rounds(text: str, value: Fraction, digits: int) -> bool:
 
 
 def _shape(text: str) -> str:
-    """How a list of two or more is bracketed: "()" by round or square brackets, "{}" by braces, "," not at all."""
+    """The brackets of a list with two or more items: "()" for round or square brackets, "{}" for braces, "," for none."""
     if len(elements(text)) > 1:
         return ","
     if text.startswith(r"\{") and text.endswith(r"\}"):
@@ -273,7 +274,7 @@ def _shape(text: str) -> str:
 
 
 def _is_beyond_limits(text: str) -> bool:
-    """Whether the text is too much, or too strange, to be given to the parser."""
+    """Whether the text is too large or too unusual for the parser."""
     commands = _COMMAND.findall(text)
     return (
         not text.isascii()
@@ -288,7 +289,7 @@ def _is_beyond_limits(text: str) -> bool:
 
 
 def _depth(text: str) -> float:
-    """How deep brackets and braces are nested, as intervals may mix them; infinite where the braces do not pair."""
+    """The nesting depth of brackets and braces together, because intervals mix them; infinite if the braces are unbalanced."""
     depth = deepest = braces = 0
     for mark in BRACKET.finditer(text):
         depth += STEP.get(mark[0], 0)
@@ -301,7 +302,7 @@ def _depth(text: str) -> float:
 
 def _is_too_high(text: str) -> bool:
     letters = set(_LETTERS.findall(_COMMAND.sub("", text))) | _SYMBOLS.intersection(_COMMAND.findall(text))
-    chain = greatest = 1  # of powers of brackets, which multiply where the brackets are nested; of all powers
+    chain = greatest = 1  # product of the powers of brackets (nested powers multiply); the greatest power of all
     for power in _EXPONENT.finditer(text):
         exponent = power[2] or power[3] or power[4] or ""
         height = prod(max(1, int(numeral)) for numeral in _NUMERAL.findall(exponent))

@@ -1,6 +1,6 @@
-"""Short answers that are not compared to the letter: counts, read text, values off a chart; and the language they are in.
+"""Compares short answers with some tolerance: counts, OCR text and chart values. Also checks a response's language.
 
-All but `same_language` take the answer itself (what was in the box, say), not the response around it.
+All functions except `same_language` take the answer itself, such as the content of the box, not the whole response.
 """
 
 import re
@@ -25,16 +25,16 @@ _FACTORS = {"%": Fraction(1, 100), "percent": Fraction(1, 100)}
 _FACTORS |= {"k": Fraction(10**3), "thousand": Fraction(10**3), "m": Fraction(10**6), "million": Fraction(10**6)}
 _FACTORS |= {"b": Fraction(10**9), "billion": Fraction(10**9), "trillion": Fraction(10**12)}
 
-_TO_READ = 20_000
-_ENOUGH = 8
-_MOST = 2 / 3
+_MAX_CHARACTERS = 20_000
+_MIN_WORDS = 8
+_MAJORITY = 2 / 3
 _NOT_PROSE = re.compile(
     r"""(?sx) ```.*?(?:```|\Z) | `[^`\n]*`                                                      # code
     | \$\$.*?(?:\$\$|\Z) | \$[^$\n]*\$ | \\\[.*?(?:\\\]|\Z) | \\\(.*?(?:\\\)|\Z) | \\[a-zA-Z]+  # LaTeX
     | https?://\S+ | </?\w+> """
 )
 _UNITS = {
-    "Latin": r"[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ\u0300-\u036f]{2,}",  # a letter alone is more often a variable
+    "Latin": r"[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ\u0300-\u036f]{2,}",  # a single letter is usually a variable
     "Greek": r"[Ͱ-Ͽἀ-῿]{2,}",
     "Cyrillic": r"[\u0400-\u052f]+",
     "Hebrew": r"[\u05d0-\u05ea]+",
@@ -49,9 +49,10 @@ _UNIT_OF = re.compile("|".join(f"(?P<{script}>{pattern})" for script, pattern in
 
 
 def count(answer: str) -> int | None:
-    """The count that `answer` is: ASCII digits, in complete groups of thousands or plain, or zero to twenty in English.
+    """Reads `answer` as a count: ASCII digits, plain or in complete groups of thousands, or an English word from zero to twenty.
 
-    None for all else: a sign, a fraction, a unit, a range, two numbers, more than nine digits. One full stop may follow.
+    Returns None for anything else: a sign, a fraction, a unit, a range, two numbers, more than nine digits. One full stop may
+    follow.
 
     >>> count("1,024"), count("Seven."), count("6 or 7"), count("-7"), count("7e0"), count("٧")
     (1024, 7, None, None, None, None)
@@ -63,17 +64,18 @@ def count(answer: str) -> int | None:
 
 
 def anls(answer: str, golds: Sequence[str]) -> float:
-    """Normalised Levenshtein similarity with the nearest reference: 1 - NL where NL, the edits by the longer length, is
-    under a half, else 0 (https://arxiv.org/abs/1907.00490). Case, white space and compatibility forms do not count.
+    """Average Normalised Levenshtein Similarity with the nearest reference (https://arxiv.org/abs/1907.00490).
 
-    0 for more than 4,096 characters; BadRow without references, or where one is empty or over 512 characters.
+    NL is the number of edits divided by the longer length. The score is 1 - NL if NL is below 0.5, otherwise 0. Case, white space
+    and Unicode compatibility forms are ignored. An answer of more than 4,096 characters scores 0. Raises BadRow if the row has no
+    references, or if one is empty or longer than 512 characters.
 
     >>> anls("hallo", ["hello"]), anls(" Shell  ISNI", ["Shell Isni", "x"]), anls("00", ["O0"])
     (0.8, 1.0, 0.0)
     """
     expected = [_plain(gold) for gold in golds]
     if not expected or not all(0 < len(gold) <= MAX_GOLD for gold in expected):
-        raise BadRow(f"anls needs references of 1 to {MAX_GOLD} characters, it has {str(golds)[:100]}")
+        raise BadRow(f"anls needs references of 1 to {MAX_GOLD} characters, got {str(golds)[:100]}")
     if len(answer) > MAX_ANSWER:
         return 0.0
     given = _plain(answer)
@@ -81,11 +83,11 @@ def anls(answer: str, golds: Sequence[str]) -> float:
 
 
 def relaxed_number(answer: str, gold: str, *, tolerance: float = 0.05, exact: bool = False) -> bool:
-    """Whether the value read off a chart is the reference, give or take `tolerance` of it, both ends included.
+    """Whether a value read from a chart is within the relative `tolerance` of the reference, both ends included.
 
-    Numbers are those of `answers.number` with %, percent, k, K, M, B, thousand, million, billion or trillion after them; 5% is
-    0.05, so it is not 5. No tolerance for 0, for a year (four plain digits, 1500 to 2099), and where `exact`, as for counts.
-    A reference that is not a number is compared as text; BadRow where it is empty, NaN or infinite.
+    Numbers are those of `answers.number`, optionally followed by %, percent, k, K, M, B, thousand, million, billion or trillion.
+    5% is 0.05, so it is not 5. There is no tolerance for 0, for a year (four plain digits, 1500 to 2099), or if `exact` is set,
+    as for counts. A reference that is not a number is compared as text. Raises BadRow if it is empty, NaN or infinite.
 
     >>> relaxed_number("$1,290", "1234"), relaxed_number("3.5 million", "3400000"), relaxed_number("5%", "0.05")
     (True, True, True)
@@ -93,7 +95,7 @@ def relaxed_number(answer: str, gold: str, *, tolerance: float = 0.05, exact: bo
     (False, False, False)
     """
     if _MISSING.fullmatch(gold.strip()):
-        raise BadRow(f"the reference {gold!r} is no value")
+        raise BadRow(f"the reference {gold!r} is empty or not finite; it must be a number or text")
     expected = _quantity(gold)
     if expected is None:
         return same_text(answer, gold)
@@ -106,22 +108,22 @@ def relaxed_number(answer: str, gold: str, *, tolerance: float = 0.05, exact: bo
 
 
 def same_language(response: str, question: str) -> bool:
-    """Whether the response is mostly in the script of the question; True where there is too little text to tell.
+    """Whether the response is mostly in the question's script. True if a text is too short, or the question mixes scripts.
 
-    Counted in the first 20,000 characters are words of two letters and more, each Chinese character and each kana; not
-    code, LaTeX, links, tags and numbers. Two thirds of either text must be in one script; under 8 words, or in a question
-    of mixed scripts, nothing can be told. Chinese characters are Japanese where at least a tenth of them and the kana are
-    kana. Languages of one script, French and English say, are not told apart.
+    Counts words of two or more letters, Chinese characters and kana in the first 20,000 characters; skips code, LaTeX, links,
+    tags and numbers. A text is in a script if at least two thirds of its counted units are. A text with fewer than 8 units is too
+    short. Chinese characters count as Japanese if at least a tenth of the Chinese characters and kana are kana. Languages with
+    the same script, such as French and English, are not distinguished.
 
     >>> question = "How many red blood cells are there in this image?"
     >>> same_language("这张图片里一共有七个红细胞。", question), same_language("I see seven of them, so \\\\boxed{7}.", question)
     (False, True)
     """
     asked, given = _scripts(question), _scripts(response)
-    if min(asked.total(), given.total()) < _ENOUGH:
+    if min(asked.total(), given.total()) < _MIN_WORDS:
         return True
     script, num_asked = asked.most_common(1)[0]
-    return num_asked < _MOST * asked.total() or given[script] >= _MOST * given.total()
+    return num_asked < _MAJORITY * asked.total() or given[script] >= _MAJORITY * given.total()
 
 
 def _plain(text: str) -> str:
@@ -131,13 +133,13 @@ def _plain(text: str) -> str:
 def _similarity(one: str, other: str) -> float:
     longest = max(len(one), len(other))
     if 2 * min(len(one), len(other)) <= longest:
-        return 0.0  # half of it or more must be written anew, however long it is
+        return 0.0  # the lengths alone need edits to half of the longer text
     edits = _edits(one, other)
     return 1 - edits / longest if 2 * edits < longest else 0.0
 
 
 def _edits(one: str, other: str) -> int:
-    """The Levenshtein distance: the fewest characters to put in, take out or replace."""
+    """The Levenshtein distance: the fewest characters to insert, delete or replace."""
     row = list(range(len(other) + 1))
     for line, letter in enumerate(one, start=1):
         diagonal, row[0] = row[0], line
@@ -157,8 +159,8 @@ def _quantity(text: str) -> Fraction | None:
 
 
 def _scripts(text: str) -> Counter[str]:
-    """How many words, characters or kana the text has of each script."""
-    prose = _NOT_PROSE.sub(" ", text[:_TO_READ])
+    """The number of words, characters or kana in each script."""
+    prose = _NOT_PROSE.sub(" ", text[:_MAX_CHARACTERS])
     counts = Counter(unit.lastgroup or "" for unit in _UNIT_OF.finditer(prose))
     kana, han = counts.pop("Japanese", 0), counts.pop("Chinese", 0)
     if kana + han:
