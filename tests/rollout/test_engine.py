@@ -167,11 +167,11 @@ def test_a_push_that_leaves_out_a_tensor_is_caught_by_name(parts):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [(NORM, f"Tensors that differ: {NORM}$"), (PACKED, "Which tensors differ can't be told")]
+    ("name", "says"), [(NORM, f"Tensors that differ: {NORM}$"), (PACKED, "The differing tensors are unknown")]
 )
-def test_a_tensor_streamed_wrongly_is_caught(parts, name, told):
+def test_a_tensor_streamed_wrongly_is_caught(parts, name, says):
     parts.push([(other, weight * 1.5 if other == name else weight) for other, weight in parts.policy.named_weights()])
-    with pytest.raises(SyncError, match=told):
+    with pytest.raises(SyncError, match=says):
         parts.canary.check()
 
 

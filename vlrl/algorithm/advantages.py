@@ -22,7 +22,7 @@ def group_advantages(
     """(reward - mean) / (std + epsilon) of each rollout, in the order given; mean and std are over the scored rollouts.
 
     rewards, scored: [G]; an unscored rollout's reward is ignored and its advantage is 0. std: divisor G - 1 or G; without
-    normalise_std only the mean is taken off. All are 0 where fewer than two rollouts are scored or all rewards are equal.
+    normalise_std only the mean is taken off. All are 0 if fewer than two rollouts are scored or all rewards are equal.
 
     >>> group_advantages([1, 1, 0, 0], [True] * 4, normalise_std=True, std="population", epsilon=0)
     (1.0, 1.0, -1.0, -1.0)

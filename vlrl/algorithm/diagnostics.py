@@ -33,7 +33,7 @@ SMALL_STEP, LOW_SPREAD = 0.005, 0.02
 def diagnose(tokens: LossTokens, entropy: Tensor, gate: Gate, tasks: Sequence[str], tau: Tensor | None = None) -> Totals:
     """Totals of one pack. entropy: [N] of the policy's distribution at each token, in nats; tasks: [S].
 
-    tau: [S], where the gate is SAPO's.
+    tau: [S], for SAPO's gate.
     policy/gate_weight_pos, _neg: the gate's weight by the advantage's sign; policy/gate_weight_below_half: the share of those
     tokens with a weight under 0.5. policy/* and engine/*: how far the policy is from the old policy, and the old policy from
     the engine: ess, ratio_max, abs_log_ratio and kl (k3). Per sequence: policy/log_ratio_var, the variance of

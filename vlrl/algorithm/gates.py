@@ -17,7 +17,7 @@ Gate = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 def sapo(tau_pos: float | Sequence[float] = 1.0, tau_neg: float | Sequence[float] = 1.05) -> Gate:
-    """f(r) = 4/tau * sigmoid(tau * (r - 1)), tau = tau_pos where the advantage is above 0, else tau_neg.
+    """f(r) = 4/tau * sigmoid(tau * (r - 1)), tau = tau_pos if the advantage is above 0, else tau_neg.
 
     A tau is one for all, or one for each of the S sequences. A higher one closes sooner. ValueError if one is not positive.
     """
@@ -43,7 +43,7 @@ def pg() -> Gate:
 
 
 def grpo(clip_low: float = 0.2, clip_high: float = 0.27) -> Gate:
-    """f(r) = min(r, 1 + clip_high) where the advantage is above 0, else max(r, 1 - clip_low)."""
+    """f(r) = min(r, 1 + clip_high) if the advantage is above 0, else max(r, 1 - clip_low)."""
 
     def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
         return _clip(log_ratio.exp(), advantage, clip_low, clip_high)
@@ -62,7 +62,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Gate:
 
 
 def gspo_token(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Gate:
-    """GSPO with each token's gradient passed straight through: as `gspo` where a sequence's tokens all weigh the same."""
+    """GSPO with each token's gradient passed straight through: as `gspo` if a sequence's tokens all weigh the same."""
 
     def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
         log_s = sequence_mean(log_ratio.detach(), sequence, num_sequences)[sequence]

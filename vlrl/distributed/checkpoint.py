@@ -3,7 +3,7 @@
 All ranks write into `.tmp-step-000050`; rank 0, in a thread beside the next step, syncs it to the disk, writes the manifest last
 and renames the folder, so that a run killed at any moment leaves either the new checkpoint or the old ones. Loading trusts
 nothing: a damaged checkpoint is named and the one before it taken. Ranks decide together through `agree(value)`, the smallest of
-all ranks' values, which returns on none before all have called it: where one rank fails, every rank stops, and all resume from
+all ranks' values, which returns on none before all have called it: if one rank fails, every rank stops, and all resume from
 the same step.
 """
 
@@ -29,8 +29,8 @@ MAY_DIFFER = (
     *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
     *("max_tokens_per_micro_batch", "rollbacks"),
 )
-"""What may change at a resume: settings of where a run is kept, how long it goes on and when it is stopped, not of what a step
-computes; and the numbers that the run found by itself, which the resumed run takes over."""
+"""What may change at a resume: where a run is kept, how long it is and when it stops, but not what a step computes; and numbers
+that the run chose by itself, which the resumed run keeps."""
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
 _HEADROOM = 1.2
@@ -68,7 +68,7 @@ def begin(
     Once that returns, the checkpoint is there, and of the others the `keep` newest up to it and the protected. write: puts this
     rank's files into the folder it is given. state: JSON values. expected_bytes: the checkpoint's size, used while there is no
     earlier one to judge by. Checkpoints of later steps are removed: they belong to a future that the run has left. Both calls
-    raise OSError where the disk is too small; where another rank failed, RuntimeError.
+    raise OSError if the disk is too small, and RuntimeError if another rank failed.
     """
     assert keep >= 1, "a run without a checkpoint cannot resume"
     fresh, final = root / f".tmp-{_name(step)}", root / _name(step)
@@ -103,9 +103,9 @@ def save(root: Path, step: int, write: Callable[[Path], None], state: Mapping[st
 
 
 def newest_good(root: Path, *, rank: int = 0, world_size: int = 1, agree: Agree = alone) -> Checkpoint | None:
-    """The newest checkpoint that its manifest confirms, the same on every rank; None where there is none at all.
+    """The newest checkpoint that its manifest confirms, the same on every rank; None if there is none.
 
-    Each rank reads its share of the files. A damaged checkpoint is named in a warning and passed over. Raises ValueError where
+    Each rank reads its share of the files. A damaged checkpoint is named in a warning and passed over. Raises ValueError if
     there are checkpoints and none of them is whole: starting from nothing is the user's decision.
     """
     found = dict(_folders(root))
@@ -151,7 +151,7 @@ def check_same_config(
 
 @contextmanager
 def _all_or_none(agree: Agree, what: str) -> Iterator[None]:
-    """Runs the block on every rank; where it fails on one, no rank goes on."""
+    """Runs the block on every rank; if it fails on one, every rank raises."""
     done = False
     try:
         yield
@@ -232,7 +232,7 @@ def _folders(root: Path) -> list[tuple[int, Path]]:
 
 
 def _fault(step: int, folder: Path, share: slice) -> str:
-    """What is wrong with a checkpoint, empty where nothing is: all sizes are checked, contents in this share of its files."""
+    """What is wrong with a checkpoint, empty if nothing is: all sizes are checked, contents in this share of its files."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
         sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}

@@ -1,4 +1,4 @@
-"""Work that a thread does before its result is asked for."""
+"""Prepares items in a background thread before they are needed."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,14 +6,12 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
+# One thread for the whole process, so that several sequences are made one after another and never compete for cores.
+_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
 
 
 class Prefetched(Sequence[T]):
-    """Items that one thread makes in order, all Aheads' after one another; an item is waited for where it is not there yet.
-
-    What making an item raises is raised where it is asked for.
-    """
+    """Items that one thread makes in order. Reading an item waits until it is made, and raises what making it raised."""
 
     def __init__(self, makers: Iterable[Callable[[], T]]) -> None:
         self._coming = [_thread.submit(make) for make in makers]

@@ -98,7 +98,7 @@ def _host_group() -> Any:
 
 
 def join_ranks() -> Ranks:
-    """Starts the process group: of the launcher's ranks where RANK is set, of this process alone where it is not."""
+    """Starts the process group: of the launcher's ranks if RANK is set, otherwise of this process alone."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns at import that it looked for a GPU in vain
     import deepspeed

@@ -34,10 +34,10 @@ _BLOCK = 256  # tokens; the CPU's kernel takes all of the square's time for half
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenSelection:
-    """Tokens of a packed row: `index` tells which.
+    """Selects tokens of a packed row by `index`.
 
-    batch: (B, longest) where they are B sequences that a kernel takes side by side, filled up with zeros; places: where in those
-    B x longest each token stands, if anything is filled up.
+    batch: (B, longest) if they are B sequences that a kernel takes side by side, padded with zeros; places: each token's position
+    in those B x longest, if anything is padded.
     """
 
     index: slice | Tensor
@@ -63,7 +63,7 @@ class TokenSelection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionCall:
-    """Some tokens' queries at some tokens' keys, by one call of a kernel."""
+    """One kernel call: the queries of some tokens attend to the keys of some tokens."""
 
     queries: TokenSelection
     keys: TokenSelection
@@ -72,17 +72,17 @@ class AttentionCall:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionPlan:
-    """All that a row's tokens see. own: their own sequence, each token once; others: besides it."""
+    """The kernel calls for one packed row. own: each token with its own sequence; others: responses with their prompts."""
 
     own: tuple[AttentionCall, ...]
     others: tuple[AttentionCall, ...]
 
 
 def attention_plan(groups: Sequence[GroupSizes], *, device: torch.device, varlen: bool) -> AttentionPlan:
-    """What the tokens of a row of these groups see.
+    """Plans the attention of a row of these groups.
 
-    A lone response continues its prompt's sequence. varlen: two calls serve all groups, of a kernel that takes sequences of any
-    lengths; else there is a call for each long sequence, and one for the short ones of like length.
+    A lone response continues its prompt's sequence. varlen: two calls of a kernel for sequences of any lengths serve all groups;
+    otherwise each long sequence has its call, and short ones of similar length share one.
     """
     stretches, shared = _sequences(groups)
     if varlen:

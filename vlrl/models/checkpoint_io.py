@@ -26,7 +26,7 @@ _EXPERTS = "grouped_mm"  # of transformers' backends; on a CPU eager takes 1.06 
 
 
 def check_model(model: str) -> dict:
-    """The checkpoint's config as a dict. ValueError where it can't be found or vlrl does not train it."""
+    """The checkpoint's config as a dict. Raises ValueError if it is not found or vlrl does not train its model."""
     from transformers import AutoConfig
 
     try:

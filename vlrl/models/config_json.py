@@ -24,7 +24,7 @@ def family_of(model_type: str | None, *, model: str = "") -> Family:
 
 
 def is_moe(text_config: dict) -> bool:
-    """Whether a checkpoint's language model is a mixture of experts."""
+    """Whether a checkpoint's language model is a MoE model."""
     return bool(text_config.get("num_experts_per_tok"))
 
 
@@ -36,7 +36,7 @@ def num_experts(text_config: dict) -> int:
 def read_local_config(model: str) -> dict[str, Any] | None:
     """The config.json of a checkpoint in a folder; None for a model on the hub.
 
-    ValueError where the folder, or the one that a mistyped name stands in, holds no model that vlrl trains.
+    Raises ValueError if the folder, or the folder of a mistyped name, holds no model that vlrl trains.
     """
     folder = Path(model)
     may_be_on_the_hub = (

@@ -1,4 +1,4 @@
-"""A mixture's experts dealt over ranks by DeepSpeed's AutoEP, and put together again for whoever wants the whole model.
+"""Expert parallelism of MoE models by DeepSpeed's AutoEP, and the gathering of all experts for weight sync and export.
 
 DeepSpeed replaces each sparse block by one that holds a rank's share of the experts and sends tokens to their ranks and back.
 Its presets do not cover transformers' fused experts; the settings here do.
@@ -30,14 +30,14 @@ def expert_parallel_settings(config: Any, ranks: int) -> dict[str, Any]:
 
 
 def expert_parallel_size(parameter: nn.Parameter) -> int:
-    """The ranks that a parameter is dealt over; 1 where each has all of it."""
+    """The number of ranks that share a parameter's experts; 1 if each rank has all of it."""
     if getattr(parameter, "allreduce", True):
         return 1
     return dist.get_world_size(_group(parameter))
 
 
 def gather_experts(named: Iterable[Named]) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of blocks, whole, under transformers' names; all ranks call it. Others stay as they are."""
+    """The parameters under transformers' names, experts gathered from all ranks. All ranks call it, with whole blocks."""
     halves: dict[str, Tensor] = {}
     for name, parameter in named:
         found = _EXPERTS.fullmatch(name)
@@ -51,7 +51,7 @@ def gather_experts(named: Iterable[Named]) -> Iterator[tuple[str, Tensor]]:
 
 
 def released_name(name: str) -> str:
-    """The name of a parameter, or of the one that it becomes a part of, as transformers has it.
+    """The name that transformers has for a parameter, or for the one that it becomes a part of.
 
     >>> released_name("model.language_model.layers.1.mlp.router.gate.weight")
     'model.language_model.layers.1.mlp.gate.weight'

@@ -39,7 +39,7 @@ class Dense:
     def backward(
         self, gradient: Tensor, query: Tensor, out: Tensor, log_sums: Tensor, key: Tensor, value: Tensor, scale: float
     ) -> Gradients:
-        """Of query, key and value, where out and log_sums are those over all keys, of which these may be a part."""
+        """Gradients of query, key and value. out, log_sums: over all keys, of which `key` may be a part."""
         g, q, k, v, o = (x.transpose(1, 2) for x in (gradient, query, key, value, out))
         if q.device.type == "cpu":
             found = _cpu_backward(g, q, k, v, o, log_sums.transpose(1, 2), 0.0, self.causal, scale=scale)
@@ -87,7 +87,7 @@ def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
 class Varlen:
     """Sequences of any lengths end to end: query [Q, heads, d]; key, value [K, key heads, d].
 
-    query_ends, key_ends: [B + 1] int32, where each sequence begins and the last one ends; longest: of queries and of keys.
+    query_ends, key_ends: [B + 1] int32, each sequence's start and the last one's end; longest: of queries and of keys.
     """
 
     query_ends: Tensor
@@ -105,7 +105,7 @@ class Varlen:
     def backward(
         self, gradient: Tensor, query: Tensor, out: Tensor, log_sums: Tensor, key: Tensor, value: Tensor, scale: float
     ) -> Gradients:
-        """Of query, key and value, where out and log_sums are those over all keys, of which these may be a part."""
+        """Gradients of query, key and value. out, log_sums: over all keys, of which `key` may be a part."""
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device)
         return _gpu_backward(
             gradient, query, key, value, out, log_sums.T.contiguous(), self.query_ends, self.key_ends, *self.longest, 0.0,

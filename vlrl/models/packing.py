@@ -78,8 +78,8 @@ def pack_groups(items: Sequence[PackedGroup], filler: EncodedPrompt) -> Pack:
 
 
 def _joined(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """torch.cat by one thread: packs are made in a thread of their own, where torch would start a pool beside the main thread's,
-    and with more OpenMP threads than cores each operation of both wakes its pool slowly (an update took a quarter longer)."""
+    """torch.cat without torch's thread pool: packs are made in a background thread, where torch would start a second pool, and
+    with more OpenMP threads than cores every operation takes longer (an update took a quarter longer)."""
     return torch.from_numpy(np.concatenate([part.numpy() for part in parts], axis))
 
 

@@ -1,4 +1,4 @@
-"""Which experts a mixture of experts sends each token to: recorded, compared, and replayed.
+"""Records, compares and replays the experts that an MoE model sends each token to.
 
 Between the old policy and the updated one, and between engine and trainer, some tokens change experts, and their ratio jumps for
 that alone. Replayed, a token goes to the experts of the old policy (R2, arXiv 2512.01374) or of the engine (R3, 2510.11370),
@@ -19,8 +19,8 @@ from vlrl.models.attention import row_spans
 from vlrl.models.packing import Pack
 
 Routes = dict[str, Tensor]
-"""Each router's choices by its module's name: [tokens, experts a token], in the order of one pass, fillers among them. A token
-whose choices are below 0 is free to go where its router sends it."""
+"""Each router's choices by its module's name: [tokens, experts a token] of a packed row, the filler's too. A choice below 0
+leaves the token to its router."""
 
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -76,7 +76,7 @@ class Routing:
         return None if routes is None else {name: routes[:, int(_LAYER.findall(name)[-1])] for name in self._names}
 
     def load(self) -> float | None:
-        """The busiest expert's share of its router's choices in the last forward, times the experts: 1 where all do alike."""
+        """The busiest expert's load in the last forward, as a multiple of the mean load of its router's experts."""
         if not self.choices:
             return None
         counts = [torch.bincount(chosen.flatten(), minlength=self._num_experts) for chosen in self.choices.values()]

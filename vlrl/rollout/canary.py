@@ -61,7 +61,7 @@ class Canary:
         difference = self.difference()
         worst = policy.ranks.max(difference)
         if not worst <= self.bound:
-            names = _told(engine.differing_weights(policy.named_weights()))
+            names = _described(engine.differing_weights(policy.named_weights()))
             raise SyncError(
                 f"after weight sync {engine.version} engine and trainer differ by {worst:.2e} a token on the canary's probes "
                 f"(at start {self.baseline:.2e}, bound {self.bound:.2e}). {names}"
@@ -69,9 +69,9 @@ class Canary:
         return worst
 
 
-def _told(names: list[str]) -> str:
+def _described(names: list[str]) -> str:
     if not names:
-        return "Which tensors differ can't be told: the engine holds them in a layout of its own"
+        return "The differing tensors are unknown, since the engine holds them in a layout of its own"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"Tensors that differ: {', '.join(names[:8])}{more}"
 

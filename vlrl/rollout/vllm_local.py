@@ -54,8 +54,8 @@ class VllmEngine:
         self.ranks = ranks
         self.version = 0
         self._tells_routes = tells_routes
-        told = {"enable_return_routed_experts": True} if tells_routes else {}
-        self._llm = LLM(**(_arguments(settings, model, dtype, seed) | told | settings.vllm))
+        routed = {"enable_return_routed_experts": True} if tells_routes else {}
+        self._llm = LLM(**(_arguments(settings, model, dtype, seed) | routed | settings.vllm))
         self._decode = decode
         self._end_token = end_token
         self._bias = dict.fromkeys(banned, -100.0)
@@ -171,7 +171,7 @@ class VllmEngine:
 def set_environment(settings: cfg.EngineConfig, *, tells_routes: bool) -> None:
     """What vLLM reads from the environment when it is first imported."""
     defaults = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over by reference
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are passed by reference
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # lets a function run on the engine's model; nothing leaves the process
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads share the cores
         "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gb),

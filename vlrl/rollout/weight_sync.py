@@ -21,8 +21,8 @@ def push_weights(engine: Engine, buckets: Iterable[Bucket], *, names: frozenset[
     """Loads the trainer's weights into the engine, bucket by bucket, and empties every cache made with the old ones.
 
     buckets: of (name, tensor) in the layout of released checkpoints, no more than one of them held at a time; names: all that
-    must come; version: of the policy. Returns as metrics how many tensors, bytes and buckets were handed over, and the largest
-    bucket's bytes. SyncError where a tensor is missing.
+    must come; version: of the policy. Returns metrics: the tensors, bytes and buckets sent, and the largest
+    bucket's bytes. Raises SyncError if a tensor is missing.
     """
     tensors: set[str] = set()
     sizes: list[int] = []
@@ -31,8 +31,8 @@ def push_weights(engine: Engine, buckets: Iterable[Bucket], *, names: frozenset[
         raise SyncError(f"weight sync {version} left out {len(missing)} of {len(names)} tensors: {', '.join(missing[:8])}")
     engine.reset_caches()
     engine.version = version
-    told = {"tensors": len(tensors), "bytes": sum(sizes), "buckets": len(sizes), "largest_bytes": max(sizes)}
-    return {f"sync/{name}": value for name, value in told.items()}
+    sent = {"tensors": len(tensors), "bytes": sum(sizes), "buckets": len(sizes), "largest_bytes": max(sizes)}
+    return {f"sync/{name}": value for name, value in sent.items()}
 
 
 def _stream(buckets: Iterable[Bucket], tensors: set[str], sizes: list[int]) -> Iterator[tuple[str, Tensor]]:

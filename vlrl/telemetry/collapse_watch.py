@@ -1,8 +1,8 @@
 """The collapse watch: entropy, response length, ratio tails and reward, each against its own history.
 
-A signal's last few steps are held against the median of those before them. It is called where it has left that by a factor
-which training does not, and by more than its own noise; once, until it is back. A run may go on, stop or go back at a call: for
-that the watch also knows the last step after which the weights surely did well.
+A signal's last few steps are compared with the median of those before them. The watch raises an alarm if the signal has left the
+median by a factor that training does not explain, and by more than its own noise; once, until it is back. A run may continue,
+stop or go back at an alarm, so the watch also knows the last step after which the weights surely did well.
 """
 
 import math
@@ -13,15 +13,15 @@ from statistics import median
 
 from vlrl.telemetry.metrics import Key, Metrics
 
-RECENT, _FEWEST, _MOST = 5, 8, 40  # steps: the last ones, and the history that they are held against
+RECENT, _FEWEST, _MOST = 5, 8, 40  # steps: the last ones, and the history that they are compared with
 _NOISE = 4.0  # of the history's median absolute deviation, scaled to a standard deviation
 _SCALE = 1.4826
-_WELL = 0.5  # of the way to a call; a signal that has gone further does not do well
+_WELL = 0.5  # of the way to an alarm; a signal that has gone further does not do well
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal:
-    """A metric, and the factors of its history below and above which it is called. key: as a run file names it.
+    """A metric, and the factors of its history below and above which it raises an alarm. key: its name in a run file.
 
     metric: of each task, in the first mini-batch if there are several; empty for the ratio's spread, of each mini-batch.
     """
@@ -32,7 +32,7 @@ class Signal:
     below: float = 0.0
     above: float = math.inf
     least: float = 0.0
-    """What is smaller is not called above: a ratio's spread that trebles may still be nothing."""
+    """Smaller values raise no alarm for rising: a ratio's spread that trebles may still be nothing."""
 
 
 SIGNALS = (
@@ -45,7 +45,7 @@ SIGNALS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alarm:
-    """A signal that is newly astray.
+    """A signal that has newly left its history.
 
     signal: its key; of: the task, or the mini-batch. well_after: the last step after which the weights did well by this signal.
     """
@@ -57,7 +57,7 @@ class Alarm:
 
 
 class CollapseWatch:
-    """Fed with each step's metrics, in order; says what has gone astray."""
+    """Watches each step's metrics, in order."""
 
     def __init__(self) -> None:
         self._values: dict[str, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=_MOST + RECENT))
@@ -65,11 +65,11 @@ class CollapseWatch:
         self._well_after: dict[str, dict[str, int]] = {signal.key: {} for signal in SIGNALS}
 
     def see(self, step: int, metrics: Metrics) -> list[Alarm]:
-        """A call for each signal that is newly astray after this step."""
+        """An alarm for each signal that newly leaves its history at this step."""
         readings = list(_read(metrics))
         for signal, what, value in readings:
             self._values[f"{signal.name} {what}"].append((step, value))
-        calls = []
+        alarms = []
         for signal, what, _ in readings:
             key, well_after = f"{signal.name} {what}", self._well_after[signal.key]
             if not self._fault(signal, what, share=_WELL):
@@ -78,9 +78,9 @@ class CollapseWatch:
             fault = self._fault(signal, what)
             if fault and key not in self._called:
                 sentence = f"{signal.name} of {what} {fault}"
-                calls.append(Alarm(signal=signal.key, of=what, sentence=sentence, well_after=well_after[what]))
+                alarms.append(Alarm(signal=signal.key, of=what, sentence=sentence, well_after=well_after[what]))
             (self._called.add if fault else self._called.discard)(key)
-        return calls
+        return alarms
 
     def well_after(self, signals: Collection[str]) -> int:
         """The last step after which the weights did well by all of these signals, of every task and mini-batch."""
@@ -114,9 +114,9 @@ def _read(metrics: Metrics) -> Iterator[tuple[Signal, str, float]]:
 
 
 def _fault(signal: Signal, values: Sequence[float], *, share: float = 1.0) -> str:
-    """What is wrong with the last of these values; empty where nothing is, or there are too few to tell.
+    """What is wrong with the last of these values; empty if nothing is, or if there are too few.
 
-    share: of the way to a call from which it counts as wrong.
+    share: of the way to an alarm, from which it counts as wrong.
     """
     history, recent = values[:-RECENT], values[-RECENT:]
     if len(history) < _FEWEST:

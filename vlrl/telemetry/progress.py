@@ -12,7 +12,7 @@ _APART_S = 10.0  # between two lines of progress
 
 
 class Tick(Protocol):
-    """Tells a progress line that `done` more are done, with a short note to show beside it."""
+    """Reports to a progress line that `done` more are done, with a short note to show beside it."""
 
     def __call__(self, done: int = 1, note: str = "") -> None: ...
 
@@ -25,10 +25,10 @@ def announce(phase: str, *, shown: bool = True) -> None:
 
 @contextmanager
 def progress(phase: str, total: int | None, *, done: int = 0, shown: bool = True) -> Iterator[Tick]:
-    """A phase's bar with the time remaining; where stdout is no terminal, lines: at most ten, 10 seconds apart, and the last.
+    """Shows a phase's progress: a bar with the time remaining in a terminal; elsewhere at most ten lines, 10 seconds apart.
 
-    total: None where it is not known; the count alone is then shown. done: of the total, before this process began, as in a run
-    that is resumed.
+    total: None if it is not known; then only the count is shown. done: the part of the total that was done before this process
+    began, as in a resumed run.
 
     `with progress("Training", total=150, shown=rank == 0) as tick: tick(1, "reward 0.43")`
     """
@@ -43,33 +43,33 @@ def progress(phase: str, total: int | None, *, done: int = 0, shown: bool = True
 
 
 def _plain_tick(phase: str, total: int, before: int, shown: bool) -> Tick:
-    start = told_at = time.monotonic()
-    so_far = told = before
+    start = printed_at = time.monotonic()
+    so_far = printed = before
     measured = 0
     if shown and before:
         print(f"{phase} {before}/{total}", flush=True)
 
     def tick(done: int = 1, note: str = "") -> None:
-        nonlocal so_far, told, told_at, measured
+        nonlocal so_far, printed, printed_at, measured
         is_last, so_far, measured = so_far < total <= so_far + done, so_far + done, measured + max(0, done)
-        told = min(told, so_far)  # a run may go back
-        is_due = 10 * so_far // total > 10 * told // total and time.monotonic() - told_at >= _APART_S
+        printed = min(printed, so_far)  # a run may go back
+        is_due = 10 * so_far // total > 10 * printed // total and time.monotonic() - printed_at >= _APART_S
         if shown and (is_last or is_due):
-            told, told_at = so_far, time.monotonic()
-            left = f", {(told_at - start) * (total - so_far) / measured:.0f} s left" if measured else ""
+            printed, printed_at = so_far, time.monotonic()
+            left = f", {(printed_at - start) * (total - so_far) / measured:.0f} s left" if measured else ""
             print(f"{phase} {so_far}/{total}{left}{', ' if note else ''}{note}", flush=True)
 
     return tick
 
 
 def _plain_count(phase: str, shown: bool) -> Tick:
-    told, so_far = time.monotonic(), 0
+    printed, so_far = time.monotonic(), 0
 
     def tick(done: int = 1, note: str = "") -> None:
-        nonlocal told, so_far
+        nonlocal printed, so_far
         so_far += done
-        if shown and time.monotonic() - told > _APART_S:
-            told = time.monotonic()
+        if shown and time.monotonic() - printed > _APART_S:
+            printed = time.monotonic()
             print(f"{phase} {so_far}{', ' if note else ''}{note}", flush=True)
 
     return tick

@@ -21,7 +21,7 @@ _FILES = ("metrics.jsonl", "rollouts.jsonl", "histograms.jsonl", "tokens.jsonl")
 class RunLog:
     """The log of one run in `folder`, which is made if missing; lines are added to those already there.
 
-    Every method that writes raises OSError with a sentence where the folder cannot be written, a full disk above all.
+    Every method that writes raises OSError with a sentence if the folder cannot be written, as on a full disk.
     """
 
     def __init__(self, folder: Path, trackers: Sequence[Tracker] = ()) -> None:
@@ -69,7 +69,7 @@ class RunLog:
                     write_atomically(path, (line for line in lines if _step_of(line) <= step))
 
     def set_aside(self, step: int, folder: Path) -> None:
-        """Copies the lines of the steps after `step` into a new folder, whole or not at all; nothing where it is there."""
+        """Copies the lines of the steps after `step` into a new folder, whole or not at all, unless it exists."""
         if folder.exists():
             return
         fresh = folder.with_name(f"{folder.name}.new")
@@ -118,7 +118,7 @@ def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
 
 
 def _step_of(line: str) -> float:
-    """The step that a line belongs to, infinite where it is torn."""
+    """The step that a line belongs to, infinite for a torn line."""
     try:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf
     except (ValueError, TypeError):

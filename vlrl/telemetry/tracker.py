@@ -1,4 +1,4 @@
-"""What a tracker does: it keeps a copy of a run's log elsewhere, as wandb does."""
+"""The interface of trackers, which keep a copy of a run's log elsewhere, such as in wandb."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ class Tracker(Protocol):
         """The run's result, as in summary.json."""
 
     def restart(self) -> None:
-        """Ends this copy and begins another: the run goes on from an earlier step than its last."""
+        """Ends this copy and begins another: the run continues from an earlier step than its last."""
 
     def close(self) -> None:
         """Ends the copy."""

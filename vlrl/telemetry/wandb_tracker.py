@@ -1,6 +1,6 @@
-"""A copy of a run's log in wandb: its metrics, tables of rollouts with their pictures, and the evaluation.
+"""Keeps a copy of a run's log in wandb: its metrics, tables of rollouts with their pictures, and the evaluation.
 
-wandb is foreign code and never the record: whatever it raises, the copy ends with one warning and the run goes on without it.
+wandb is foreign code and never the record: whatever it raises, the copy ends with one warning and the run continues without it.
 """
 
 import logging
@@ -20,7 +20,7 @@ _COLUMNS = ("step", "task", "prompt", "picture", "answer", "response", "reward",
 
 
 class WandbTracker:
-    """config: the resolved run file. Where wandb is disabled, or has failed, every method does nothing."""
+    """config: the resolved run file. If wandb is disabled or has failed, every method does nothing."""
 
     def __init__(self, settings: WandbConfig, folder: Path, *, name: str, config: Mapping[str, Any]) -> None:
         self._settings, self._folder, self._name, self._config = settings, folder, name, dict(config)
@@ -33,7 +33,7 @@ class WandbTracker:
             self._guarded(lambda: self._run.log(dict(metrics), step=step))
 
     def rollouts(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Every so many steps a table of one group of each task, one with a gradient where there is any."""
+        """Every tables_every steps, a table of one group of each task, with a gradient if the task has one."""
         every = self._settings.tables_every
         if self._run and every and step % every == 0:
             self._guarded(lambda: self._run.log({"rollouts": self._table(lines)}, step=step))
@@ -63,13 +63,13 @@ class WandbTracker:
         os.environ.setdefault("WANDB_DATA_DIR", str(self._folder.absolute() / "wandb" / "data"))
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb  # half a second, and nothing at all where it is disabled
+        import wandb  # takes half a second, which a disabled wandb does not cost
 
         self._wandb = wandb
         self._folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
-        where: dict[str, Any] = {"project": self._settings.project, "dir": str(self._folder), "mode": self._settings.mode}
-        self._run = wandb.init(**where, name=self._name, config=self._config, settings=settings)
+        place: dict[str, Any] = {"project": self._settings.project, "dir": str(self._folder), "mode": self._settings.mode}
+        self._run = wandb.init(**place, name=self._name, config=self._config, settings=settings)
         if self._run.url:
             print(f"wandb: {self._run.url}", flush=True)
 

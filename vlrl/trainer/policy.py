@@ -31,7 +31,7 @@ class Policy:
 
     model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
     banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any;
-    `max_tokens_per_micro_batch` is 0 where it is to be found; `lr_scale` multiplies the schedule's rate.
+    `max_tokens_per_micro_batch` is 0 until the token budget is chosen; `lr_scale` multiplies the schedule's rate.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Policy:
         self.routing = Routing(packed, self.family.router_class())
         config = deepspeed_config(settings)
         if settings.expert_parallel > 1:
-            dealt = expert_parallel_settings(packed.qwen.config, settings.expert_parallel)
-            config["expert_parallel"] = dealt | config.get("expert_parallel", {})
+            preset = expert_parallel_settings(packed.qwen.config, settings.expert_parallel)
+            config["expert_parallel"] = preset | config.get("expert_parallel", {})
         self._rate = _schedule(settings, updates)
         self.engine, *_ = deepspeed.initialize(
             model=packed,
@@ -83,7 +83,7 @@ class Policy:
         self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
 
     def step(self) -> float | None:
-        """One optimizer step over the passes since the last. Returns the global gradient norm where the ZeRO stage knows it."""
+        """One optimizer step over the micro-batches since the last. Returns the gradient's norm if the ZeRO stage knows it."""
         self.engine.step()
         self.version += 1
         norm = self.engine.get_global_grad_norm()
@@ -111,9 +111,9 @@ class Policy:
         return chain.from_iterable(self.weight_buckets())
 
     def weight_buckets(self, most_bytes: int = _BUCKET_BYTES) -> Iterator[list[tuple[str, Tensor]]]:
-        """The named weights in buckets of at most most_bytes, or of one block (self_attn, mlp, ...) where that is larger.
+        """The named weights in buckets of at most most_bytes, or of one block (self_attn, mlp, ...) if that is larger.
 
-        They are views, without a copy of the policy's, but for experts that are dealt over ranks. Under ZeRO-3 a bucket is
+        They are views of the policy's weights, except for expert-parallel experts, which are copies. Under ZeRO-3 a bucket is
         gathered by one collective, and its memory is free as soon as nobody holds its tensors. What an engine fuses is in one
         block, so it is done with a bucket at its end.
         """
@@ -156,7 +156,7 @@ class Policy:
 
 
 class Reference:
-    """The model that a KL term holds the policy to: the starting checkpoint, frozen; sharded where the policy is."""
+    """The reference of the KL term: the starting checkpoint, frozen; sharded if the policy is."""
 
     def __init__(self, settings: cfg.PolicyConfig, model: str, *, ranks: Ranks, temperature: float, banned: list[int]):
         import deepspeed
@@ -178,7 +178,7 @@ class Reference:
 
 
 def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    """The parameters in order, cut between blocks where a bucket would become larger than most_bytes."""
+    """The parameters in order, cut between blocks so that no bucket of several blocks exceeds most_bytes."""
     bucket: list[tuple[str, nn.Parameter]] = []
     size = 0
     for _, members in groupby(named, key=lambda item: block_of(item[0])):
@@ -194,7 +194,7 @@ def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> It
 
 
 def _whole_size(parameter: nn.Parameter) -> int:
-    """A sharded parameter's own tensor is empty, DeepSpeed keeps its size beside it; of dealt experts it is a rank's share."""
+    """The whole parameter's size: DeepSpeed keeps a sharded one's beside it, and an expert-parallel one is a rank's share."""
     return getattr(parameter, "ds_numel", parameter.numel()) * expert_parallel_size(parameter)
 
 

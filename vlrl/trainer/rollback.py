@@ -52,7 +52,7 @@ def begin_anew(folder: Path) -> None:
 def decide(
     config: Config, rollbacks: Sequence[Rollback], calls: Sequence[Alarm], checkpoints: Collection[int], step: int
 ) -> Rollback | None:
-    """The rollback that these calls of the collapse watch ask for; None where they are only warnings.
+    """The rollback that these alarms of the collapse watch ask for; None if they are only warnings.
 
     checkpoints: steps of those that are saved at regular steps.
     """
