@@ -43,7 +43,7 @@ BROKEN = {
     "(_ for _ in ()).throw(KeyboardInterrupt)": "KeyboardInterrupt",
     "bytearray(1 << 33)": "MemoryError",
     "Score(reward=1.0, parts={'x' * (1 << 21): 1.0})": "unreadable reply: a line has more than 1048576 bytes",
-    "0.5": "it returned float",
+    "0.5": "got float",
     "Score(reward=float('nan'))": "finite",
     "1 / 0": "ZeroDivisionError",
 }
