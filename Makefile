@@ -13,9 +13,9 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-# The tests of a file stay in one process (see tests/conftest.py), and two cores have three, since tests wait as often as they work.
+# The tests of a file stay in one process, and two cores have three processes, since tests wait as often as they work.
 JOBS ?= 3
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -rs
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -rs
 
 # The sets of the configs for Qwen3-VL 2B, 8B and 30B-A3B, most of them from the hub; see docs/data.md.
 REAL := gsm8k competition_math dapo_math aqua mbpp code_contests geometry3k chartqa table_charts scenes

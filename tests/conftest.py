@@ -32,22 +32,21 @@ TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", 
 SMALL_IMAGES = ImagesConfig(min_pixels=32 * 32, max_pixels=128 * 128)
 
 
-GROUPS = (
-    ("test_train", "test_evaluate", "test_pass_rate"),
-    ("test_update", "test_expert_parallel", "test_balance"),
-    ("test_recipes",),
+LONGEST = (
+    "test_train",
+    "test_recipes",
+    "test_update",
+    "test_evaluate",
+    "test_engine",
+    "test_symbolic",
+    "test_pass_rate",
+    "test_hostile",
 )
-"""Files that one process takes together, since their runs are forked from one server; see tests/warm.py. These begin first,
-so that no process is left with a long one at the end. Every other file is a group of its own."""
+"""Files that take longest. They begin first, so that no process is left with one of them at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items) -> None:
-    number = {file: number for number, files in enumerate(GROUPS) for file in files}
-    for item in items:
-        place = number.get(item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(str(item.path if place is None else place)))
-    items.sort(key=lambda item: number.get(item.path.stem, len(GROUPS)))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True, scope="session")
