@@ -14,6 +14,7 @@ import pytest
 import vlrl.scoring.scorer
 from tests.conftest import PATIENCE_S
 from tests.sandbox.test_processes import ends
+from vlrl.sandbox.jail import ISOLATION
 from vlrl.scoring import Scorer
 from vlrl.types import Rollout, Row, Score, Status
 
@@ -231,3 +232,10 @@ def test_of_ten_thousand_scores_with_dying_workers_none_is_lost_and_none_doubled
     assert list(scores) == [(number // 8, number % 8) for number in range(10_000)]
     for number, score in enumerate(scores.values()):
         assert (score.status, score.reward) == ((Status.OK, number) if number % 100 else (Status.ERROR, 0.0))
+
+
+def test_workers_have_the_isolation_that_they_are_given_and_this_process_keeps_its_own(folder, monkeypatch):
+    monkeypatch.setenv(ISOLATION, "jail")
+    with pool(folder, isolation="limits") as scorer:
+        (score,) = score_all(scorer, [f"Score(reward=1.0, detail=os.environ[{ISOLATION!r}])"])
+    assert score.detail == "limits" and os.environ[ISOLATION] == "jail"

@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
 
+from vlrl.sandbox.jail import ISOLATION
 from vlrl.sandbox.processes import Child
 from vlrl.scoring.jobs import Job, Jobs
 from vlrl.scoring.protocol import Item, dump_item, load_score
@@ -39,6 +40,7 @@ class Scorer:
 
     task_folders: as for `load_task`; timeout_s: limit for one verify, from its start in the worker; memory_mb: a worker's address
     space; timeouts_s: limits of single tasks; at_a_time: workers that a task may use at once, for tasks with such a limit.
+    isolation: how workers run a response's code, if not as VLRL_ISOLATION says (see vlrl.sandbox.jail).
     Attributes: folders, the absolute task folders; latencies, by task the seconds of each verify in the last `collect`.
     """
 
@@ -51,6 +53,7 @@ class Scorer:
         *,
         timeouts_s: Mapping[str, float] = MappingProxyType({}),
         at_a_time: Mapping[str, int] = MappingProxyType({}),
+        isolation: str = "",
     ):
         self.latencies: dict[str, list[float]] = {}
         self.folders = [str(Path(folder).resolve()) for folder in task_folders]
@@ -58,6 +61,7 @@ class Scorer:
         self._timeouts_s = timeouts_s
         # A task's items start in order, so each result comes at most this long after the previous one.
         self._patience_s = 2 * (_START_S + max([timeout_s, *timeouts_s.values()]))
+        self._isolation = {ISOLATION: isolation} if isolation else {}
         self._limits = {resource.RLIMIT_AS: memory_mb << 20, resource.RLIMIT_CORE: 0}
         self._pending: dict[Key, Job] = {}
         self._jobs_by_item: dict[tuple[str, bytes], Job] = {}
@@ -159,7 +163,7 @@ class Scorer:
     def _start_worker(self) -> Child:
         # One thread per worker: each thread of a numerical library reserves address space, and the trainer needs the cores.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        env = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        env = {**os.environ, **threads, **self._isolation, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         return Child([sys.executable, "-m", "vlrl.scoring.worker", *self.folders], limits=self._limits, env=env)
 
 
