@@ -123,7 +123,9 @@ def prompt_to_show(task: Task, row: Row, **own: str | None) -> list[Message]:
 
 
 def row_of(raw: dict[str, Any]) -> Row:
-    """Creates a row from JSON data. Raises ValueError for unknown fields."""
+    """Creates a row from JSON data. Raises ValueError for anything but an object with a row's fields."""
+    if not isinstance(raw, dict):
+        raise ValueError(f'row is {raw!r}; write the row itself, as {{"question": "...", "answer": "..."}}')
     known = {field.name for field in fields(Row)}
     if unknown := sorted(raw.keys() - known):
         raise ValueError(f"unknown row field {', '.join(unknown)}; a row has {', '.join(sorted(known))}")

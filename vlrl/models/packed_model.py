@@ -21,13 +21,15 @@ from vlrl.models.routing_replay import Routes
 class TokenScores:
     """What a forward says of a pack's N response tokens, without the filler's.
 
-    logprobs: [N] with gradient if the forward had one; entropies: [N] in nats, without; both fp32. routes: the experts that each
-    token of the row went to, by router; empty for a dense model. zero: a scalar 0 that depends on every parameter. A loss adds
-    it, so that a backward reaches the same parameters on every rank, whichever of them have images.
+    logprobs: [N] with gradient if the forward had one; entropies: [N] in nats, without; both fp32. sequence: [N] int64, which of
+    the pack's responses each token belongs to. routes: the experts that each token of the row went to, by router; empty for a
+    dense model. zero: a scalar 0 that depends on every parameter. A loss adds it, so that a backward reaches the same parameters
+    on every rank, whichever of them have images.
     """
 
     logprobs: Tensor
     entropies: Tensor
+    sequence: Tensor
     routes: Routes
     zero: Tensor
 
@@ -36,7 +38,13 @@ def token_scores(pack: Pack, output: tuple[Tensor, Tensor], routes: Routes) -> T
     """Names what a PackedModel returned, and leaves the filler's tokens out."""
     logprobs, entropies = output
     size = len(logprobs) - pack.filler
-    return TokenScores(logprobs=logprobs[:size], entropies=entropies[:size], routes=routes, zero=0.0 * logprobs.sum())
+    return TokenScores(
+        logprobs=logprobs[:size],
+        entropies=entropies[:size],
+        sequence=pack.sequence[:size],
+        routes=routes,
+        zero=0.0 * logprobs.sum(),
+    )
 
 
 class PackedModel(nn.Module):
@@ -60,6 +68,8 @@ class PackedModel(nn.Module):
     def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """[N] log-probs and [N] entropies (no gradient) of all the pack's targets, the filler's too, in fp32."""
         features = self.qwen.model.get_image_features(pack.pixels, pack.grid, return_dict=True)
+        # mm_encoder_outputs: transformers puts the features at the image tokens, and the deeper ones (DeepStack) into the first
+        # layers. plan: it passes this on to the attention that load_model sets, models.attention.group_attention.
         hidden = self.qwen.model(
             input_ids=pack.tokens[None],
             position_ids=pack.positions[:, None],

@@ -35,7 +35,7 @@ class MicroBatch:
     """One forward and backward: S samples, packed, and what the loss needs of them in the pack's order.
 
     advantages: [S]; engine_logprobs: [N] of their tokens; engine_routes: [tokens of the pack, layers, experts a token], if the
-    engine returned them. old: the policy's scores at the start of the step; None in the first mini-batch, which starts it.
+    engine returned them. old: the policy's scores at the start of the step; None in the first mini-batch, where they are its own.
     """
 
     samples: tuple[TrainedSample, ...]

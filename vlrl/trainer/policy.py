@@ -63,8 +63,8 @@ class Policy:
 
     def forward(self, pack: Pack) -> TokenScores:
         """Scores the pack's response tokens, with gradient."""
-        output = self.engine(pack.to(self.ranks.device))
-        return token_scores(pack, output, dict(self.routing.choices))
+        pack = pack.to(self.ranks.device)
+        return token_scores(pack, self.engine(pack), dict(self.routing.choices))
 
     def logprobs(self, pack: Pack) -> TokenScores:
         """As `forward`, without gradient."""
@@ -174,7 +174,8 @@ class Reference:
     def logprobs(self, pack: Pack) -> TokenScores:
         """Scores the pack's response tokens, without gradient."""
         with torch.no_grad():
-            return token_scores(pack, self.module(pack.to(self.ranks.device)), {})
+            pack = pack.to(self.ranks.device)
+            return token_scores(pack, self.module(pack), {})
 
 
 def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

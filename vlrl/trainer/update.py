@@ -85,7 +85,7 @@ def update(
 ) -> UpdateStats:
     """One optimizer step. Does nothing if no sample of any rank is scored.
 
-    longest: tokens, by which, times the scored samples, loss_aggregation: constant divides. traced: slots whose responses are
+    longest: sampling.max_new_tokens, by which loss_aggregation: constant divides. traced: slots whose responses are
     logged token by token; clock: of the step's pieces.
     """
     if not minibatch.num_scored:
@@ -101,14 +101,14 @@ def update(
         with policy.routing.replay(routes or None):
             with clock("time/forward"):
                 scores = policy.forward(micro.pack)
-                device, size = scores.logprobs.device, len(micro.engine_logprobs)
+                device = scores.logprobs.device
                 gate, advantages = gates.gate(micro.tasks), micro.advantages.to(device)
                 loss, tokens = policy_loss(
                     scores.logprobs,
                     micro.old.logprobs if micro.old else scores.logprobs.detach(),
                     micro.engine_logprobs.to(device),
                     advantages,
-                    micro.pack.sequence[:size].to(device),
+                    scores.sequence,
                     num_scored=minibatch.num_scored,
                     gate=gate,
                     tis_cap=settings.tis_cap,
