@@ -1,6 +1,7 @@
 """The gates as functions of the ratio alone, in float64: values, slopes, bounds and the tables worked out by hand."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from vlrl.algorithm.gates import Gate, grpo, gspo, gspo_token, make_gate, pg, sapo
 from vlrl.algorithm.ratios import LOG_RATIO_BOUND, k3, log_ratio, sequence_mean
+from vlrl.config import AlgorithmConfig
 
 TAUS = st.floats(0.25, 4)
 RATIOS = st.floats(0.01, 6)
-MAKERS = [sapo, grpo, gspo]
 
 
 def curve(gate: Gate, ratios: list[float], advantage: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,6 +152,13 @@ def test_a_tau_that_is_not_positive_is_refused_by_name(tau):
         sapo(tau, 1.0)
     with pytest.raises(ValueError, match="tau_neg"):
         sapo(1.0, tau)
+
+
+def test_the_run_file_and_make_gate_know_the_same_gates():
+    for name in get_args(AlgorithmConfig.model_fields["gate"].annotation):
+        assert callable(make_gate(name, tau_pos=1.0, tau_neg=1.0, clip_low=0.1, clip_high=0.1))
+    with pytest.raises(ValueError, match="known gates: " + ", ".join(get_args(AlgorithmConfig.model_fields["gate"].annotation))):
+        make_gate("none", tau_pos=1.0, tau_neg=1.0, clip_low=0.1, clip_high=0.1)
 
 
 def test_make_gate_gives_each_gate_the_settings_that_it_names():

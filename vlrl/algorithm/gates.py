@@ -1,8 +1,11 @@
 """Gates: what a token's probability ratio r counts for in the objective f(r) * advantage.
 
-SAPO (arXiv 2511.20347), GRPO, GSPO (arXiv 2507.18071) and the plain policy gradient are one loss with different gates. All have
-slope 1 at r = 1, so on-policy they give the same gradient; they differ in how they close as r moves away: softly per token, hard
-per token, hard per sequence, never.
+SAPO (arXiv 2511.20347), GRPO, GSPO (arXiv 2507.18071) and the plain policy gradient (pg) are one loss with different gates. All
+have slope 1 at r = 1, so on-policy they give the same gradient. They differ in how they close as r moves away: SAPO softly and
+GRPO at once, for each token; GSPO at once for a whole sequence; pg never. Only the slope f' trains; the value f is logged as the
+loss and drawn in the report.
+
+To add a gate: a function here, its name in `make_gate` and in config.AlgorithmConfig.gate.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +16,8 @@ from torch import Tensor
 from vlrl.algorithm.ratios import sequence_mean
 
 Gate = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(log_ratio [N], advantage [N] of each token's sequence, sequence [N], num_sequences) -> f [N]; log_ratio is bounded."""
+"""(log_ratio [N], advantage [N] of each token's sequence, sequence [N], num_sequences) -> f [N]. log_ratio is clamped to
+ratios.LOG_RATIO_BOUND."""
 
 
 def sapo(tau_pos: float | Sequence[float] = 1.0, tau_neg: float | Sequence[float] = 1.05) -> Gate:
@@ -34,7 +38,7 @@ def sapo(tau_pos: float | Sequence[float] = 1.0, tau_neg: float | Sequence[float
 
 
 def pg() -> Gate:
-    """f(r) = r: importance sampling alone. It is SAPO's limit for small tau, but for a constant."""
+    """f(r) = r: importance sampling alone. SAPO's gate approaches it, up to a constant, as tau goes to 0."""
 
     def gate(log_ratio: Tensor, advantage: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
         return log_ratio.exp()

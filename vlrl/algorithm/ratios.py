@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 LOG_RATIO_BOUND = 20.0
-"""fp32 exp overflows above 88.7, and its gradient is then NaN; no gate is still open at e**20."""
+"""fp32 exp overflows above 88.7, and its gradient is then NaN. Beyond e**20 a token has no gradient, even under gates that
+never close: pg, and GRPO with a negative advantage."""
 
 
 def log_ratio(logp: Tensor, base_logp: Tensor) -> Tensor:
