@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlrl.config import Config, dump_config, load_config, parse_config
+from vlrl.config import Config
+from vlrl.run_file import dump_config, load_config, parse_config
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SMALL = {

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vlrl.cli import main as cli
-from vlrl.config import load_config
+from vlrl.run_file import load_config
 
 RUN = Path(__file__).parents[1] / "configs" / "cpu.yaml"
 

@@ -15,7 +15,7 @@ FLOORS = {
     0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.clock", "telemetry.progress"]
     + ["telemetry.metrics"],
     1: ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.family"],
-    2: ["verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare"]
+    2: ["run_file", "verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
     3: ["rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log", "preflight.model_settings"],
     4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]

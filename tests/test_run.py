@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.preflight import bad_input_table
-from vlrl.config import load_config
 from vlrl.data.shards import NewRow
 from vlrl.distributed.ranks import Ranks
 from vlrl.run import Run, open_run
+from vlrl.run_file import load_config
 from vlrl.types import Draw
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import vlrl.study
 from vlrl.cli.main import app
 from vlrl.common.signals import Interrupted
-from vlrl.config import load_config
+from vlrl.run_file import load_config
 from vlrl.study import collapsed, load_study, markdown, read_arms, run_study, table
 
 FILE = """

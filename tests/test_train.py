@@ -12,11 +12,11 @@ import torch
 
 from tests.conftest import needs_a_jail
 from tests.loop import DEEPSPEED, EVEN_LENGTH, TORCHRUN, Loop, finished, python, same_weights
-from vlrl.config import load_config
 from vlrl.data.images import open_image
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import NewRow, write_dataset
 from vlrl.distributed.checkpoint import newest_good
+from vlrl.run_file import load_config
 from vlrl.sandbox import jail
 
 STEPS = 6
@@ -155,7 +155,7 @@ def test_transformers_loads_the_exported_model_as_the_last_checkpoint_has_it(str
 EXPORTED = """
 import sys
 from pathlib import Path
-from vlrl.config import load_config
+from vlrl.run_file import load_config
 from vlrl.trainer.policy import Policy
 from vlrl.distributed.ranks import join_ranks
 from vlrl.rollout.canary import Canary

@@ -18,11 +18,12 @@ from vlrl.algorithm.diagnostics import Histograms, add_histograms, ratio_quantil
 from vlrl.coldstart import coldstart
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, Stopped
-from vlrl.config import Config, dump_config
+from vlrl.config import Config
 from vlrl.evaluation.evaluate import before_and_after, evaluate, evaluation_metrics
 from vlrl.rollout.batch import Batch, refilled
 from vlrl.rollout.groups import for_the_log, summarise
 from vlrl.run import Run
+from vlrl.run_file import dump_config
 from vlrl.stats import EvalResult
 from vlrl.telemetry.clock import Clock
 from vlrl.telemetry.metrics import Key, Metrics, combine, step_metrics, to_metrics

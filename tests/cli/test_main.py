@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from tests.conftest import PATIENCE_S
 from vlrl.cli.main import app
-from vlrl.config import load_config, parse_config
 from vlrl.data.shards import NewRow, write_dataset
+from vlrl.run_file import load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}

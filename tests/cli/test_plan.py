@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from vlrl.cli.plan import plan
-from vlrl.config import parse_config
 from vlrl.data.shards import NewRow, write_dataset
+from vlrl.run_file import parse_config
 
 
 @pytest.fixture

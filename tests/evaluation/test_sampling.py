@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.preflight import bad_input_table
-from vlrl.config import EvaluationConfig, load_config
+from vlrl.config import EvaluationConfig
 from vlrl.distributed.ranks import Ranks
 from vlrl.evaluation.records import Measurement, origin
 from vlrl.evaluation.sampling import _begin, check_measurements
 from vlrl.run import Run, open_run
+from vlrl.run_file import load_config
 
 
 @pytest.fixture

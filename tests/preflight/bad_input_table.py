@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import TEXTS
-from vlrl.config import load_config
 from vlrl.data.shards import Dataset, NewRow, write_dataset, write_datasets
 from vlrl.distributed.ranks import Ranks
 from vlrl.inputs import Inputs
@@ -27,6 +26,7 @@ from vlrl.models.tiny import build_tiny
 from vlrl.preflight.full_checks import preflight
 from vlrl.preflight.quick_checks import check_inputs
 from vlrl.run import Run
+from vlrl.run_file import load_config
 from vlrl.tasks import load_task
 
 TASK = """

@@ -13,11 +13,11 @@ from tests.preflight import bad_input_table
 from tests.preflight.bad_input_table import CASES
 from vlrl.cli.shared import sentences
 from vlrl.common.folder_lock import LOCK, held
-from vlrl.config import load_config
 from vlrl.data.shards import NewRow
 from vlrl.distributed.ranks import Ranks
 from vlrl.preflight.full_checks import bytes_needed, preflight
 from vlrl.preflight.quick_checks import check_inputs
+from vlrl.run_file import load_config
 
 DOC = Path(__file__).parents[2] / "docs" / "bad-input.md"
 

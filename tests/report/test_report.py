@@ -15,10 +15,10 @@ from tests.conftest import PATIENCE_S
 from tests.preflight.bad_input_table import png
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli.main import app
-from vlrl.config import dump_config, parse_config
 from vlrl.report import charts, draw, page
 from vlrl.report.page import serve_report, write_report
 from vlrl.report.read import RunData, read_run
+from vlrl.run_file import dump_config, parse_config
 from vlrl.telemetry.metrics import Key, step_metrics
 from vlrl.telemetry.run_log import RunLog
 from vlrl.trainer import rollback

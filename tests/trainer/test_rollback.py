@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tests.loop import TORCHRUN, Loop, same_weights
 from tests.preflight.bad_input_table import RUN_FILE
 from vlrl import config
-from vlrl.config import Config, parse_config
+from vlrl.config import Config
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import NewRow, write_dataset
 from vlrl.distributed import checkpoint
+from vlrl.run_file import parse_config
 from vlrl.telemetry import collapse_watch as watch
 from vlrl.telemetry.collapse_watch import Alarm
 from vlrl.telemetry.metrics import Key, step_metrics

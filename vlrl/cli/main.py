@@ -20,7 +20,8 @@ from vlrl.cli.data import data
 from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, sentences
 from vlrl.cli.tasks import new, try_task, verify
 from vlrl.common.folder_lock import held
-from vlrl.config import Config, dump_config
+from vlrl.config import Config
+from vlrl.run_file import dump_config
 
 HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, context_settings=HELP)

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from vlrl.common.signals import Interrupted, interruptible
-from vlrl.config import ColdStartConfig, Config, load_config
+from vlrl.config import ColdStartConfig, Config
+from vlrl.run_file import load_config
 from vlrl.telemetry.progress import announce
 
 RunFile = Annotated[Path, typer.Argument(help="The run file; configs/ has examples.")]

@@ -18,11 +18,12 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from vlrl.common.jsonl import write_atomically
-from vlrl.config import RewardConfig, dump_config
+from vlrl.config import RewardConfig
 from vlrl.data.images import open_image
 from vlrl.report import charts
 from vlrl.report.draw import drawn, known, rendered, window
 from vlrl.report.read import Line, RunData, read_run
+from vlrl.run_file import dump_config
 from vlrl.tasks import parts_of
 
 MOST_IMAGES, IMAGE_SIDE = 600, 320

@@ -12,7 +12,8 @@ from typing import Any
 
 from vlrl.common.jsonl import read_jsonl
 from vlrl.common.suggest import nearest_folder
-from vlrl.config import Config, load_config
+from vlrl.config import Config
+from vlrl.run_file import load_config
 from vlrl.stats import Estimate, estimate
 from vlrl.trainer.rollback import LEFT_BEHIND, Rollback, read_record
 

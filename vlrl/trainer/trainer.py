@@ -12,7 +12,6 @@ from typing import Any
 
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, StopSignal
-from vlrl.config import dump_config
 from vlrl.data.mixture import Mixture
 from vlrl.rollout.batch import Batch, sample_batch
 from vlrl.rollout.canary import Canary
@@ -22,6 +21,7 @@ from vlrl.rollout.start import start_engine
 from vlrl.rollout.unscored import Unscored
 from vlrl.rollout.weight_sync import push_weights
 from vlrl.run import Run
+from vlrl.run_file import dump_config
 from vlrl.scoring import Scorer
 from vlrl.scoring.start import start_scorer
 from vlrl.telemetry.clock import Clock
