@@ -24,7 +24,7 @@ from statistics import fmean, stdev
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, library
 
 PROMPTS, GROUP_SIZE, MAX_NEW_TOKENS, TEMPERATURE = 16, 8, 8, 1.0
 TAU_POS, TAU_NEG = 1.0, 1.05  # the paper's. The gate closes sooner for bad responses, whose gradients are the less stable ones
@@ -72,7 +72,7 @@ def prepare_environment() -> None:
         import torchvision  # noqa: F401
     except (RuntimeError, AttributeError):  # its compiled operators are missing; it is enough to declare the two it asks for
         for operator in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def load_policy(model: str):

@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def isolation() -> None:
     """Where this machine can't jail code, what is not about the jail runs with limits alone."""
-    if jail.jail_unavailable_reason():
+    if jail.unavailable_reason():
         os.environ[jail.ISOLATION] = "limits"
 
 
@@ -65,9 +65,7 @@ def pool() -> Iterator[Scorer]:
 
 def needs_a_jail(function):
     """Skips a test of the jail where this machine can't build one, and says why."""
-    return pytest.mark.skipif(bool(jail.jail_unavailable_reason()), reason=f"needs a jail: {jail.jail_unavailable_reason()}")(
-        function
-    )
+    return pytest.mark.skipif(bool(jail.unavailable_reason()), reason=f"needs a jail: {jail.unavailable_reason()}")(function)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vlrl
-from tests.preflight.bad_input_table import png
+from tests.preflight.good_run import png
 from vlrl.authoring.task_tools import Case, control_characters, new_recipe, new_task, read_cases, row_of, shown
 from vlrl.cli.main import app
 from vlrl.data.recipe import Drop, load_recipe
@@ -86,6 +86,7 @@ def test_a_verifier_that_fails_is_a_disagreement_of_its_own_kind(sky, tmp_path):
         ('{"response": ""', r":1 cannot be read"),
         ('{"response": "", "row": {}}', ":1 has no 'expected'"),
         ('{"response": "", "row": {"gold": 1}, "expected": 1}', "unknown row field gold; a row has answer, images"),
+        ('{"response": "", "row": "00000007", "expected": 1}', "row is '00000007'; write the row itself"),
         ("", "is empty"),
     ],
 )

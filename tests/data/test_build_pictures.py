@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.data.test_build import data
-from tests.preflight.bad_input_table import png
+from tests.preflight.good_run import png
 from vlrl.authoring.task_tools import new_recipe, new_task
 from vlrl.data.images import decode_image, read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset

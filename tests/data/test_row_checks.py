@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import vlrl.data.shards
-from tests.preflight.bad_input_table import png
+from tests.preflight.good_run import png
 from vlrl.data.row_checks import check_apart, shared_rows
 from vlrl.data.shards import Dataset, NewRow, write_dataset, write_datasets
 

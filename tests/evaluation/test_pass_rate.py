@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.loop import TORCHRUN, finished, python
-from tests.preflight.bad_input_table import png
+from tests.preflight.good_run import png
 from vlrl.data.images import read_image_bytes
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 from vlrl.evaluation.pass_rate import verdict

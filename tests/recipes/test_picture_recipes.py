@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageColor
 
-from tests.preflight.bad_input_table import png
+from tests.preflight.good_run import png
 from vlrl.data.build import build
 from vlrl.data.recipe import Drop, Recipe, load_recipe
 from vlrl.tasks import gold, load_task, score_response

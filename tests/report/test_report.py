@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import PATIENCE_S
-from tests.preflight.bad_input_table import png
+from tests.preflight.good_run import png
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli.main import app
 from vlrl.report import charts, draw, page

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.loop import TORCHRUN, Loop, same_weights
-from tests.preflight.bad_input_table import RUN_FILE
+from tests.preflight.good_run import RUN_FILE
 from vlrl import config
 from vlrl.config import Config
 from vlrl.data.mixture import Mixture

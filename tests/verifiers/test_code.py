@@ -142,10 +142,7 @@ def test_a_machine_that_cannot_jail_says_what_to_allow(monkeypatch):
     monkeypatch.setenv(jail.ISOLATION, "jail")
     monkeypatch.setattr(jail, "_bwrap", lambda: "/bin/false")
     monkeypatch.setattr(jail, "_working_jail", jail._working_jail.__wrapped__)
-    assert (
-        "cannot jail a model's code" in jail.jail_unavailable_reason()
-        and "scoring.isolation: limits" in jail.jail_unavailable_reason()
-    )
+    assert "cannot jail a model's code" in jail.unavailable_reason() and "scoring.isolation: limits" in jail.unavailable_reason()
     with pytest.raises(jail.SandboxError):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 

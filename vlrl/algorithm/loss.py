@@ -1,8 +1,8 @@
 """The policy loss of one pack: its share of a mini-batch's mean over rollouts of means over tokens.
 
-A pack holds whole sequences, as many as fit one pass. Each pack divides by the mini-batch's global count of scored rollouts,
-so the losses of packs add up to the mini-batch's loss however it was split over passes and ranks.
-Objective: arXiv 2511.20347, eq. 5; the weight against the engine is not in the paper.
+A pack holds whole sequences, as many as fit in one micro-batch. Each pack divides by the mini-batch's global count of scored
+rollouts, so the losses of packs add up to the mini-batch's loss however it was split over micro-batches and ranks. Objective:
+arXiv 2511.20347, eq. 5; the weight against the engine is not in the paper.
 """
 
 from dataclasses import dataclass

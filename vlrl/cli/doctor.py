@@ -6,7 +6,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from vlrl.sandbox.jail import jail_unavailable_reason
+from vlrl.sandbox.jail import unavailable_reason
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "vllm")
 _COMPILERS = ("c++", "g++", "clang++")
@@ -23,7 +23,7 @@ def doctor() -> list[str]:
         f"memory: {memory / 1e9:.1f} GB",
         f"free disk: {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB in {Path.cwd()}",
         f"C++ compiler: {_compiler()}",
-        f"jail for code: {jail_unavailable_reason() or 'works'}",
+        f"jail for code: {unavailable_reason() or 'works'}",
     ]
 
 

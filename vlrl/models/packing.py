@@ -84,26 +84,26 @@ def _joined(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def split_to_budget(groups: Sequence[tuple[int, Sequence[int]]], budget: int) -> list[list[tuple[int, slice]]]:
-    """Groups in passes of at most `budget` tokens, in order; one too large for a pass is split by responses.
+    """Splits groups, in order, into micro-batches of at most `budget` tokens; a group too large for one is split by responses.
 
-    groups: (tokens of the prompt, tokens of each response). Returns, for each pass, (number of the group, its responses).
+    groups: (tokens of the prompt, tokens of each response). Returns, for each micro-batch, (number of the group, its responses).
     A split group's prompt is repeated, which leaves the gradient as it is. A single response that exceeds the budget with its
-    prompt still gets a pass of its own.
+    prompt still gets a micro-batch of its own.
 
     >>> split_to_budget([(4, [3, 3, 3]), (2, [5])], budget=10)
     [[(0, slice(0, 2, None))], [(0, slice(2, 3, None))], [(1, slice(0, 1, None))]]
     """
-    passes: list[list[tuple[int, slice]]] = []
+    micro_batches: list[list[tuple[int, slice]]] = []
     room = 0
     for number, (prompt, responses) in enumerate(groups):
         for piece in _split_group(prompt, responses, budget):
             cost = prompt + sum(responses[piece])
-            if not passes or cost > room:
-                passes.append([])
+            if not micro_batches or cost > room:
+                micro_batches.append([])
                 room = budget
-            passes[-1].append((number, piece))
+            micro_batches[-1].append((number, piece))
             room -= cost
-    return passes
+    return micro_batches
 
 
 def _split_group(prompt: int, responses: Sequence[int], budget: int) -> list[slice]:

@@ -106,7 +106,7 @@ class Jailed(Child):
         return super().kill()
 
 
-def jail_unavailable_reason() -> str:
+def unavailable_reason() -> str:
     """The reason why this machine cannot jail code, as one sentence; empty if it can."""
     try:
         _working_jail()

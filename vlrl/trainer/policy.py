@@ -216,7 +216,7 @@ def deepspeed_config(settings: cfg.PolicyConfig) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,  # any number of passes, then one step
+        "managed_gradient_accumulation": False,  # any number of micro-batches, then one step
         "gradient_clipping": settings.gradient_clipping,
         "zero_optimization": {"stage": settings.zero_stage},
         "bf16": {"enabled": settings.dtype == "bfloat16"},
