@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vlrl import tasks
 from vlrl.tasks import check_examples, load_task, parts_of, prompt_of, score_response
 from vlrl.types import Row, Status
 
@@ -174,6 +175,17 @@ def test_a_task_is_known_by_its_file_and_the_files_of_its_folder_that_it_imports
         path.write_text(path.read_text() + "# edited\n")
         assert (fingerprint := load_task("dots", [tmp_path]).fingerprint) not in seen
         seen.add(fingerprint)
+
+
+def test_a_task_is_known_by_the_verifiers_that_it_imports_as_well(tmp_path, monkeypatch):
+    for name in ("answers.py", "dress.py", "text.py"):
+        (tmp_path / name).write_text("from vlrl.verifiers.dress import x\n" if name == "answers.py" else "")
+    monkeypatch.setattr(tasks, "_SCORING", [tmp_path])
+    before = load_task("chain_sum", [SHIPPED]).fingerprint
+    (tmp_path / "text.py").write_text("# edited, and not imported\n")
+    assert load_task("chain_sum", [SHIPPED]).fingerprint == before
+    (tmp_path / "dress.py").write_text("# edited, and imported by what is imported\n")
+    assert load_task("chain_sum", [SHIPPED]).fingerprint != before
 
 
 def test_a_verifier_s_failure_names_the_line_of_its_file(tmp_path):

@@ -29,6 +29,7 @@ Example = tuple[str, Row, float]
 
 _PARTS = ("prompt", "verify", "EXAMPLES")
 _DETAIL = 500
+_SCORING = [Path(__file__).parent / room for room in ("verifiers", "sandbox")]  # a change there changes rewards
 
 
 class BadRow(ValueError):  # noqa: N818
@@ -39,7 +40,7 @@ class BadRow(ValueError):  # noqa: N818
 class Task:
     """A loaded task file and its definitions; its name is the file's stem.
 
-    fingerprint: a hash of the file and of the files in its folder that it imports.
+    fingerprint: a hash of the file, and of what it imports from its own folder and from vlrl's verifiers and sandbox.
     """
 
     name: str
@@ -152,16 +153,17 @@ def _load_module(path: Path) -> ModuleType:
 
 
 def _fingerprint(path: Path) -> str:
-    return text_fingerprint(*(each.read_bytes() for each in sorted({path, *_own_imports(path, set())})))
+    return text_fingerprint(*(each.read_bytes() for each in sorted({path, *_scoring_imports(path, set())})))
 
 
-def _own_imports(path: Path, found: set[Path]) -> set[Path]:
-    """The files of the same folder that a file imports, directly or indirectly; adds them to `found`."""
+def _scoring_imports(path: Path, found: set[Path]) -> set[Path]:
+    """The files that a file imports, directly or indirectly, from its own folder or from _SCORING; adds them to `found`."""
     for name in _imported_names(path):
-        for helper in (path.parent / f"{name}.py", path.parent / name / "__init__.py"):
-            if helper.is_file() and helper not in found:
-                found.add(helper)
-                _own_imports(helper, found)
+        for folder in (path.parent, *_SCORING):
+            for helper in (folder / f"{name}.py", folder / name / "__init__.py"):
+                if helper.is_file() and helper not in found:
+                    found.add(helper)
+                    _scoring_imports(helper, found)
     return found
 
 

@@ -142,7 +142,10 @@ def check_same_config(
     bound = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in may_differ)]
     lines = [f"{name} was {was.get(name, _ABSENT)} in the checkpoint, {now.get(name, _ABSENT)} now" for name in bound]
     if any(name.startswith("task_files.") for name in bound):
-        lines.append("a task's file was edited (EXAMPLES count too): rewards from before and after could not be compared")
+        lines.append(
+            "a task's file, or a verifier that it imports, was edited (EXAMPLES count too): rewards from before and after could "
+            "not be compared"
+        )
     if current["steps"] < step:
         lines.append(f"steps is {current['steps']} now, and the checkpoint is already at step {step}")
     if lines:
