@@ -18,7 +18,7 @@ from rich.table import Table
 
 from vlrl.cli.data import data
 from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, sentences
-from vlrl.cli.tasks import new, try_task, verify
+from vlrl.cli.tasks import new, rescore, try_task, verify
 from vlrl.common.folder_lock import held
 from vlrl.config import Config
 from vlrl.run_file import dump_config
@@ -220,6 +220,7 @@ def tiny(
 app.add_typer(data, name="data")
 app.add_typer(new, name="new")
 app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)
+app.command(epilog="Example: vlrl rescore runs/cpu --task functions")(rescore)
 app.command(name="try", epilog="Example: vlrl try dots --rows data/dots/eval")(try_task)
 
 

@@ -1,10 +1,11 @@
-"""The commands for writing a task: `vlrl new`, `vlrl try`, `vlrl verify`."""
+"""The commands for writing a task and its verifier: `vlrl new`, `vlrl try`, `vlrl verify`, `vlrl rescore`."""
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlrl.cli.shared import TASKS, Folders, load, sentences
+from vlrl.telemetry.progress import progress
 
 TaskName = Annotated[str, typer.Argument(help="The task's name: its file's name without .py.")]
 
@@ -102,6 +104,31 @@ def try_task(
                     print_score(f"your answer {answer!r}", answer)
 
 
+def rescore(
+    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/cpu.")],
+    tasks: Annotated[list[str] | None, typer.Option("--task", help="A task of the run; can be repeated. Default: all.")] = None,
+    most: Annotated[int, typer.Option(help="Score at most this many rollouts, evenly spread over the run.")] = 2000,
+    show: Annotated[int, typer.Option(help="Print at most this many of the rollouts whose reward is now another.")] = 20,
+) -> None:
+    """Scores a run's recorded rollouts again, with the verifiers as they are now. Exits with 1 if a reward is another."""
+    with sentences():
+        from vlrl.evaluation.rescore import recorded
+        from vlrl.evaluation.rescore import rescore as score_again
+        from vlrl.report.read import check_is_run
+        from vlrl.scoring.start import start_scorer
+
+        check_is_run(run)
+        config = load(run / "config.yaml", None)
+        if unknown := sorted(set(tasks or ()) - config.mixture.keys()):
+            raise ValueError(f"{run} has no task {', '.join(unknown)}; it has {', '.join(config.mixture)}")
+        chosen = {name: mix for name, mix in config.mixture.items() if not tasks or name in tasks}
+        lines = recorded(run, chosen, most)
+        with progress("Scoring", len(lines)) as tick, start_scorer(config) as scorer:
+            found = score_again(lines, chosen, scorer, tick)
+    _print_rescored(found, show)
+    raise typer.Exit(any(each.differs for each in found))
+
+
 def _answers() -> Iterator[str]:
     """Lines from the standard input, up to an empty line or the end. At a terminal it prints a question for each."""
     asking = "your answer (empty for the next row): " if sys.stdin.isatty() else ""
@@ -118,6 +145,24 @@ def _load_checked(name: str, folders: list[Path]) -> Any:
     if faults := check_examples(task):
         raise ValueError("\n".join(faults))
     return task
+
+
+def _print_rescored(found: Sequence[Any], show: int) -> None:
+    from vlrl.authoring.task_tools import verdict_of
+
+    table = Table("task", "rollouts", "another reward", "mean reward before", "now")
+    for task in dict.fromkeys(each.line["task"] for each in found):
+        of_task = [each for each in found if each.line["task"] == task]
+        before, now = fmean(each.line["verifier_reward"] for each in of_task), fmean(each.score.reward for each in of_task)
+        table.add_row(task, str(len(of_task)), str(sum(each.differs for each in of_task)), f"{before:.3f}", f"{now:.3f}")
+    console = Console()
+    for each in [each for each in found if each.differs][:show]:
+        line, score = each.line, each.score
+        verdict = f"{line['verifier_reward']:g}" if line["status"] == "ok" else line["status"]
+        place = "{task} step {step} slot {slot} sample {sample}".format(**line)
+        texts = f"answer {line['answer']!r:.80}, response {line['response'][-200:]!r}"
+        console.print(f"{place}: {verdict} before, {verdict_of(score)} now {score.detail}: {texts}", markup=False)
+    console.print(table)
 
 
 def _print_json(report: Any) -> None:
