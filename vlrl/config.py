@@ -184,7 +184,7 @@ class ScoringConfig(Section):
 
 
 class EvaluationPreset(Section):
-    """Another way to sample the held-out rows. A setting that is left out has the value in `evaluation`."""
+    """Other sampling settings for the held-out rows. A setting that is left out has the value in `evaluation`."""
 
     samples: Count | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -196,7 +196,7 @@ class EvaluationPreset(Section):
 class EvaluationConfig(Section):
     """How held-out rows are sampled. top_k: 0 is no limit. max_new_tokens: as in training, if left out.
 
-    every: steps between evaluations; 0 evaluates before and after the run only. presets: by name, other ways to sample, which
+    every: steps between evaluations; 0 evaluates before and after the run only. presets: by name, other sampling settings, which
     `vlrl eval` measures too.
     """
 
@@ -209,10 +209,10 @@ class EvaluationConfig(Section):
     every: Annotated[int, Field(ge=0)] = 0
     presets: dict[str, EvaluationPreset] = {}
 
-    def ways(self) -> dict[str, "EvaluationConfig"]:
-        """Each way to sample by its name; that of `evaluation` itself has none."""
+    def all_presets(self) -> dict[str, "EvaluationConfig"]:
+        """Every preset by its name; the settings of `evaluation` itself have the name ""."""
         return {"": self} | {
-            name: self.model_copy(update=way.model_dump(exclude_none=True)) for name, way in self.presets.items()
+            name: self.model_copy(update=preset.model_dump(exclude_none=True)) for name, preset in self.presets.items()
         }
 
 
@@ -327,7 +327,7 @@ def _faults(config: Config) -> Iterator[str]:
         yield f"policy.expert_parallel: requires zero_stage 1 or 2, got {config.policy.zero_stage}; use zero_stage: 1"
     if config.policy.expert_parallel > 1 and algorithm.routing_replay != "none":
         yield "policy.expert_parallel: cannot be used with routing replay; leave out algorithm.routing_replay"
-    if (longest := max(way.max_new_tokens or 0 for way in config.evaluation.ways().values())) >= context:
+    if (longest := max(preset.max_new_tokens or 0 for preset in config.evaluation.all_presets().values())) >= context:
         yield (
             f"evaluation.max_new_tokens: {longest} tokens leave no room for a prompt in engine.max_model_len {context}; "
             f"raise the one or lower the other"

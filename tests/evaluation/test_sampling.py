@@ -26,7 +26,7 @@ def run(tiny_dense, tmp_path, monkeypatch) -> Run:
 def kept(run) -> Measurement:
     """Five rows, four samples each, measured before."""
     measurement = Measurement(
-        task="sums", dataset=run.rows["sums"], way=EvaluationConfig(rows=5, samples=4), path=Path("out/sums.jsonl")
+        task="sums", dataset=run.rows["sums"], settings=EvaluationConfig(rows=5, samples=4), path=Path("out/sums.jsonl")
     )
     _begin(measurement.path, origin(run, run.weights, measurement))
     with measurement.path.open("a") as file:
@@ -34,8 +34,8 @@ def kept(run) -> Measurement:
     return measurement
 
 
-def asked(kept: Measurement, **way) -> list[Measurement]:
-    return [replace(kept, way=kept.way.model_copy(update=way))]
+def asked(kept: Measurement, **settings) -> list[Measurement]:
+    return [replace(kept, settings=kept.settings.model_copy(update=settings))]
 
 
 def with_config(run: Run, *overrides: str) -> Run:
@@ -49,7 +49,7 @@ def test_a_measurement_resumes_with_the_same_and_with_more_rows(run, kept):
 
 
 @pytest.mark.parametrize(
-    ("way", "says"),
+    ("settings", "says"),
     [
         ({"rows": 3}, "holds 5 rows, but evaluation.rows now allows only 3; give another --out"),
         ({"samples": 2}, "samples was 4 and is now 2"),
@@ -57,9 +57,9 @@ def test_a_measurement_resumes_with_the_same_and_with_more_rows(run, kept):
         ({"temperature": 0.0}, "temperature was 1.0 and is now 0.0"),
     ],
 )
-def test_other_sampling_settings_or_fewer_rows_do_not_overwrite_it(run, kept, way, says):
+def test_other_sampling_settings_or_fewer_rows_do_not_overwrite_it(run, kept, settings, says):
     with pytest.raises(ValueError, match=says):
-        check_measurements(run, asked(kept, **way))
+        check_measurements(run, asked(kept, **settings))
 
 
 def test_another_model_or_verifier_does_not_resume_it(run, kept):

@@ -37,12 +37,15 @@ def evaluate(run: Run, engine: Engine, scorer: Scorer, label: str, stop: StopSig
     run = run.with_rows({each.task: each.dataset for each in measured})
     places = [(each, index) for each in measured for index in range(each.num_rows)]
     draws = [Draw(slot=slot, task=each.task, index=index, minibatch=0) for slot, (each, index) in enumerate(places)]
-    prompts = [run.prompt(draw, each.way.samples, each.way.max_new_tokens) for draw, (each, _) in zip(draws, places, strict=True)]
+    prompts = [
+        run.prompt(draw, each.settings.samples, each.settings.max_new_tokens)
+        for draw, (each, _) in zip(draws, places, strict=True)
+    ]
     with progress(f"Evaluating {label}", sum(prompt.group_size for prompt in prompts), shown=run.ranks.is_first) as tick:
-        where, way = f"evaluation {label}", run.config.evaluation
-        found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick, stop=stop)
+        where, settings = f"evaluation {label}", run.config.evaluation
+        found = sample_rows(run, prompts, engine, scorer, settings=settings, seed_round=_ROUND, where=where, tick=tick, stop=stop)
     rows = {each.task: [found[draw.slot] for draw in draws if draw.task == each.task] for each in measured}
-    return {each.task: eval_result(rows[each.task], each.way.samples) for each in measured}
+    return {each.task: eval_result(rows[each.task], each.settings.samples) for each in measured}
 
 
 def run_evaluation(run: Run, out: Path) -> dict[str, dict[str, EvalResult]]:
@@ -55,13 +58,15 @@ def run_evaluation(run: Run, out: Path) -> dict[str, dict[str, EvalResult]]:
     measurements = evaluations(run, out)
     if not measurements[""]:
         raise ValueError("no task of the mixture names eval_rows, so there is nothing to evaluate; add eval_rows to the run file")
-    check_measurements(run, [each for of_way in measurements.values() for each in of_way])
+    check_measurements(run, [each for of_preset in measurements.values() for each in of_preset])
     announce("Starting vLLM", shown=run.ranks.is_first)
     engine = start_engine(run, run.config.model)
     found: dict[str, dict[str, EvalResult]] = {}
     with start_scorer(run.config) as scorer:
-        for name, of_way in measurements.items():
-            found[name] = {each.task: eval_result(measure(run, each, engine, scorer), each.way.samples) for each in of_way}
+        for name, of_preset in measurements.items():
+            found[name] = {
+                each.task: eval_result(measure(run, each, engine, scorer), each.settings.samples) for each in of_preset
+            }
             if run.ranks.is_first:
                 write_summary(out / name, run.config.model, found[name])
     return found

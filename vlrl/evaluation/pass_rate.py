@@ -32,7 +32,7 @@ def filter_rows(run: Run, out: Path, *, samples: int, at_most: float) -> dict[st
         Measurement(
             task=task,
             dataset=dataset,
-            way=EvaluationConfig(rows=len(dataset), samples=samples, temperature=temperature),
+            settings=EvaluationConfig(rows=len(dataset), samples=samples, temperature=temperature),
             path=out / task / RATES,
         )
         for task, dataset in run.rows.items()

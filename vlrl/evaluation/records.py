@@ -20,19 +20,19 @@ from vlrl.types import RowRewards
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """The rows to sample, the sampling settings (`way`), and the file of the rewards, from which a stopped measurement resumes.
+    """The rows to sample, the sampling settings, and the file of the rewards, from which a stopped measurement resumes.
 
-    It covers the first way.rows rows of the data set.
+    It covers the first settings.rows rows of the data set.
     """
 
     task: str
     dataset: Dataset
-    way: EvaluationConfig
+    settings: EvaluationConfig
     path: Path
 
     @property
     def num_rows(self) -> int:
-        return min(len(self.dataset), self.way.rows)
+        return min(len(self.dataset), self.settings.rows)
 
 
 def heldout_rows(inputs: Inputs) -> dict[str, Dataset]:
@@ -45,24 +45,24 @@ def evaluations(inputs: Inputs, out: Path) -> dict[str, list[Measurement]]:
 
     The files are in OUT and OUT/PRESET.
     """
-    return {name: _of_way(inputs, name, out / name) for name in inputs.config.evaluation.ways()}
+    return {name: _measurements_of(inputs, name, out / name) for name in inputs.config.evaluation.all_presets()}
 
 
-def _of_way(inputs: Inputs, name: str, out: Path) -> list[Measurement]:
+def _measurements_of(inputs: Inputs, name: str, out: Path) -> list[Measurement]:
     """The measurements of one preset. A task's own eval_samples replaces the number of samples, unless the preset sets one."""
-    evaluation, also = inputs.config.evaluation, inputs.config.evaluation.presets.get(name)
-    way = evaluation.ways()[name]
+    evaluation, preset = inputs.config.evaluation, inputs.config.evaluation.presets.get(name)
+    settings = evaluation.all_presets()[name]
     found = []
     for task, rows in heldout_rows(inputs).items():
-        samples = (also and also.samples) or inputs.config.mixture[task].eval_samples or way.samples
-        of_task = way.model_copy(update={"samples": samples})
-        found.append(Measurement(task=task, dataset=rows, way=of_task, path=out / f"{task}.jsonl"))
+        samples = (preset and preset.samples) or inputs.config.mixture[task].eval_samples or settings.samples
+        of_task = settings.model_copy(update={"samples": samples})
+        found.append(Measurement(task=task, dataset=rows, settings=of_task, path=out / f"{task}.jsonl"))
     return found
 
 
 def origin(inputs: Inputs, weights: str, measurement: Measurement) -> dict[str, Any]:
     """What the rewards depend on. weights: the fingerprint of the model's weights."""
-    config, task, way = inputs.config, measurement.task, measurement.way
+    config, task, settings = inputs.config, measurement.task, measurement.settings
     mix, timeout_s = config.mixture[task], config.mixture[task].scoring.timeout_s or config.scoring.timeout_s
     return {
         "data": measurement.dataset.fingerprint,
@@ -70,8 +70,8 @@ def origin(inputs: Inputs, weights: str, measurement: Measurement) -> dict[str, 
         "task_file": inputs.tasks[task].fingerprint,
         **config.model_dump(mode="json", include={"model", "seed", "images"}),
         **mix.model_dump(mode="json", include={"task", "system", "instruction"}),
-        **way.model_dump(include={"samples", "temperature", "top_p", "top_k"}),
-        "max_new_tokens": way.max_new_tokens or config.max_new_tokens(task),
+        **settings.model_dump(include={"samples", "temperature", "top_p", "top_k"}),
+        "max_new_tokens": settings.max_new_tokens or config.max_new_tokens(task),
         "dtype": config.policy.dtype,
         "engine": config.engine.model_dump(mode="json", include={"max_model_len", "vllm"}),
         "scoring": config.scoring.model_dump(mode="json", include={"memory_mb", "isolation"}) | {"timeout_s": timeout_s},
@@ -113,7 +113,7 @@ def finished_evaluation(config: Config, out: Path) -> dict[str, dict[str, EvalRe
         measurements = evaluations(inputs, out)
     except ValueError:  # the run's own checks will report it
         return None
-    every = [each for of_way in measurements.values() for each in of_way]
+    every = [each for of_preset in measurements.values() for each in of_preset]
     lines = {each.path: list(read_jsonl(each.path)) for each in every}  # the first says what the others depend on
     if not every or any(len(lines[each.path]) != 1 + each.num_rows for each in every):
         return None
@@ -121,9 +121,11 @@ def finished_evaluation(config: Config, out: Path) -> dict[str, dict[str, EvalRe
     if any(fault(inputs, weights, each) for each in every):
         return None
     found = {
-        way: {each.task: eval_result(list(map(row_rewards, lines[each.path][1:])), each.way.samples) for each in of_way}
-        for way, of_way in measurements.items()
+        preset: {
+            each.task: eval_result(list(map(row_rewards, lines[each.path][1:])), each.settings.samples) for each in of_preset
+        }
+        for preset, of_preset in measurements.items()
     }
-    for way, of_tasks in found.items():
-        write_summary(out / way, config.model, of_tasks)
+    for preset, of_tasks in found.items():
+        write_summary(out / preset, config.model, of_tasks)
     return found

@@ -29,7 +29,7 @@ def sample_rows(
     engine: Engine,
     scorer: Scorer,
     *,
-    way: EvaluationConfig,
+    settings: EvaluationConfig,
     seed_round: int,
     where: str,
     tick: Callable[[int], None],
@@ -54,7 +54,7 @@ def sample_rows(
             encode_prompts(sampled, run.encoder, run.config.engine.max_model_len),
             engine=engine,
             scorer=scorer,
-            decoding=Decoding(temperature=way.temperature, top_p=way.top_p, top_k=way.top_k),
+            decoding=Decoding(temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k),
             seed=lambda slot, sample: sampling_seed(run.config.seed, seed_round, slot, sample),
             owned=owned,
             tick=came_in,
@@ -81,20 +81,20 @@ def measure(run: Run, measurement: Measurement, engine: Engine, scorer: Scorer) 
 
     Raises RuntimeError if more rollouts have no verdict than the run file allows.
     """
-    task, way, path, count = measurement.task, measurement.way, measurement.path, measurement.num_rows
+    task, settings, path, count = measurement.task, measurement.settings, measurement.path, measurement.num_rows
     start_of_file = origin(run, run.weights, measurement)
     run = run.with_rows({task: measurement.dataset})
     known = run.ranks.broadcast(_begin(path, start_of_file) if run.ranks.is_first else None)
     rows = list(map(row_rewards, known))
-    at_a_time = max(1, _ROLLOUTS_AT_A_TIME // way.samples)
-    done = len(rows) * way.samples
-    with progress(f"Sampling {task}", count * way.samples, done=done, shown=run.ranks.is_first) as tick:
+    at_a_time = max(1, _ROLLOUTS_AT_A_TIME // settings.samples)
+    done = len(rows) * settings.samples
+    with progress(f"Sampling {task}", count * settings.samples, done=done, shown=run.ranks.is_first) as tick:
         for start in range(len(rows), count, at_a_time):
             places = range(start, min(start + at_a_time, count))
             draws = [Draw(slot=index, task=task, index=index, minibatch=0) for index in places]
-            prompts = [run.prompt(draw, way.samples, way.max_new_tokens) for draw in draws]
+            prompts = [run.prompt(draw, settings.samples, settings.max_new_tokens) for draw in draws]
             where = f"task {task}, rows {places[0]} to {places[-1]}"
-            found = sample_rows(run, prompts, engine, scorer, way=way, seed_round=_ROUND, where=where, tick=tick)
+            found = sample_rows(run, prompts, engine, scorer, settings=settings, seed_round=_ROUND, where=where, tick=tick)
             rows += [found[slot] for slot in places]
             if run.ranks.is_first:
                 append_jsonl(path, [asdict(found[slot]) for slot in places])
