@@ -126,7 +126,7 @@ def test_the_run_of_own_task_trains_and_reports(followed):
 def test_the_reward_of_own_task_is_valid_in_a_run_file():
     (block,) = (block for block in OWN_TASK if block.kind == "yaml")
     reward = RewardConfig(**yaml.safe_load(block.text)["reward"])
-    assert (reward.gate, sum(reward.weights.values())) == ("boxed", 1.0)
+    assert (reward.required_part, sum(reward.weights.values())) == ("boxed", 1.0)
 
 
 def test_the_readme_s_task_does_what_its_examples_say(tmp_path):

@@ -23,14 +23,14 @@ class Section(BaseModel):
 class RewardConfig(Section):
     """Composes the reward that a task trains on from its score. By default it is the verifier's own reward.
 
-    weights: of the score's parts, and of "reward", the verifier's own. gate: a part; the weighted sum counts as 0 if it is below
-    1. length_penalty: subtracted in full from a response that reaches max_new_tokens, and linearly less from one that stays
-    shorter, down to 0 at length_buffer tokens before (arXiv 2503.14476, eq. 13). language_penalty: subtracted from a response
-    that is not in the question's language.
+    weights: of the score's parts, and of "reward", the verifier's own. required_part: the weighted sum counts as 0 if this part
+    is below 1. length_penalty: subtracted in full from a response that reaches max_new_tokens, and linearly less from one that
+    stays shorter, down to 0 at length_buffer tokens before (arXiv 2503.14476, eq. 13). language_penalty: subtracted from a
+    response that is not in the question's language.
     """
 
     weights: dict[str, float] = {}
-    gate: str | None = None
+    required_part: str | None = None
     length_penalty: Annotated[float, Field(ge=0)] = 0.0
     length_buffer: Count = 256
     language_penalty: Annotated[float, Field(ge=0)] = 0.0

@@ -59,7 +59,7 @@ def test_an_evaluation_resumes_with_more_rows_and_equals_itself(evaluated):
     evaluated("one", **{"evaluation.rows": 8})
     after = (evaluated.root / "one/split.jsonl").read_text()
     assert after.startswith(before) and len(after.splitlines()) == 9
-    result = CliRunner().invoke(app, ["compare", str(evaluated.root / "one"), str(evaluated.root / "one"), "--gate", "2"])
+    result = CliRunner().invoke(app, ["compare", str(evaluated.root / "one"), str(evaluated.root / "one"), "--max-drop", "2"])
     assert result.exit_code == 0 and "+0.000 ± 0.000" in result.output
 
 
@@ -120,7 +120,7 @@ def write_evaluation(folder, rewards: dict[str, list[float]], **of):
 def test_a_task_that_fell_while_another_rose_fails_the_gate(tmp_path):
     first = write_evaluation(tmp_path / "first", {"math": [1.0] * 30 + [0.0] * 10, "vision": [0.0] * 30 + [1.0] * 10})
     second = write_evaluation(tmp_path / "second", {"math": [1.0] * 10 + [0.0] * 30, "vision": [1.0] * 40})
-    result = CliRunner().invoke(app, ["compare", first, second, "--gate", "2"])
+    result = CliRunner().invoke(app, ["compare", first, second, "--max-drop", "2"])
     assert result.exit_code == 1 and "regression: math got worse by more than 2 standard errors" in result.output
     assert CliRunner().invoke(app, ["compare", first, second]).exit_code == 0
 

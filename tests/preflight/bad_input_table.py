@@ -349,11 +349,12 @@ def open_checked(case: Case, model: Path, folder: Path) -> Run:
 
 
 def sentence(case: Case, model: Path, folder: Path) -> str:
-    """What the case's user reads, without what depends on the machine; empty where nothing is refused."""
+    """What the case's user reads, without what depends on the machine or the verifiers; empty where nothing is refused."""
     try:
         open_checked(case, model, folder)
     except ValueError as error:
-        return re.sub(r"[\d.]+ GB are free", "N GB are free", str(error).replace(f"{folder}/", ""))
+        printed = re.sub(r"[\d.]+ GB are free", "N GB are free", str(error).replace(f"{folder}/", ""))
+        return re.sub(r"(\.py) [0-9a-f]{16}\b", r"\1 FINGERPRINT", printed)
     return ""
 
 

@@ -155,7 +155,7 @@ def test_the_reward_on_top_compares_several_steps_and_says_how_many(tmp_path, st
 def test_a_reward_composed_of_parts_is_described_as_not_the_accuracy(tmp_path):
     assert "is not their accuracy" not in page.report([read_run(write_run(tmp_path / "run"))])
     rewards = {
-        "sums": {"weights": {"reward": 0.9, "boxed": 0.1}, "gate": "boxed"},
+        "sums": {"weights": {"reward": 0.9, "boxed": 0.1}, "required_part": "boxed"},
         "shapes": {"length_penalty": 0.5},
     }
     mixture = {task: values | {"reward": rewards[task]} for task, values in MIXTURE.items()}

@@ -1,4 +1,4 @@
-"""Composed rewards: weights, the gate, the length penalty, and what they leave alone."""
+"""Composed rewards: weights, the required part, the length penalty, and what they leave alone."""
 
 import doctest
 from dataclasses import replace
@@ -48,7 +48,7 @@ def test_weights_are_over_parts_and_the_verifiers_own_reward():
 
 
 def test_a_closed_gate_leaves_nothing_but_penalties():
-    settings = cfg.RewardConfig(gate="boxed", length_penalty=0.5, length_buffer=10)
+    settings = cfg.RewardConfig(required_part="boxed", length_penalty=0.5, length_buffer=10)
     assert rewards(settings, (RIGHT, 5), (BARE, 5), (BARE, LIMIT)) == [1.0, 0.0, -0.5]
 
 
@@ -83,5 +83,5 @@ def test_the_verifiers_own_reward_is_never_overwritten():
 
 
 def test_parts_that_no_score_has_are_named():
-    settings = cfg.RewardConfig(weights={"reward": 1.0, "boxd": 0.1}, gate="formt")
+    settings = cfg.RewardConfig(weights={"reward": 1.0, "boxd": 0.1}, required_part="formt")
     assert unknown_parts(settings, {"boxed", "format"}) == ["boxd", "formt"]

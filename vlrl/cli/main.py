@@ -112,17 +112,17 @@ def evaluate(
             _print_evaluation(config.model, results)
 
 
-@app.command(epilog="Example: vlrl compare runs/one/eval runs/two/eval --gate 2")
+@app.command(epilog="Example: vlrl compare runs/one/eval runs/two/eval --max-drop 2")
 def compare(
     first: Annotated[Path, typer.Argument(help="The OUT folder of one vlrl eval.")],
     second: Annotated[Path, typer.Argument(help="The OUT folder of another model's vlrl eval on the same rows.")],
-    gate: Annotated[
+    max_drop: Annotated[
         float | None, typer.Option(help="Exit with 1 if a task got worse by more than this many standard errors.")
     ] = None,
 ) -> None:
     """Compares two evaluations row by row: each task's difference with its 95 % interval and the p-value of a paired t-test.
 
-    With --gate it exits with 1 on a regression, for use in scripts.
+    With --max-drop it exits with 1 on a regression, for use in scripts.
     """
     with sentences():
         from vlrl.evaluation.compare import compared, regressed
@@ -134,8 +134,8 @@ def compare(
         errors, p = f"{found.difference.standard_errors:+.1f}", f"{found.difference.p:.3f}"
         table.add_row(task, str(found.difference.rows), change, errors, p, "{} and {}".format(*found.failed))
     Console().print(table)
-    if gate is not None and (worse := regressed(comparisons, gate)):
-        print(f"regression: {', '.join(worse)} got worse by more than {gate:g} standard errors")
+    if max_drop is not None and (worse := regressed(comparisons, max_drop)):
+        print(f"regression: {', '.join(worse)} got worse by more than {max_drop:g} standard errors")
         raise typer.Exit(1)
 
 

@@ -183,8 +183,8 @@ def _formula(reward: RewardConfig) -> str:
     """The reward in words; empty if it is the verifier's own."""
     terms = [f"{weight:g} {name}" for name, weight in reward.weights.items()]
     text = " + ".join(terms).replace("+ -", "- ")
-    if reward.gate:
-        text = f"{text or 'reward'}, or 0 if {reward.gate} is below 1"
+    if reward.required_part:
+        text = f"{text or 'reward'}, or 0 if {reward.required_part} is below 1"
     penalties = {"length": reward.length_penalty, "language": reward.language_penalty}
     taken = [f"up to {penalty:g} for the {name}" for name, penalty in penalties.items() if penalty]
     return f"{text or 'reward'}, less {' and '.join(taken)}" if taken else text

@@ -1,4 +1,4 @@
-"""Composes the reward that a sample trains on from its verifier's score: weights, a gate, penalties, as the run file says.
+"""Composes a sample's reward from its verifier's score, as the run file says: weights, a required part, penalties.
 
 Evaluation takes the verifier's reward unchanged.
 """
@@ -10,7 +10,7 @@ from vlrl.types import Group, Prompt, Sample
 from vlrl.verifiers.text import same_language
 
 VERIFIER = "reward"
-"""The name of the verifier's own reward among a score's parts, in reward.weights and reward.gate."""
+"""The name of the verifier's own reward among a score's parts, in reward.weights and reward.required_part."""
 
 
 def compose_rewards(group: Group, settings: cfg.RewardConfig) -> Group:
@@ -35,7 +35,7 @@ def length_overrun(num_tokens: int, limit: int, buffer: int) -> float:
 
 def unknown_parts(settings: cfg.RewardConfig, known: set[str]) -> list[str]:
     """Names of parts that the settings use and no score has."""
-    used = {*settings.weights, *filter(None, [settings.gate])}
+    used = {*settings.weights, *filter(None, [settings.required_part])}
     return sorted(used - known - {VERIFIER})
 
 
@@ -44,7 +44,7 @@ def _composed(sample: Sample, prompt: Prompt, settings: cfg.RewardConfig) -> flo
     parts = {**score.parts, VERIFIER: score.reward}
     weights = settings.weights or {VERIFIER: 1.0}
     reward = sum(weight * parts.get(name, 0.0) for name, weight in weights.items())
-    if settings.gate and parts.get(settings.gate, 0.0) < 1:
+    if settings.required_part and parts.get(settings.required_part, 0.0) < 1:
         reward = 0.0
     reward -= settings.length_penalty * length_overrun(len(rollout.tokens), prompt.max_new_tokens, settings.length_buffer)
     if settings.language_penalty and not same_language(rollout.text, prompt.row.question):
