@@ -4,6 +4,11 @@
     def verify(response: str, row: Row) -> Score       the reward; raises BadRow if no response to the row can be scored
     EXAMPLES = [("so \\boxed{12}", Row(answer="12"), 1.0), ...]      (response, row, reward) that verify must reproduce
 
+A task may also define
+
+    def guessed(rows: Sequence[Row]) -> list[str]      for each row, the guess that would be right without a look at its pictures,
+                                                       or ""; `vlrl data build` leaves such rows out
+
 Text that is the same in every prompt should be a constant INSTRUCTION, which a run file can replace. There is no registry.
 
 Files are loaded by path, in the run and in each scoring worker, so a user's folder need not be installed.
@@ -49,6 +54,7 @@ class Task:
     examples: tuple[Example, ...]
     instruction: str = ""
     fingerprint: str = ""
+    guessed: Callable[[Sequence[Row]], list[str]] | None = None
 
 
 def load_task(name: str, folders: Sequence[Path | str]) -> Task:
@@ -72,6 +78,7 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
         examples=tuple(module.EXAMPLES),
         instruction=getattr(module, "INSTRUCTION", ""),
         fingerprint=_fingerprint(files[name].resolve()),
+        guessed=getattr(module, "guessed", None),
     )
 
 
