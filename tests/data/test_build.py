@@ -227,7 +227,10 @@ def test_a_recipe_that_cannot_be_used_is_named(made, old, new, says):
             '{"question": "a"}',
             "sums.py:13: to_row fails for record 1 .KeyError: 'answer'.; it has question; fix to_row",
         ),
-        ('{"question": "a", "answer": [1]}', "to_row fails for record 1 .TypeError: answer must be text or a number, got .1. .list"),
+        (
+            '{"question": "a", "answer": [1]}',
+            "to_row fails for record 1 .TypeError: answer must be text or a number, got .1. .list",
+        ),
         ('{"question": "a", "answer": "1"}\n{"ques', "sums.jsonl:2 is not JSON"),
     ],
 )
