@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlrl.authoring.templates import RECIPE, TASK
-from vlrl.data.images import read_image_bytes
+from vlrl.data.images import open_image
+from vlrl.data.pixels import MAX_SIDE
 from vlrl.scoring import Scorer
 from vlrl.tasks import Task, parts_of, prompt_of
 from vlrl.types import Message, Rollout, Row, Score, Status
@@ -152,17 +153,15 @@ def score_all(
 
 
 def shown(name: str, row: Row, messages: Sequence[Message], images: Path) -> Iterator[str]:
-    """Yields the lines of a task's prompt for a row; writes its images as files under `images`."""
+    """Yields the lines of a task's prompt for a row; writes its images under `images`, as the model sees them before resizing."""
     count = 0
     for message in messages:
         yield f"[{message['role']}]"
         for part in parts_of(message):
             if part["type"] == "image":
                 images.mkdir(parents=True, exist_ok=True)
-                content = read_image_bytes(part["image"])
-                kind = "png" if content[1:4] == b"PNG" else "jpg"
-                path = images / f"{name}-{row.key}-{count}.{kind}"
-                path.write_bytes(content)
+                path = images / f"{name}-{row.key}-{count}.png"
+                open_image(part["image"], max_side=MAX_SIDE).save(path)
                 count += 1
                 yield f"<image: {path}>"
             else:
