@@ -62,11 +62,6 @@ def test_what_a_part_imports_is_in_the_base_or_in_its_extra(folder):
     assert imported(folder) <= named(*PARTS[folder]).keys()
 
 
-def test_what_the_library_needs_is_not_left_to_the_developers_extra():
-    assert "datasets" in imported("vlrl"), "data/sources.py reads the hub with it"
-    assert not named("dev").keys() - named().keys() & imported("vlrl")
-
-
 @pytest.mark.parametrize("environment", ["cpu", "gpu"])
 def test_every_dependency_of_an_environment_is_pinned_in_a_version_that_pyproject_allows(environment):
     lines = (ROOT / f"requirements/{environment}.txt").read_text().splitlines()

@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from vlrl.common.fingerprint import text_fingerprint
+from vlrl.common.names import name_fault
 from vlrl.common.suggest import nearest
 from vlrl.types import Message, Row, Score, Status
 
@@ -60,8 +61,10 @@ class Task:
 def load_task(name: str, folders: Sequence[Path | str]) -> Task:
     """Loads the task `name` from the first folder that has it. A process runs the file only once.
 
-    Raises ValueError if no folder has the task, its file cannot be loaded, or a definition is missing.
+    Raises ValueError if the name is not valid, no folder has the task, its file cannot be loaded, or a definition is missing.
     """
+    if fault := name_fault(name):
+        raise ValueError(fault)
     files = {path.stem: path for folder in reversed(folders) for path in sorted(Path(folder).glob("[!_]*.py"))}
     if name not in files:
         places = [str(folder) for folder in folders]

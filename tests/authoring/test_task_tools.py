@@ -42,7 +42,7 @@ def test_a_new_task_runs_as_it_is(sky):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("sky", "already exists"), ("a sky", "is not a valid task name"), ("_sky", "is not a valid")]
+    ("name", "says"), [("sky", "already exists"), ("a sky", "cannot be called 'a sky'"), ("_sky", "cannot be called")]
 )
 def test_a_name_that_no_task_can_have_is_refused(sky, name, says):
     with pytest.raises(ValueError, match=says):

@@ -4,7 +4,6 @@ The scoring pool of training scores the responses, with the same deadlines and j
 """
 
 import json
-import keyword
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrl.authoring.templates import RECIPE, TASK
+from vlrl.common.names import name_fault
 from vlrl.data.images import open_image
 from vlrl.data.pixels import MAX_SIDE
 from vlrl.scoring import Scorer
@@ -58,17 +58,17 @@ def verdict_of(score: Score) -> str:
 
 def new_task(name: str, folder: Path) -> Path:
     """Writes a working task file as a starting point. Raises ValueError if the name is invalid or taken."""
-    return _write_new("task", name, folder, TASK)
+    return _write_new(name, folder, TASK)
 
 
 def new_recipe(name: str, folder: Path) -> Path:
     """Writes a recipe for a CSV file with pictures as a starting point. Raises ValueError if the name is invalid or taken."""
-    return _write_new("recipe", name, folder, RECIPE)
+    return _write_new(name, folder, RECIPE)
 
 
-def _write_new(kind: str, name: str, folder: Path, template: str) -> Path:
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise ValueError(f"{name!r} is not a valid {kind} name; use letters, digits and _, as in shape_counting")
+def _write_new(name: str, folder: Path, template: str) -> Path:
+    if fault := name_fault(name):
+        raise ValueError(fault)
     path = folder / f"{name}.py"
     if path.exists():
         raise ValueError(f"{path} already exists; choose another name")
