@@ -19,4 +19,4 @@ def raws(source: str | None, seed: int) -> Iterator[Mapping[str, Any]]:
 
 def to_row(raw: Mapping[str, Any]) -> NewRow:
     question = raw["problem"].replace("<image>", "").strip()
-    return NewRow(question=question, answer=raw["answer"].strip(), images=tuple(raw["images"]))
+    return NewRow(question=question, answer=raw["answer"].strip(), images=raw["images"])

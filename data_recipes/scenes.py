@@ -12,9 +12,9 @@ from vlrl.data.shards import NewRow
 
 SOURCE = "rendered by this recipe"
 LICENCE = "Apache-2.0"
-VERSION = 1
+VERSION = 2
 TRAIN, EVAL = 1000, 100
-DRAWN = 1100
+DRAWN = 1150  # more than are kept: in a few, the mean box of the others is right
 TASK = "grounding"
 SHAPES, COLOURS = ("circle", "square", "triangle"), ("red", "green", "blue", "orange", "purple")
 SIZES = ((320, 320), (448, 320), (320, 448))

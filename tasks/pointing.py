@@ -1,7 +1,13 @@
-"""pointing: one point on the requested object, in Qwen3-VL's JSON. The row's meta has width, height and box."""
+"""pointing: one point on the requested object. The row's meta has width, height and box. Rows: data_recipes/pointing.py.
+
+The prompt asks for Qwen3-VL's JSON; vlrl/verifiers/boxes.py lists the other forms that count. The build leaves out rows in which
+the centre of the picture is right.
+"""
+
+from collections.abc import Sequence
 
 from vlrl.types import Message, Row, Score
-from vlrl.verifiers.boxes import Frame, point_in_box
+from vlrl.verifiers.boxes import Frame, guessed_points, point_in_box
 
 INSTRUCTION = 'Answer with JSON alone: {"point_2d": [x, y]}, coordinates from 0 to 1000.'
 
@@ -12,8 +18,15 @@ def prompt(row: Row) -> list[Message]:
 
 
 def verify(response: str, row: Row) -> Score:
-    frame = Frame(width=row.meta["width"], height=row.meta["height"])
-    return Score(reward=float(point_in_box(response, row.meta["box"], frame)))
+    return Score(reward=float(point_in_box(response, row.meta["box"], _frame(row))))
+
+
+def guessed(rows: Sequence[Row]) -> list[str]:
+    return guessed_points([(row.meta["box"], _frame(row)) for row in rows])
+
+
+def _frame(row: Row) -> Frame:
+    return Frame(width=row.meta["width"], height=row.meta["height"])
 
 
 CAT = Row(question="Point to the cat.", meta={"width": 1000, "height": 800, "box": [100, 200, 300, 400]})
@@ -23,4 +36,5 @@ EXAMPLES = [
     ('{"point_2d": [400, 375]}', CAT, 0.0),
     ('[{"point_2d": [200, 375]}, {"point_2d": [500, 500]}]', CAT, 0.0),  # two points instead of one
     ("200, 375", CAT, 0.0),
+    ("<|box_start|>(200,375)<|box_end|>", CAT, 1.0),  # Qwen2-VL's marks
 ]

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vlrl.common.names import name_fault
+
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -316,9 +318,9 @@ def _faults(config: Config) -> Iterator[str]:
             f"algorithm.clip_low, clip_high: {algorithm.clip_low} and {algorithm.clip_high} never clip under {algorithm.gate}, "
             f"whose ratio is a mean over a whole sequence; leave them out for the paper's 3e-4 and 4e-4"
         )
-    if "mean" in config.mixture:
-        yield "mixture.mean: a task cannot be called mean, which is the name of the average in the log; choose another name"
     for task, mix in config.mixture.items():
+        if fault := name_fault(task):
+            yield f"mixture.{task}: {fault}"
         if algorithm.gate != "sapo" and (mix.tau_pos or mix.tau_neg):
             yield f"mixture.{task}: tau_pos, tau_neg are the sapo gate's, and algorithm.gate is {algorithm.gate}; leave them out"
     if config.policy.dtype == "bfloat16" and config.policy.zero_stage == 0:

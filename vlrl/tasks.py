@@ -4,6 +4,11 @@
     def verify(response: str, row: Row) -> Score       the reward; raises BadRow if no response to the row can be scored
     EXAMPLES = [("so \\boxed{12}", Row(answer="12"), 1.0), ...]      (response, row, reward) that verify must reproduce
 
+A task may also define
+
+    def guessed(rows: Sequence[Row]) -> list[str]      for each row, the guess that would be right without a look at its pictures,
+                                                       or ""; `vlrl data build` leaves such rows out
+
 Text that is the same in every prompt should be a constant INSTRUCTION, which a run file can replace. There is no registry.
 
 Files are loaded by path, in the run and in each scoring worker, so a user's folder need not be installed.
@@ -22,6 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from vlrl.common.fingerprint import text_fingerprint
+from vlrl.common.names import name_fault
 from vlrl.common.suggest import nearest
 from vlrl.types import Message, Row, Score, Status
 
@@ -50,13 +56,16 @@ class Task:
     examples: tuple[Example, ...]
     instruction: str = ""
     fingerprint: str = ""
+    guessed: Callable[[Sequence[Row]], list[str]] | None = None
 
 
 def load_task(name: str, folders: Sequence[Path | str]) -> Task:
     """Loads the task `name` from the first folder that has it. A process runs the file only once.
 
-    Raises ValueError if no folder has the task, its file cannot be loaded, or a definition is missing.
+    Raises ValueError if the name is not valid, no folder has the task, its file cannot be loaded, or a definition is missing.
     """
+    if fault := name_fault(name):
+        raise ValueError(fault)
     files = {path.stem: path for folder in reversed(folders) for path in sorted(Path(folder).glob("[!_]*.py"))}
     if name not in files:
         places = [str(folder) for folder in folders]
@@ -73,6 +82,7 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
         examples=tuple(module.EXAMPLES),
         instruction=getattr(module, "INSTRUCTION", ""),
         fingerprint=_fingerprint(files[name].resolve()),
+        guessed=getattr(module, "guessed", None),
     )
 
 

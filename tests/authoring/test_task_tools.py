@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import vlrl
@@ -41,7 +42,7 @@ def test_a_new_task_runs_as_it_is(sky):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("sky", "already exists"), ("a sky", "is not a valid task name"), ("_sky", "is not a valid")]
+    ("name", "says"), [("sky", "already exists"), ("a sky", "cannot be called 'a sky'"), ("_sky", "cannot be called")]
 )
 def test_a_name_that_no_task_can_have_is_refused(sky, name, says):
     with pytest.raises(ValueError, match=says):
@@ -102,7 +103,8 @@ def test_prompts_are_shown_with_their_images_as_files(sky, tmp_path):
     messages = load_task("sky", [sky]).prompt(dataset[0])
     head, first, second, text = shown("sky", dataset[0], messages, tmp_path / "images")
     assert (head, text.splitlines()[0]) == ("[user]", "Which colour?")
-    assert [path.read_bytes() for path in sorted((tmp_path / "images").iterdir())] == [png(32, 32), png(40, 32)]
+    written = [Image.open(path) for path in sorted((tmp_path / "images").iterdir())]
+    assert [(image.mode, image.size) for image in written] == [("RGB", (32, 32)), ("RGB", (40, 32))]
     assert all(f"<image: {tmp_path / 'images'}" in line for line in (first, second))
 
 

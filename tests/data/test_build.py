@@ -46,6 +46,21 @@ def verify(response, row):
 
 EXAMPLES = [("", Row(answer="1"), 1.0)]
 """
+ECHO = """
+from vlrl.data.recipe import records
+from vlrl.data.shards import NewRow
+
+SOURCE, LICENCE, VERSION = "made up", "none", 1
+TRAIN, EVAL = None, 0
+TASK = "short_answer"
+GOLD = False
+
+def raws(source, seed):
+    return records(source, "nobody/nothing", split="train")
+
+def to_row(raw):
+    return NewRow(**raw)
+"""
 SENTENCE = "How much is the sum of the two numbers {} and one?"
 
 
@@ -66,6 +81,10 @@ def data(*arguments) -> tuple[int, str]:
 
 def build(made, out="out", *more) -> tuple[int, str]:
     return data("build", made / "sums.py", "--out", made / out, "--from", made / "sums.jsonl", *more)
+
+
+def build_from(made, name: str) -> tuple[int, str]:
+    return data("build", made / "echo.py", "--out", made / "out", "--from", made / name)
 
 
 def questions(folder) -> set[str]:
@@ -119,12 +138,13 @@ def test_a_picture_question_is_a_near_copy_only_with_the_same_picture(made):
 def test_what_is_left_out_is_told_record_by_record(made):
     build(made)
     left_out = [json.loads(line) for line in (made / "out/left_out.jsonl").read_text().splitlines()]
-    assert {"record": 4, "reason": "no answer", "question": "", "detail": ""} in left_out
+    dropped = {"record": 4, "reason": "no answer", "question": "", "detail": "", "is_fault": False}
     again = {"record": 7, "reason": "asked before", "question": SENTENCE.format(6), "detail": "the same as record 6"}
+    again["is_fault"] = False
     refused = "its own answer is not accepted by chain_sum (bad_row)"
     why = "'\\\\boxed{five}' gets bad_row: the reference answer 'five' is not a number"
-    assert again in left_out
-    assert {"record": 5, "reason": refused, "question": SENTENCE.format(4), "detail": why} in left_out
+    assert dropped in left_out and again in left_out
+    assert {"record": 5, "reason": refused, "question": SENTENCE.format(4), "detail": why, "is_fault": True} in left_out
     assert {left["record"] for left in left_out} == {4, 5, 7}
 
 
@@ -226,7 +246,10 @@ def test_a_recipe_that_cannot_be_used_is_named(made, old, new, says):
             '{"question": "a"}',
             "sums.py:13: to_row fails for record 1 .KeyError: 'answer'.; it has question; fix to_row",
         ),
-        ('{"question": "a", "answer": 1}', "to_row fails for record 1 .TypeError: answer must be text, got 1 .int"),
+        (
+            '{"question": "a", "answer": [1]}',
+            "to_row fails for record 1 .TypeError: answer must be text or a number, got .1. .list",
+        ),
         ('{"question": "a", "answer": "1"}\n{"ques', "sums.jsonl:2 is not JSON"),
     ],
 )
@@ -237,6 +260,98 @@ def test_a_record_that_cannot_be_read_is_named_by_its_place(made, text, says):
     assert code == 2
     assert re.search(says, printed.replace("\n", "")), printed
     assert len(Dataset(made / "out/train")) == 4, "the set that was there is gone"
+
+
+def answers(folder) -> list[str]:
+    dataset = Dataset(folder)
+    return sorted(dataset[number].answer for number in range(len(dataset)))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_numbers_and_booleans_of_json_become_text_as_they_are_written(made, suffix):
+    (made / "echo.py").write_text(ECHO)
+    written = ["0", "7", "7.0", "0.10", "1e3", "-2.50", "12345678901234567890", "true", "false"]
+    records = [f'{{"question": "{n}?", "answer": {text}}}' for n, text in enumerate(written)]
+    text = f"[{', '.join(records)}]" if suffix == ".json" else "\n".join(records)
+    (made / f"numbers{suffix}").write_text(text)
+    code, printed = build_from(made, f"numbers{suffix}")
+    assert code == 0, printed
+    assert answers(made / "out/train") == sorted(written)
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ('"answer": NaN', "its answer is not a finite number"),
+        ('"answer": -Infinity', "its answer is not a finite number"),
+        ('"answer": null', "neither an answer nor meta to verify by"),
+        ('"answer": "\\ud800"', "a text that is not Unicode"),
+        ('"question": "a\\udc00"', "a text that is not Unicode"),
+        ('"question": null', "no question"),
+        ('"response": "\\ud83d"', "a text that is not Unicode"),
+        ('"meta": {"note": ["\\ud83d"]}', "a text that is not Unicode"),
+        ('"meta": {"\\ud83d": 1}', "a text that is not Unicode"),
+    ],
+)
+def test_a_field_that_cannot_be_written_costs_its_record_alone(made, field, reason):
+    (made / "echo.py").write_text(ECHO)
+    good = [f'{{"question": "{n}?", "answer": "1"}}' for n in range(2)]
+    (made / "rows.jsonl").write_text("\n".join([good[0], f'{{"question": "b?", "answer": "1", {field}}}', good[1]]))
+    code, printed = build_from(made, "rows.jsonl")
+    assert code == 0, printed
+    assert f"1 {reason} (the first: record 2" in printed and len(Dataset(made / "out/train")) == 2
+
+
+@pytest.mark.parametrize("line", ["1" * 5000, "[" * 100_000])
+def test_json_that_python_cannot_read_is_a_sentence(made, line):
+    (made / "sums.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n' + line)
+    code, printed = build(made)
+    assert code == 2 and "sums.jsonl:2 " in printed.replace("\n", "")
+
+
+def test_a_build_that_keeps_too_few_says_so_ends_with_2_and_keeps_the_old_sets(made):
+    build(made)
+    raws = [{"question": SENTENCE.format(n), "answer": "five" if n < 6 else "5"} for n in range(10)]
+    (made / "sums.jsonl").write_text("\n".join(map(json.dumps, raws)))
+    before = (made / "out/train/manifest.json").read_bytes()
+    code, printed = build(made)
+    assert code == 2
+    assert "only 4 of 10 records passed the checks, a share below 0.5" in printed
+    assert "6 its own answer is not accepted by chain_sum (bad_row)" in printed
+    assert (made / "out/train/manifest.json").read_bytes() == before
+    assert len((made / "out/left_out.jsonl").read_text().splitlines()) == 6
+    assert build(made, "out", "--min-kept", 0.4)[0] == 0
+    assert (made / "out/train/manifest.json").read_bytes() != before
+
+
+def test_records_that_the_recipe_drops_and_repeated_ones_do_not_count_as_too_few(made):
+    raws = [{"question": SENTENCE.format(0), "answer": ""}] * 20 + [
+        {"question": SENTENCE.format(n % 4), "answer": "5"} for n in range(20)
+    ]
+    (made / "sums.jsonl").write_text("\n".join(map(json.dumps, raws)))
+    assert build(made, "out", "--min-kept", 1)[0] == 0
+
+
+def test_a_build_without_any_row_left_fails_whatever_share_is_asked_for(made):
+    (made / "sums.jsonl").write_text('{"question": "1 + 1", "answer": "two"}')
+    code, printed = build(made, "out", "--eval", 0, "--min-kept", 0)
+    assert code == 2 and "no row is left" in printed
+
+
+GUESSED = """
+def guessed(rows):
+    return ["always 7" if row.answer == "7" else "" for row in rows]
+"""
+
+
+def test_rows_that_a_guess_solves_are_left_out_and_a_fault_of_guessed_is_a_sentence(made):
+    (made / "noted.py").write_text(NOTED.format(calls=str(made / "calls")) + GUESSED)
+    code, printed = build(made, "out", "--task", "noted", "--tasks", made)
+    assert code == 0, printed
+    assert "2 right without a look at the picture (the first: record 6, always 7)" in printed
+    (made / "broken.py").write_text(NOTED.format(calls=str(made / "calls")) + GUESSED.replace("row.answer", "row.gold"))
+    code, printed = build(made, "out", "--task", "broken", "--tasks", made)
+    assert code == 2 and "broken.py: guessed fails (AttributeError: " in printed.replace("\n", "")
 
 
 def test_rows_without_anything_to_verify_by_are_left_out_and_counted(made):

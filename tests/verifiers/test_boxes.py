@@ -6,16 +6,27 @@ import random
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.verifiers.cases import cases
 from vlrl.tasks import BadRow
 from vlrl.verifiers import boxes
-from vlrl.verifiers.boxes import Frame, answered_boxes, box_gain, box_iou, boxes_f1, iou, point_in_box
+from vlrl.verifiers.boxes import (
+    Frame,
+    answered_boxes,
+    box_gain,
+    box_iou,
+    boxes_f1,
+    guessed_boxes,
+    guessed_points,
+    iou,
+    point_in_box,
+)
 
 FRAME = Frame(width=1000, height=800)
 GOLD = (100, 200, 300, 400)
+WHOLE = '{"bbox_2d": [0, 0, 1000, 1000]}'
 RIGHT = '{"bbox_2d": [100, 250, 300, 500]}'
 
 
@@ -59,8 +70,15 @@ def test_iou_is_the_share_of_the_pixels_that_both_cover(one, other):
 )
 def test_f1_counts_the_best_of_all_matchings(golds, given_boxes, threshold):
     frame = Frame(width=12, height=9, convention="pixels", resized=(12, 9))
-    fewer, more = sorted([golds, given_boxes], key=len)
-    best = max(sum(iou(a, b) >= threshold for a, b in zip(fewer, some, strict=True)) for some in permutations(more, len(fewer)))
+    assume(frame.whole not in golds)
+
+    def is_close(gold, box) -> bool:
+        floor = iou(gold, frame.whole)
+        return iou(gold, box) >= (threshold if floor < threshold else floor + threshold * (1 - floor))
+
+    pairs = [[(a, b) for a, b in zip(golds, some)] for some in permutations(given_boxes)]  # noqa: B905 (of any lengths)
+    pairs += [[(a, b) for a, b in zip(some, given_boxes)] for some in permutations(golds)]  # noqa: B905
+    best = max(sum(is_close(*pair) for pair in each) for each in pairs)
     response = json.dumps([{"bbox_2d": box} for box in given_boxes])
     assert boxes_f1(response, golds, frame, threshold=threshold) == pytest.approx(2 * best / (len(golds) + len(given_boxes)))
 
@@ -103,6 +121,7 @@ def test_iou_of_odd_fractions_is_still_a_share(pair):
 @settings(max_examples=50)
 @given(st.lists(some_boxes(), min_size=1, max_size=6), st.lists(some_boxes(), max_size=6), st.randoms())
 def test_f1_does_not_depend_on_the_order(golds, given_boxes, random):
+    assume(FRAME.whole not in golds)
     response = rendered(given_boxes, 1000, 800)
     assert 0 <= (score := boxes_f1(response, golds, FRAME, threshold=0.2)) <= 1
     mixed = random.sample(given_boxes, len(given_boxes))
@@ -112,6 +131,7 @@ def test_f1_does_not_depend_on_the_order(golds, given_boxes, random):
 @settings(max_examples=50)
 @given(st.lists(some_boxes(), min_size=1, max_size=6))
 def test_the_references_themselves_score_one(golds):
+    assume(FRAME.whole not in golds)
     pixels = Frame(width=1000, height=800, convention="pixels", resized=(500, 400))
     response = json.dumps([{"bbox_2d": [value / 2 for value in gold]} for gold in golds])
     assert boxes_f1(response, golds, pixels) == 1
@@ -135,10 +155,10 @@ def test_nothing_to_find_is_found_by_an_empty_list_alone():
 @settings(max_examples=50)
 @given(some_boxes())
 def test_the_whole_image_gains_nothing_and_the_reference_all(gold):
-    if gold != FRAME.whole:
-        pixels = Frame(width=1000, height=800, convention="pixels", resized=(1000, 800))
-        assert box_gain(json.dumps({"bbox_2d": gold}), gold, pixels) == pytest.approx(1)
-        assert box_gain('{"bbox_2d": [0, 0, 1000, 1000]}', gold, FRAME) == 0
+    assume(gold != FRAME.whole)
+    pixels = Frame(width=1000, height=800, convention="pixels", resized=(1000, 800))
+    assert box_gain(json.dumps({"bbox_2d": gold}), gold, pixels) == pytest.approx(1)
+    assert box_gain(WHOLE, gold, FRAME) == boxes_f1(WHOLE, [gold], FRAME) == 0
 
 
 @pytest.mark.parametrize(
@@ -212,8 +232,97 @@ def test_an_impossible_reference_is_the_rows_fault(gold):
 
 
 def test_a_reference_around_everything_has_nothing_to_gain():
-    with pytest.raises(BadRow, match="no answer can improve"):
-        box_gain(RIGHT, FRAME.whole, FRAME)
+    for score in (lambda: box_gain(RIGHT, FRAME.whole, FRAME), lambda: boxes_f1(RIGHT, [GOLD, FRAME.whole], FRAME)):
+        with pytest.raises(BadRow, match="no answer can improve"):
+            score()
+
+
+@settings(max_examples=50)
+@given(st.lists(some_boxes(), min_size=1, max_size=4), st.sampled_from([0.3, 0.5, 0.7]))
+def test_a_box_around_the_whole_image_never_pays_among_several_references_either(golds, threshold):
+    assume(FRAME.whole not in golds)
+    assert boxes_f1(WHOLE, golds, FRAME, threshold=threshold) == 0
+
+
+@pytest.mark.parametrize("inset", [1, 5, 20])
+def test_a_box_that_is_nearly_the_whole_image_does_not_pay_for_a_large_object_either(inset):
+    large = (100, 40, 950, 760)
+    assert iou(large, FRAME.whole) > 0.5
+    assert boxes_f1(json.dumps({"bbox_2d": [inset, inset, 1000 - inset, 1000 - inset]}), [large], FRAME) == 0
+    assert boxes_f1(rendered([large], 1000, 800), [large], FRAME) == 1
+
+
+QWEN2 = "<|box_start|>(100,250),(300,500)<|box_end|>"
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        (f"<answer>[{RIGHT}]</answer>", 1),
+        (f"<think>The cat sits.</think>\n<answer>\n```json\n[{RIGHT}]\n```\n</answer>\n", 1),
+        (f"The cat sits there.\n<answer>{RIGHT}</answer>", 1),
+        (f"<answer>{QWEN2}</answer>", 1),
+        (f"<answer>{RIGHT}</answer><answer>{RIGHT}</answer>", 0),
+        (f"<answer>{RIGHT}", 0),
+        (f"{RIGHT}</answer>", 0),
+        (f"</answer>{RIGHT}<answer>", 0),
+        (f"<answer><answer>{RIGHT}</answer></answer>", 0),
+        ("<answer>[100, 250, 300, 500]</answer>", 0),
+        (f"{RIGHT}<answer></answer>", 0),
+        (QWEN2, 1),
+        (f"<|object_ref_start|>the cat<|object_ref_end|>{QWEN2}", 1),
+        ("<|box_start|>(100, 250), (300, 500)<|box_end|>\n", 1),
+        ("<ref>the cat</ref><box>(100,250),(300,500)</box>", 1),
+        ("<box>(100,250),(300,500)</box>", 1),
+        (f"{QWEN2}{QWEN2}", 0),
+        (f"It is here: {QWEN2}", 0),
+        (f"{QWEN2} or so", 0),
+        ("<|box_start|>(100,250),(300,500)</box>", 0),
+        ("<|box_start|>(100,250)<|box_end|>", 0),
+        ("<|box_start|>(100,250),(300,500)", 0),
+        ("<|box_start|>(300,250),(100,500)<|box_end|>", 0),
+        ("<|box_start|>(100,250),(300,1500)<|box_end|>", 0),
+        ("<|box_start|>(-100,250),(300,500)<|box_end|>", 0),
+        ("<box>[100, 250, 300, 500]</box>", 0),
+        ("(100,250),(300,500)", 0),
+    ],
+)
+def test_a_box_counts_in_the_forms_that_models_were_trained_on(response, value):
+    assert box_iou(response, GOLD, FRAME) == value
+
+
+def test_marks_count_for_points_and_several_boxes_too():
+    assert point_in_box("<|box_start|>(200,375)<|box_end|>", GOLD, FRAME)
+    assert point_in_box("<ref>cat</ref><box>(200,375)</box>", GOLD, FRAME)
+    assert point_in_box('<answer>{"point_2d": [200, 375]}</answer>', GOLD, FRAME)
+    assert point_in_box('<answer><point x="20" y="37.5">cat</point></answer>', GOLD, FRAME)
+    assert not point_in_box(QWEN2, GOLD, FRAME)
+    two = [GOLD, (500, 400, 600, 480)]
+    assert boxes_f1(f"{QWEN2}, <|box_start|>(500,500),(600,600)<|box_end|>", two, FRAME) == 1
+
+
+def test_marks_are_refused_in_pixels_because_they_are_thousandths():
+    assert box_iou(QWEN2, GOLD, Frame(width=1000, height=800, convention="pixels", resized=(1000, 800))) == 0
+
+
+def test_a_guess_is_named_where_it_is_right():
+    usual, crowd = ([(100, 100, 160, 160)], FRAME), ([(0, 0, 1000, 799), *[(0, 0, 9, 9)] * 3], FRAME)
+    assert guessed_boxes([([(0, 0, 1000, 400)], FRAME), ([(0, 0, 1000, 399)], FRAME)]) == ["a box around the whole image", ""]
+    spread = [([(10 * n, 10 * n, 10 * n + 60, 10 * n + 60)], FRAME) for n in range(21)]
+    assert [bool(guess) for guess in guessed_boxes(spread)] == [abs(n - 10) <= 1 for n in range(21)], (
+        "around the mean of the rest"
+    )
+    assert guessed_boxes([usual] * 20) == [""] * 20, "too few rows to have a usual place"
+    assert guessed_boxes([usual] * 21) == ["the mean box of the other rows"] * 21
+    assert guessed_boxes([crowd]) == [""], "one of four objects"
+    assert guessed_boxes([([], FRAME)]) == [""] and guessed_boxes([]) == []
+
+
+def test_a_guessed_point_is_named_where_it_is_right():
+    left, centre = ((0, 0, 100, 100), FRAME), ((480, 380, 520, 420), FRAME)
+    assert guessed_points([left] * 19 + [centre]) == [""] * 19 + ["the centre of the image"]
+    assert guessed_points([left] * 21) == ["the mean centre of the other rows' boxes"] * 21
+    assert guessed_points([]) == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ The scoring pool of training scores the responses, with the same deadlines and j
 """
 
 import json
-import keyword
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vlrl.authoring.templates import RECIPE, TASK
-from vlrl.data.images import read_image_bytes
+from vlrl.common.names import name_fault
+from vlrl.data.images import open_image
+from vlrl.data.pixels import MAX_SIDE
 from vlrl.scoring import Scorer
 from vlrl.tasks import Task, parts_of, prompt_of
 from vlrl.types import Message, Rollout, Row, Score, Status
@@ -57,17 +58,17 @@ def verdict_of(score: Score) -> str:
 
 def new_task(name: str, folder: Path) -> Path:
     """Writes a working task file as a starting point. Raises ValueError if the name is invalid or taken."""
-    return _write_new("task", name, folder, TASK)
+    return _write_new(name, folder, TASK)
 
 
 def new_recipe(name: str, folder: Path) -> Path:
     """Writes a recipe for a CSV file with pictures as a starting point. Raises ValueError if the name is invalid or taken."""
-    return _write_new("recipe", name, folder, RECIPE)
+    return _write_new(name, folder, RECIPE)
 
 
-def _write_new(kind: str, name: str, folder: Path, template: str) -> Path:
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise ValueError(f"{name!r} is not a valid {kind} name; use letters, digits and _, as in shape_counting")
+def _write_new(name: str, folder: Path, template: str) -> Path:
+    if fault := name_fault(name):
+        raise ValueError(fault)
     path = folder / f"{name}.py"
     if path.exists():
         raise ValueError(f"{path} already exists; choose another name")
@@ -152,17 +153,15 @@ def score_all(
 
 
 def shown(name: str, row: Row, messages: Sequence[Message], images: Path) -> Iterator[str]:
-    """Yields the lines of a task's prompt for a row; writes its images as files under `images`."""
+    """Yields the lines of a task's prompt for a row; writes its images under `images`, as the model sees them before resizing."""
     count = 0
     for message in messages:
         yield f"[{message['role']}]"
         for part in parts_of(message):
             if part["type"] == "image":
                 images.mkdir(parents=True, exist_ok=True)
-                content = read_image_bytes(part["image"])
-                kind = "png" if content[1:4] == b"PNG" else "jpg"
-                path = images / f"{name}-{row.key}-{count}.{kind}"
-                path.write_bytes(content)
+                path = images / f"{name}-{row.key}-{count}.png"
+                open_image(part["image"], max_side=MAX_SIDE).save(path)
                 count += 1
                 yield f"<image: {path}>"
             else:

@@ -44,7 +44,7 @@ def raws(source, seed):
 
 def to_row(raw):
     answer = raw["answer"]
-    if not answer:
+    if answer in ("", None):
         raise Drop("no answer")  # leaves the record out; the build counts the reasons
     return NewRow(
         question=raw["question"],

@@ -36,13 +36,22 @@ def build(
     overlap: Annotated[
         float, typer.Option(help="For --against: a question with at least this share of equal n-grams is left out.")
     ] = 0.5,
+    min_kept: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Fail if a smaller share of the records passes the checks; dropped records do not count.",
+        ),
+    ] = 0.5,
     folders: Folders = TASKS,
     timeout_s: Annotated[float, typer.Option(help="Seconds that the verifier may take for one answer.")] = 10.0,
     workers: Annotated[int, typer.Option(help="Number of scoring processes.")] = 2,
 ) -> None:
     """Builds a recipe's data sets. Reads every picture, and scores each row's reference answer with the task's verifier.
 
-    Leaves out and counts records with a missing or broken picture, or with an answer that the verifier does not accept.
+    Leaves out and counts records with a missing or broken picture, with an answer that the verifier does not accept, or with one
+    that a guess would hit. Exits with 2, and keeps the old sets, if fewer than --min-kept of the records pass these checks.
     """
     with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
         from dataclasses import replace
@@ -60,7 +69,15 @@ def build(
         others = [Dataset(folder) for folder in against or ()]
         with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
             built, left_out = build_sets(
-                loaded, out, scorer, source=source, seed=seed, against=others, ngram=ngram, overlap=overlap
+                loaded,
+                out,
+                scorer,
+                source=source,
+                seed=seed,
+                against=others,
+                ngram=ngram,
+                overlap=overlap,
+                min_kept=min_kept,
             )
     for dataset in built.values():
         print(f"{dataset.folder}: {len(dataset)} rows, {dataset.manifest.num_images} images")

@@ -16,7 +16,7 @@ from vlrl.data.images import read_image_bytes
 from vlrl.data.recipe import LeftOut, Recipe, rows_of, split, without_repeated
 from vlrl.data.shards import MANIFEST, Dataset, NewRow, write_datasets
 from vlrl.scoring import Scorer
-from vlrl.tasks import gold, load_task
+from vlrl.tasks import describe_error, gold, load_task
 from vlrl.telemetry.progress import progress
 from vlrl.types import Row, Score, Status
 
@@ -47,13 +47,15 @@ def build(
     against: Sequence[Dataset] = (),
     ngram: int = 8,
     overlap: float = 0.5,
+    min_kept: float = 0.5,
 ) -> tuple[dict[str, Dataset], list[LeftOut]]:
     """Writes OUT/train, OUT/eval and OUT/left_out.jsonl. Returns the data sets by name, and the records that were left out.
 
     against: evaluation sets. A row is left out of train if they contain at least the share `overlap` of its question's word
-    n-grams and, if it has images, at least one of its images. If the build fails, OUT keeps its old sets. A build that continues
-    a stopped one does not check accepted rows again. Raises ValueError if the source cannot be read, or if fewer rows remain than
-    requested.
+    n-grams and, if it has images, at least one of its images. min_kept: the least share of records that must pass the build's
+    checks, not counting those that to_row drops. If the build fails, OUT keeps its old sets, and left_out.jsonl is about the
+    failed build. A build that continues a stopped one does not check accepted rows again. Raises ValueError if the source cannot
+    be read, or if fewer rows remain than requested or than min_kept allows.
     """
     _check_replaces_all(recipe, out)
     left_out: list[LeftOut] = []
@@ -64,15 +66,15 @@ def build(
             tick()
     out.mkdir(parents=True, exist_ok=True)
     accepted = out / _ACCEPTED
-    faults = _faults(recipe, [row for _, row in rows], scorer, accepted) if recipe.has_gold else [None] * len(rows)
-    refused = [_left(row, fault.reason, fault.detail) for row, fault in zip(rows, faults, strict=True) if fault]
-    kept = without_repeated((row for row, fault in zip(rows, faults, strict=True) if not fault), left_out)
-    left_out += refused
+    passed = _without_guessed(recipe, _with_gold_accepted(recipe, rows, scorer, accepted, left_out), scorer, left_out)
+    kept = without_repeated(passed, left_out)
     try:
+        _check_share(len(passed), left_out, min_kept)
         splits = split(kept, recipe.sizes, seed)
     except ValueError as error:
+        _write_left_out(out, left_out)
         counts = "; ".join(reasons(left_out)) or "nothing"
-        raise ValueError(f"{recipe.name}: {error}; request fewer with --train and --eval; left out: {counts}") from None
+        raise ValueError(f"{recipe.name}: {error}; left out: {counts}; {out}/left_out.jsonl lists them") from None
     held_out = _HeldOut(against, ngram, overlap)
     near = {number for number, row in splits["train"] if held_out.is_near(row)}
     left_out += [_left(row, "like a question of another evaluation set") for row in splits["train"] if row[0] in near]
@@ -85,7 +87,7 @@ def build(
         recipe_version=recipe.version,
         task=recipe.task,
     )
-    (out / "left_out.jsonl").write_text("".join(json.dumps(asdict(left)) + "\n" for left in left_out))
+    _write_left_out(out, left_out)
     accepted.unlink(missing_ok=True)
     return {folder.name: dataset for folder, dataset in written.items()}, left_out
 
@@ -98,6 +100,49 @@ def _check_replaces_all(recipe: Recipe, out: Path) -> None:
                 f"{out / name} is from an earlier build, and this build writes no {name} (--{name} 0), so both could share rows; "
                 f"delete {out / name}, or build into another folder"
             )
+
+
+def _with_gold_accepted(
+    recipe: Recipe, rows: list[tuple[int, NewRow]], scorer: Scorer, accepted: Path, left_out: list[LeftOut]
+) -> list[tuple[int, NewRow]]:
+    """The rows whose own answer the task accepts; adds the others to `left_out`. Keeps all rows of a recipe without answers."""
+    if not recipe.has_gold:
+        return rows
+    faults = _faults(recipe, [row for _, row in rows], scorer, accepted)
+    left_out += [_left(row, f.reason, f.detail, is_fault=True) for row, f in zip(rows, faults, strict=True) if f]
+    return [row for row, fault in zip(rows, faults, strict=True) if not fault]
+
+
+def _without_guessed(
+    recipe: Recipe, rows: list[tuple[int, NewRow]], scorer: Scorer, left_out: list[LeftOut]
+) -> list[tuple[int, NewRow]]:
+    """The rows that no guess of the task solves; adds the others to `left_out`. Raises ValueError if `guessed` fails."""
+    task = load_task(recipe.task, scorer.folders)
+    if task.guessed is None:
+        return rows
+    try:
+        guesses = task.guessed([_as_row(row) for _, row in rows])
+        pairs = list(zip(rows, guesses, strict=True))
+    except Exception as error:  # the task's code may raise anything
+        raise ValueError(f"{task.path}: guessed fails ({describe_error(error)})") from error
+    left_out += [_left(row, "right without a look at the picture", guess, is_fault=True) for row, guess in pairs if guess]
+    return [row for row, guess in pairs if not guess]
+
+
+def _check_share(num_passed: int, left_out: Sequence[LeftOut], min_kept: float) -> None:
+    """Raises ValueError if no row passed the build's checks, or a smaller share than min_kept."""
+    num_checked = num_passed + sum(left.is_fault for left in left_out)
+    if not num_passed:
+        raise ValueError("no row is left")
+    if num_passed < min_kept * num_checked:
+        raise ValueError(
+            f"only {num_passed} of {num_checked} records passed the checks, a share below {min_kept:g}; fix the recipe or its "
+            "source, or allow less with --min-kept"
+        )
+
+
+def _write_left_out(out: Path, left_out: Sequence[LeftOut]) -> None:
+    (out / "left_out.jsonl").write_text("".join(json.dumps(asdict(left)) + "\n" for left in left_out))
 
 
 def gold_faults(task: str, rows: Sequence[Row], scorer: Scorer, tick: Callable[[], None] = lambda: None) -> list[Refused | None]:
@@ -130,7 +175,8 @@ def reasons(left_out: Sequence[LeftOut]) -> list[str]:
     first = {left.reason: left for left in reversed(left_out)}
     details = {reason: f", {left.detail}" if left.detail else "" for reason, left in first.items()}
     counts = Counter(left.reason for left in left_out).most_common()
-    return [f"{count} {reason} (the first: record {first[reason].record}{details[reason]})" for reason, count in counts]
+    texts = [f"{count} {reason} (the first: record {first[reason].record}{details[reason]})" for reason, count in counts]
+    return [text.encode(errors="backslashreplace").decode() for text in texts]  # a file's name may not be Unicode
 
 
 class _HeldOut:
@@ -148,8 +194,8 @@ class _HeldOut:
         return is_like and (not row.images or any(_digest(image) in self._images for image in row.images))
 
 
-def _left(row: tuple[int, NewRow], reason: str, detail: str = "") -> LeftOut:
-    return LeftOut(record=row[0], reason=reason, question=row[1].question, detail=detail)
+def _left(row: tuple[int, NewRow], reason: str, detail: str = "", *, is_fault: bool = False) -> LeftOut:
+    return LeftOut(record=row[0], reason=reason, question=row[1].question, detail=detail, is_fault=is_fault)
 
 
 def _faults(recipe: Recipe, rows: Sequence[NewRow], scorer: Scorer, accepted: Path) -> list[Refused | None]:

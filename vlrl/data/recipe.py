@@ -8,7 +8,8 @@
 `records` reads files and data sets from the hub, so raws may be `return records(source, SOURCE, split="train")`.
 
 The images of a NewRow may be paths relative to the source's file: `images=(raw["picture"],)`. The build reads and decodes every
-picture. It leaves out a record whose picture is missing or broken, like a record that to_row drops.
+picture. It leaves out a record whose picture is missing or broken, like a record that to_row drops. A number or boolean as
+question, answer or response becomes text as JSON writes it.
 
 The task has the recipe's name, or the name in TASK. GOLD = False means that the source has tests but no answers, so the build
 checks no answers. If a question repeats with the same images, the build keeps the first record that the verifier accepts, before
@@ -19,23 +20,29 @@ import difflib
 import importlib.util
 import io
 import json
+import math
 import random
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from vlrl.data.images import decode_image
+from vlrl.data.images import decode_whole_image
+from vlrl.data.pixels import to_rgb
 from vlrl.data.shards import NewRow, extension_of, row_identity
 from vlrl.data.sources import SUFFIXES, SourceError, check_is_file, read_hub, read_records
 
 T = TypeVar("T")
 
 _PARTS = ("SOURCE", "LICENCE", "VERSION", "TRAIN", "EVAL", "raws", "to_row")
+_UNUSABLE = "a picture that cannot be used"
+_DETAIL = 500  # characters
 
 
 class Drop(Exception):  # noqa: N818 (a decision, not an error)
@@ -46,14 +53,22 @@ class Drop(Exception):  # noqa: N818 (a decision, not an error)
         self.detail = detail
 
 
+class Fault(Drop):
+    """Raised by the build itself to leave a record out: something in it is broken."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
-    """A record that was left out of the data sets: its number in the source, from 1, and the reason."""
+    """A record that was left out of the data sets: its number in the source, from 1, and the reason.
+
+    is_fault: whether a check of the build found it unusable; False if to_row dropped it or another record has its question.
+    """
 
     record: int
     reason: str
     question: str = ""
     detail: str = ""
+    is_fault: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +122,10 @@ def rows_of(recipe: Recipe, source: str | None, seed: int, left_out: list[LeftOu
             question = row.question
             row = replace(row, images=tuple(_encoded(image, folder) for image in row.images))
         except Drop as drop:
-            left_out.append(LeftOut(record=number, reason=str(drop), question=question, detail=drop.detail))
+            is_fault = isinstance(drop, Fault)
+            left_out.append(
+                LeftOut(record=number, reason=str(drop), question=question, detail=drop.detail[:_DETAIL], is_fault=is_fault)
+            )
         else:
             yield number, row
 
@@ -149,8 +167,7 @@ def _records_of(recipe: Recipe, source: str | None, seed: int) -> Iterator[tuple
 def _row_of(recipe: Recipe, number: int, raw: Any) -> NewRow:
     keys = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, Mapping) else ""
     try:
-        row = recipe.to_row(raw)
-        _check_fields(row)
+        row = _with_plain_fields(recipe.to_row(raw))
     except Drop:
         raise
     except Exception as error:
@@ -163,19 +180,53 @@ def _row_of(recipe: Recipe, number: int, raw: Any) -> NewRow:
     return row
 
 
-def _check_fields(row: NewRow) -> None:
-    """Raises TypeError for a field that a row cannot hold."""
+def _with_plain_fields(row: NewRow) -> NewRow:
+    """The row with texts as text and images as a tuple. Raises TypeError for a field that a row cannot hold.
+
+    Raises Fault if the record lacks a question or a picture, or has a text that cannot be written.
+    """
     if not isinstance(row, NewRow):
         raise TypeError(f"to_row must return a NewRow, got {type(row).__name__}")
-    for name in ("question", "answer", "response"):
-        if not isinstance(value := getattr(row, name), str):
-            raise TypeError(f"{name} must be text, got {value!r:.80} ({type(value).__name__}); convert it with str(...)")
+    if row.question is None:
+        raise Fault("no question")
+    if row.images is None:
+        raise Fault("no picture is named")
     if isinstance(row.images, str | bytes):
         raise TypeError("images must be a tuple, as in images=(picture,)")
+    row = replace(
+        row,
+        question=_text(row.question, "question"),
+        answer=_text(row.answer, "answer"),
+        response=_text(row.response, "response"),
+        images=tuple(row.images),
+    )
     for picture in row.images:
         if not isinstance(picture, bytes | str | Path | Mapping | Image.Image | None):
             raise TypeError(f"images must be paths or encoded bytes, got {picture!r:.80} ({type(picture).__name__})")
-    json.dumps(dict(row.meta))
+    try:
+        json.dumps([row.question, row.answer, row.response, dict(row.meta)], ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Fault("a text that is not Unicode", f"it has half of a character (lone surrogate): {error.object!a:.80}") from None
+    return row
+
+
+def _text(value: Any, name: str) -> str:
+    """A number or a boolean as JSON writes it, None as no text. Raises TypeError for any other type but text.
+
+    >>> _text(7, "answer"), _text(7.0, "answer"), _text(True, "answer"), _text(None, "answer")
+    ('7', '7.0', 'true', '')
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, Real | Decimal):
+        raise TypeError(f"{name} must be text or a number, got {value!r:.80} ({type(value).__name__}); convert it with str(...)")
+    if not math.isfinite(value):
+        raise Fault(f"its {name} is not a finite number", str(value))
+    return str(value)
 
 
 def _line_in(path: Path, error: Exception) -> str:
@@ -192,7 +243,7 @@ def split(rows: Sequence[T], sizes: dict[str, int | None], seed: int) -> dict[st
     """Shuffles the rows and splits them into train and eval, without shared rows. Raises ValueError if there are too few rows."""
     wanted = sum(size or 0 for size in sizes.values())
     if len(rows) < wanted:
-        raise ValueError(f"{wanted} rows were requested, but only {len(rows)} exist")
+        raise ValueError(f"{wanted} rows were requested, but only {len(rows)} exist; request fewer with --train and --eval")
     shuffled = list(rows)
     random.Random(seed).shuffle(shuffled)
     num_eval = len(rows) - (sizes["train"] or 0) if sizes["eval"] is None else sizes["eval"]
@@ -217,36 +268,41 @@ def records(source: str | None, default: str, *, split: str, config: str | None 
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture as PNG bytes."""
+    """The picture as PNG bytes, in RGB as vlrl.data.pixels describes. Raises Drop if training could not use it."""
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    try:
+        to_rgb(image).save(file, format="PNG")
+    except ValueError as error:
+        raise Fault(_UNUSABLE, str(error)) from None
     return file.getvalue()
 
 
 def _encoded(picture: Any, folder: Path) -> bytes:
     """Encodes a picture from to_row as PNG or JPEG bytes. Raises Drop if training could not use it."""
+    if isinstance(picture, Image.Image):
+        return png(picture)
     if isinstance(picture, Mapping):  # the hub's format
         picture = picture["bytes"] if picture.get("bytes") else picture.get("path")
-    if isinstance(picture, Image.Image):
-        picture = png(picture.convert("RGB"))
-    detail = "" if isinstance(picture, bytes) else str(picture)
     content = picture if isinstance(picture, bytes) else _read_picture(picture, folder)
     try:
-        image = decode_image(content)
+        image = decode_whole_image(content)
     except ValueError as error:
-        raise Drop("a picture that cannot be used", f"{detail}: {error}".removeprefix(": ")) from None
+        named = "" if isinstance(picture, bytes) else f"{picture}: "
+        raise Fault(_UNUSABLE, f"{named}{error}") from None
     return content if extension_of(content) else png(image)
 
 
 def _read_picture(path: str | Path | None, folder: Path) -> bytes:
     if not path:
-        raise Drop("no picture is named")
+        raise Fault("no picture is named")
     try:
         return (folder / path).read_bytes()
     except FileNotFoundError:
-        raise Drop("a picture file that is missing", str(folder / path)) from None
+        raise Fault("a picture file that is missing", str(folder / path)) from None
     except OSError as error:
-        raise Drop("a picture file that cannot be read", f"{folder / path}: {error.strerror}") from None
+        raise Fault("a picture file that cannot be read", f"{folder / path}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:  # a name that no file can have
+        raise Fault("a picture file that cannot be read", f"{str(path)!a:.80}: {error}") from None
 
 
 def _load_module(path: Path) -> ModuleType:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from vlrl.data.images import decode_image, image_size, read_image_bytes
+from vlrl.data.images import decode_whole_image, image_size, read_image_bytes
 from vlrl.data.shards import Dataset, row_identity
 from vlrl.types import Row
 
@@ -13,7 +13,7 @@ def picture_fault(row: Row) -> str:
     """Why one of the row's pictures cannot be used; empty if all can be used."""
     for place, ref in enumerate(row.images, start=1):
         try:
-            decode_image(read_image_bytes(ref))
+            decode_whole_image(read_image_bytes(ref))
         except ValueError as error:
             return f"picture {place} of {len(row.images)} cannot be used: {str(error).removeprefix(f'image {ref} ')}"
     return ""

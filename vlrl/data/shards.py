@@ -21,6 +21,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from vlrl.common.names import name_fault
 from vlrl.common.suggest import nearest_folder
 from vlrl.types import Row
 
@@ -50,7 +51,7 @@ class Manifest:
 
     files: {name: {"bytes": ..., "sha256": ...}} for the index and every shard. build: an id that the sets of one build share, and
     sets filtered from them; these sets have no row in common. It is empty for a set that was written alone. task: the task whose
-    verifier accepted the rows' own answers; empty if no verifier checked them.
+    verifier accepted the rows' own answers; empty if no verifier checked them. Raises ValueError if no task can have that name.
     """
 
     name: str
@@ -63,6 +64,10 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     build: str = ""
     task: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task and (fault := name_fault(self.task)):
+            raise ValueError(f"the manifest of {self.name}: {fault}")
 
 
 def write_dataset(

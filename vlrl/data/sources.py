@@ -20,6 +20,16 @@ class SourceError(ValueError):
     """A source cannot be read. The message is one sentence."""
 
 
+class WrittenFloat(float):
+    """A float that `str` gives as its file has it: 0.10, 1e3."""
+
+    def __init__(self, digits: str) -> None:
+        self._digits = digits
+
+    def __str__(self) -> str:
+        return self._digits
+
+
 def check_is_file(path: Path) -> None:
     """Raises SourceError if the path is a folder or does not exist."""
     if path.is_dir():
@@ -68,12 +78,7 @@ def _read_csv(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
 
 
 def _read_json(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
-    try:
-        found = json.load(file)
-    except json.JSONDecodeError as error:
-        raise SourceError(
-            f"{path}:{error.lineno} is not JSON ({error.msg}); name a file with one object per line .jsonl"
-        ) from None
+    found = _parsed(path, 1, file.read(), "name a file with one object per line .jsonl")
     if not isinstance(found, list):
         raise SourceError(f"{path} is a JSON {type(found).__name__}; it must be a list of records")
     yield from found
@@ -82,10 +87,17 @@ def _read_json(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
 def _read_json_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise SourceError(f"{path}:{number} is not JSON ({error.msg}); each line must be one object") from None
+            yield _parsed(path, number, line, "each line must be one object")
+
+
+def _parsed(path: Path, line: int, text: str, advice: str) -> Any:
+    """The value of a JSON text that begins at a line of the file. `str` gives its numbers as written."""
+    try:
+        return json.loads(text, parse_float=WrittenFloat)
+    except json.JSONDecodeError as error:
+        raise SourceError(f"{path}:{line + error.lineno - 1} is not JSON ({error.msg}); {advice}") from None
+    except (ValueError, RecursionError) as error:  # an integer of more than 4,300 digits; nested too deep
+        raise SourceError(f"{path}:{line} cannot be read ({error}); {advice}") from None
 
 
 def read_hub(name: str, suffix: str, *, split: str, config: str | None) -> Iterator[dict[str, Any]]:

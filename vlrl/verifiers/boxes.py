@@ -3,6 +3,11 @@
 A response gives them as JSON (structured.py describes how the JSON is found): an object with "bbox_2d": [x1, y1, x2, y2] or
 "point_2d": [x, y], or a list of these. Other keys, such as "label", are ignored. One malformed item (not all numbers, x1 >= x2,
 y1 >= y2, outside of the image) invalidates the whole response. References are in pixels of the original image.
+
+If a response has one <answer>...</answer>, only its content counts. Under the convention "relative_1000" the marks that Qwen2-VL
+and Qwen-VL were trained on are as good as JSON, if they are the whole answer: <|box_start|>(x1,y1),(x2,y2)<|box_end|>,
+<box>(x1,y1),(x2,y2)</box>, with one pair for a point, each with or without a label before it. Coordinates without a key or marks
+are refused, because their order would be a guess.
 """
 
 import re
@@ -21,8 +26,14 @@ Convention = Literal["relative_1000", "pixels"]
 """A model's coordinates: in thousandths of width and height (Qwen3-VL), or in pixels of the resized image that it saw
 (Qwen2.5-VL)."""
 
+_FEWEST = 20
 _PERCENT = r"([0-9]{1,3}(?:\.[0-9]{1,6})?)"
 _MOLMO = re.compile(rf'<points? x="{_PERCENT}" y="{_PERCENT}"(?: alt="[^"<>]*")?>[^<>]*</points?>')
+_PAIR = r"\(\s?([0-9]{1,4}(?:\.[0-9]{1,6})?)\s?,\s?([0-9]{1,4}(?:\.[0-9]{1,6})?)\s?\)"
+_LABEL = r"(?:<\|object_ref_start\|>[^<>]*<\|object_ref_end\|>|<ref>[^<>]*</ref>)?"
+_MARKED = re.compile(  # Qwen2-VL's marks, then Qwen-VL's
+    rf"\s*{_LABEL}\s*(?:<\|box_start\|>{_PAIR}(?:,\s?{_PAIR})?<\|box_end\|>|<box>{_PAIR}(?:,\s?{_PAIR})?</box>)\s*,?"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,29 +100,34 @@ def box_gain(response: str, gold: Sequence[float], frame: Frame) -> float:
     >>> box_gain('{"bbox_2d": [0, 0, 500, 750]}', (0, 0, 50, 100), frame)  # an IoU of 0.75; the whole image has 0.5
     0.5
     """
-    floor = iou(_reference(gold, frame), frame.whole)
-    if floor == 1:
-        raise BadRow(f"the reference box {gold} is the whole image, so no answer can improve on it")
+    floor = _floor(_reference(gold, frame), frame)
     return max(0.0, (box_iou(response, gold, frame) - floor) / (1 - floor))
 
 
 def boxes_f1(response: str, golds: Sequence[Sequence[float]], frame: Frame, *, threshold: float = 0.5) -> float:
     """F1 of the response's boxes. Each box matches at most one reference, and each reference at most one box.
 
-    The matching is the largest one over pairs with an IoU of at least `threshold`, so a repeated box is a false positive. If
-    there is no reference, an empty list scores 1 and anything else 0.
+    The matching is the largest one over pairs with an IoU of at least `threshold`, so a repeated box is a false positive. If a
+    box around the whole image would reach the threshold, the gain must reach it instead, as in `box_gain`. If there is no
+    reference, an empty list scores 1 and anything else 0. Raises BadRow if a reference is the whole image.
 
     >>> frame = Frame(width=1000, height=1000)
     >>> boxes_f1('[{"bbox_2d": [0, 0, 9, 9]}, {"bbox_2d": [0, 0, 9, 9]}]', [(0, 0, 9, 9), (50, 50, 60, 60)], frame)
     0.5
+    >>> boxes_f1('{"bbox_2d": [0, 0, 1000, 1000]}', [(100, 50, 950, 950)], frame)  # an IoU of 0.765
+    0.0
     """
     expected = [_reference(gold, frame) for gold in golds]
+    needed = [_needed_iou(gold, frame, threshold) for gold in expected]
     boxes = answered_boxes(response, frame)
     if boxes is None:
         return 0.0
     if not boxes and not expected:
         return 1.0
-    close = [[index for index, box in enumerate(boxes) if iou(box, gold) >= threshold] for gold in expected]
+    close = [
+        [index for index, box in enumerate(boxes) if iou(box, gold) >= least]
+        for gold, least in zip(expected, needed, strict=True)
+    ]
     return 2 * _num_matched(close) / (len(boxes) + len(expected))
 
 
@@ -127,7 +143,7 @@ def point_in_box(response: str, gold: Sequence[float], frame: Frame) -> bool:
     True
     """
     left, top, right, bottom = _reference(gold, frame)
-    if molmo := _MOLMO.fullmatch(after_reasoning(response).strip()):
+    if molmo := _MOLMO.fullmatch(_answer(response).strip()):
         x, y = (float(percent) * side / 100 for percent, side in zip(molmo.groups(), frame.size, strict=True))
     elif (points := _coordinates(response, "point_2d", 2, frame)) and len(points) == 1:
         x, y = points[0]
@@ -163,17 +179,118 @@ def iou(one: Box, other: Box) -> float:
     return shared / together if together else 0.0  # tiny areas may round to 0
 
 
+def guessed_boxes(places: Sequence[tuple[Sequence[Sequence[float]], Frame]], *, threshold: float = 0.5) -> list[str]:
+    """For each row, given as its reference boxes and frame, the guess that is right without a look at the image; "" if none.
+
+    The guesses are one box around the whole image, and the mean box of the other rows if they have at least 20 boxes. A guess is
+    right if F1 at the plain `threshold` is at least 0.5.
+
+    >>> frame = Frame(width=100, height=100)
+    >>> guessed_boxes([([(0, 0, 100, 60)], frame), ([(0, 0, 30, 30)], frame)])
+    ['a box around the whole image', '']
+    """
+    mean = _means_of_others([[_shares(gold, frame) for gold in golds] for golds, frame in places])
+    found = []
+    for (golds, frame), shares in zip(places, mean, strict=True):
+        guesses = {"a box around the whole image": frame.whole}
+        if shares:
+            left, top, right, bottom = (share * side for share, side in zip(shares, frame.size * 2, strict=True))
+            guesses["the mean box of the other rows"] = left, top, right, bottom
+        names = [name for name, box in guesses.items() if any(iou(box, _reference(gold, frame)) >= threshold for gold in golds)]
+        found.append(names[0] if names and 2 / (1 + len(golds)) >= 0.5 else "")
+    return found
+
+
+def guessed_points(places: Sequence[tuple[Sequence[float], Frame]]) -> list[str]:
+    """Like `guessed_boxes`, for rows with one box that contains the point: the guesses are the image's centre, and the mean
+    centre of the other rows' boxes if they are at least 20.
+
+    >>> frame = Frame(width=100, height=100)
+    >>> guessed_points([((10, 10, 60, 60), frame), ((0, 0, 30, 30), frame)])
+    ['the centre of the image', '']
+    """
+    boxes = [_shares(gold, frame) for gold, frame in places]
+    centres = [((left + right) / 2, (top + bottom) / 2) for left, top, right, bottom in boxes]
+    found = []
+    for (left, top, right, bottom), mean in zip(boxes, _means_of_others([[centre] for centre in centres]), strict=True):
+        guesses = {"the centre of the image": (0.5, 0.5), "the mean centre of the other rows' boxes": mean}
+        names = [name for name, point in guesses.items() if point and left <= point[0] <= right and top <= point[1] <= bottom]
+        found.append(names[0] if names else "")
+    return found
+
+
+def _means_of_others(of_rows: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    """For each row, the mean of all other rows' vectors, by coordinate; empty if they are too few to have a usual place."""
+    sums = [[sum(axis) for axis in zip(*vectors, strict=True)] for vectors in of_rows]
+    totals = [sum(axis) for axis in zip(*filter(None, sums), strict=True)]
+    num = sum(map(len, of_rows))
+    return [
+        [(total - own) / (num - len(vectors)) for total, own in zip(totals, row or [0.0] * len(totals), strict=True)]
+        if num - len(vectors) >= _FEWEST
+        else []
+        for vectors, row in zip(of_rows, sums, strict=True)
+    ]
+
+
+def _shares(gold: Sequence[float], frame: Frame) -> list[float]:
+    """The box in shares of the image's width and height."""
+    return [edge / side for edge, side in zip(_reference(gold, frame), frame.size * 2, strict=True)]
+
+
+def _floor(gold: Box, frame: Frame) -> float:
+    """The whole image's IoU with the reference. Raises BadRow if they are the same."""
+    floor = iou(gold, frame.whole)
+    if floor == 1:
+        raise BadRow(f"the reference box {gold} is the whole image, so no answer can improve on it")
+    return floor
+
+
+def _needed_iou(gold: Box, frame: Frame, threshold: float) -> float:
+    """The IoU that a box needs: the threshold, or if the whole image reaches it, that share of the way from there to 1."""
+    floor = _floor(gold, frame)
+    return threshold if floor < threshold else floor + threshold * (1 - floor)
+
+
+def _answer(response: str) -> str:
+    """The part of the response with the coordinates: the content of <answer>...</answer>, or all; empty for several answers."""
+    text = after_reasoning(response)
+    before, opening, rest = text.partition("<answer>")
+    inside, closing, after = rest.partition("</answer>")
+    if not opening and "</answer>" not in text:
+        return text
+    is_one = opening and closing and not any("answer>" in part for part in (before, inside, after))
+    return inside if is_one else ""
+
+
 def _coordinates(response: str, key: str, num_values: int, frame: Frame) -> list[tuple[float, ...]] | None:
     """The values of `key` in every object of the response, in pixels of the original image; None if one is malformed."""
+    answer = _answer(response)
+    is_marked = frame.convention == "relative_1000" and answer.lstrip().startswith("<")
+    found = _marked(answer) if is_marked else _in_json(answer, key)
+    if found is None or not all(_are_numbers(values, num_values, frame.limits) for values in found):
+        return None
+    return [tuple(v * frame.size[axis % 2] / frame.limits[axis % 2] for axis, v in enumerate(values)) for values in found]
+
+
+def _in_json(answer: str, key: str) -> list[Any] | None:
     try:
-        value = response_json(response)
+        value = response_json(answer)
     except ValueError:
         return None
     items = value if isinstance(value, list) else [value]
-    found: list[Any] = [item.get(key) if isinstance(item, dict) else None for item in items]
-    if not all(_are_numbers(values, num_values, frame.limits) for values in found):
-        return None
-    return [tuple(v * frame.size[axis % 2] / frame.limits[axis % 2] for axis, v in enumerate(values)) for values in found]
+    return [item.get(key) if isinstance(item, dict) else None for item in items]
+
+
+def _marked(answer: str) -> list[Any] | None:
+    """The numbers between each pair of marks; None if the answer is anything more than that."""
+    found: list[Any] = []
+    place, end = 0, len(answer.rstrip())
+    while place < end:
+        if not (item := _MARKED.match(answer, place)):
+            return None
+        found.append([float(digits) for digits in item.groups() if digits])
+        place = item.end()
+    return found
 
 
 def _are_numbers(values: Any, num_values: int, limits: tuple[int, int]) -> bool:
