@@ -1,7 +1,8 @@
 """Loads tasks and scores responses with them. A task is one file in a task folder, named by the file's stem. It defines:
 
     def prompt(row: Row) -> list[Message]              the question as chat messages
-    def verify(response: str, row: Row) -> Score       the reward; raises BadRow if no response to the row can be scored
+    def verify(response: str, row: Row) -> Score       the reward; raises BadRow if no response to the row can be scored.
+                                                       response: without reasoning, see vlrl.common.responses
     EXAMPLES = [("so \\boxed{12}", Row(answer="12"), 1.0), ...]      (response, row, reward) that verify must reproduce
 
 Text that is the same in every prompt should be a constant INSTRUCTION, which a run file can replace. There is no registry.
@@ -22,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from vlrl.common.fingerprint import text_fingerprint
+from vlrl.common.responses import after_reasoning
 from vlrl.common.suggest import nearest
 from vlrl.types import Message, Row, Score, Status
 
@@ -96,9 +98,13 @@ def parts_of(message: Message) -> list[dict[str, Any]]:
 
 
 def score_response(task: Task, response: str, row: Row) -> Score:
-    """Runs the verifier and always returns a score. Exceptions and invalid return values become a status and a detail."""
+    """Runs the verifier on what follows the response's reasoning, and always returns a score.
+
+    A reasoning that is not closed leaves the verifier an empty text. Exceptions and invalid return values become a status and a
+    detail.
+    """
     try:
-        return _checked(task.verify(response, row))
+        return _checked(task.verify(after_reasoning(response), row))
     except BadRow as error:
         return _failed(Status.BAD_ROW, str(error))
     except BaseException as error:  # timeouts and exits of some libraries are not Exceptions

@@ -101,7 +101,7 @@ def test_a_trained_model_is_exported_in_its_family_s_layout_and_loads_again(toy,
     policy.backward(scores.zero - scores.logprobs.mean())
     policy.step()
     assert changes.since()["router"] > 0 and policy.routing.load() is not None
-    policy.export(tmp_path / "exported", toy, encoder.processor)
+    policy.export(tmp_path / "exported", toy, encoder)
     weights = dict(policy.named_weights())
     with safe_open(tmp_path / "exported" / "model-00001.safetensors", "pt") as file:
         assert set(file.keys()) == policy.parameter_names

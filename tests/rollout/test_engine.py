@@ -66,7 +66,7 @@ def start(model: str, ranks: Ranks, folder: Path) -> Parts:
         dtype="float32",
         seed=0,
         decode=encoder.decode,
-        end_token=encoder.end_token,
+        end_tokens=encoder.end_tokens,
         banned=banned,
         merge_size=encoder.merge_size,
         family=encoder.family,
@@ -209,7 +209,7 @@ def test_a_rollout_is_there_before_the_last_has_ended(parts, prompts):
 
 def test_rollouts_carry_their_text_ending_and_weight_version(parts, prompts):
     for rollout in parts.engine.generate(requests_for(prompts, 8, max_new_tokens=60)):
-        ended = rollout.tokens[-1] == parts.encoder.end_token
+        ended = rollout.tokens[-1] in parts.encoder.end_tokens
         assert (rollout.finish_reason, ended) in [("stop", True), ("length", False)]
         assert rollout.text == parts.encoder.decode(rollout.tokens)
         assert len(rollout.logprobs) == len(rollout.tokens) and rollout.weight_version == parts.policy.version
