@@ -25,7 +25,7 @@ def after_reasoning(response: str) -> str:
 def opened_reasoning(prompt: str) -> str:
     """What the prompt's text already wrote of the response: from a `<think>` that it leaves open to its end, otherwise "".
 
-    >>> opened_reasoning("<|im_start|>assistant\\n<think>\\n"), opened_reasoning("<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n")
+    >>> opened_reasoning("<|im_start|>assistant\\n<think>\\n"), opened_reasoning("assistant\\n<think>\\n\\n</think>\\n\\n")
     ('<think>\\n', '')
     """
     last = prompt.rpartition(CLOSING)[2]

@@ -67,7 +67,8 @@ def _load_whole(model: str, dtype: torch.dtype) -> Any:
 
     check_model(model)
     check_tensors(model)
-    loaded, report = AutoModelForImageTextToText.from_pretrained(
+    loaded: Any
+    loaded, report = AutoModelForImageTextToText.from_pretrained(  # type: ignore[misc]
         model,
         dtype=dtype,
         attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"},
@@ -114,8 +115,8 @@ def end_tokens(model: str, config: Mapping[str, Any], tokenizer: Any, family: Fa
     ends = list(dict.fromkeys([tokenizer.convert_tokens_to_ids(family.end_token), *ends]))
     if unknown := [end for end in ends if end not in range(len(tokenizer))]:
         raise ValueError(
-            f"model {model!r}: eos_token_id {unknown[0]} is not among the {len(tokenizer)} tokens of its tokenizer; correct it in "
-            "generation_config.json or config.json"
+            f"model {model!r}: eos_token_id {unknown[0]} is not one of its tokenizer's {len(tokenizer)} tokens; correct it in "
+            f"{_GENERATION} or config.json"
         )
     return ends
 

@@ -6,10 +6,10 @@ The files' headers have names and shapes, so a run checks a local checkpoint bef
 import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from vlrl.models.config_json import family_of
 
@@ -19,7 +19,7 @@ _NAMED = 3  # tensors in a sentence
 Shape = tuple[int, ...]
 
 
-def empty_model(model: str) -> nn.Module:
+def empty_model(model: str) -> Any:
     """The checkpoint's model without its weights, on torch's meta device."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -48,7 +48,7 @@ def check_tensors(model: str) -> None:
     _compare(model, expected, shapes, head=head)
 
 
-def check_loaded(model: str, loaded: nn.Module, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+def check_loaded(model: str, loaded: Any, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     """Raises ValueError, naming the tensors, by what transformers reports of a model that it has loaded."""
     head = family_of(loaded.config.model_type).tied_weights[1]
     if loaded.config.tie_word_embeddings and loaded.get_output_embeddings().weight is not loaded.get_input_embeddings().weight:
@@ -91,15 +91,10 @@ def _compare(model: str, expected: Mapping[str, Shape], held: Mapping[str, Shape
 
 def _refuse(model: str, missing: Collection[str], unexpected: Collection[str], total: int, *, head: str) -> None:
     if missing:
-        tie = (
-            f"; if its head is its embedding, set tie_word_embeddings to true in config.json for {head}"
-            if head in missing
-            else ""
-        )
-        raise ValueError(
-            f"model {model!r} lacks {_listed(missing)} of {total} tensors, which would be random; download or export the model "
-            f"again{tie}"
-        )
+        remedy = "download or export the model again"
+        if head in missing:
+            remedy = f"if {head} is its embedding, set tie_word_embeddings to true in config.json; otherwise {remedy}"
+        raise ValueError(f"model {model!r} lacks {_listed(missing)} of {total} tensors, which would be random; {remedy}")
     if unexpected:
         raise ValueError(
             f"model {model!r} has {_listed(unexpected)} besides its {total} tensors, which its config.json does not describe; "
@@ -108,7 +103,7 @@ def _refuse(model: str, missing: Collection[str], unexpected: Collection[str], t
 
 
 def _two_heads(model: str, head: str) -> str:
-    return f"model {model!r}: its files have a {head} of its own, but tie_word_embeddings is true in its config.json; set it to false"
+    return f"model {model!r}: its {head} is not its embedding, but config.json has tie_word_embeddings: true; set it to false"
 
 
 def _listed(names: Collection[str]) -> str:

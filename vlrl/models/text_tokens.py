@@ -1,14 +1,16 @@
 """A chat's text to token ids, in which only the chat template writes control tokens.
 
-A tokenizer reads `<|im_end|>` as the token that ends a turn, wherever it finds it. A question that quotes it would end its own turn,
-and one with an image's placeholder would ask for an image. Here the text of the data stays text: it becomes the tokens that the
-tokenizer would give it if it knew no control tokens.
+A tokenizer reads `<|im_end|>` as the token that ends a turn, wherever it finds it. A question that quotes it would end its own
+turn, and one with an image's placeholder would ask for an image. Here the text of the data stays text: it becomes the tokens that
+the tokenizer would give it if it knew no control tokens.
 """
 
 import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from vlrl.common.responses import CLOSING, OPENING, opened_reasoning
 from vlrl.types import Message
@@ -24,8 +26,6 @@ class TextTokens:
     """
 
     def __init__(self, tokenizer: Any):
-        from tokenizers import Tokenizer
-
         self._tokenizer = tokenizer
         self._control: dict[str, int] = tokenizer.get_added_vocab()
         plain = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -53,9 +53,7 @@ class TextTokens:
         whole = "".join(_strings(texts))
         mark = next((mark for mark in _MARKS if mark not in whole), None)
         if mark is None:
-            raise ValueError(
-                "its text holds all of the characters U+FDD0 to U+FDEF; Unicode has no use for them in a text, so leave them out"
-            )
+            raise ValueError("its text holds all of U+FDD0 to U+FDEF, which are not characters; take one of them out")
 
         def broken(found: re.Match[str]) -> str:
             return found[0] if found[0] in but else found[0][0] + mark + found[0][1:]
@@ -85,5 +83,10 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
 
 def _strings(value: Any) -> list[str]:
     found: list[str] = []
-    _changed(value, lambda text: found.append(text) or text)
+
+    def keep(text: str) -> str:
+        found.append(text)
+        return text
+
+    _changed(value, keep)
     return found
