@@ -67,13 +67,13 @@ def _load_whole(model: str, dtype: torch.dtype) -> Any:
 
     check_model(model)
     check_tensors(model)
-    loaded: Any
-    loaded, report = AutoModelForImageTextToText.from_pretrained(  # type: ignore[misc]
+    result: Any = AutoModelForImageTextToText.from_pretrained(
         model,
         dtype=dtype,
         attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"},
         output_loading_info=True,
     )
+    loaded, report = result
     check_loaded(model, loaded, missing=report["missing_keys"], unexpected=report["unexpected_keys"])
     if loaded.config.text_config.attention_dropout:
         raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")

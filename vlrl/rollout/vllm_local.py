@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
+from vlrl.models.checkpoint_io import check_model
 from vlrl.models.family import Family
 from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.engine import Request
@@ -54,8 +55,11 @@ class VllmEngine:
         self.ranks = ranks
         self.version = 0
         self._tells_routes = tells_routes
-        routed = {"enable_return_routed_experts": True} if tells_routes else {}
-        self._llm = LLM(**(_arguments(settings, model, dtype, seed) | routed | settings.vllm))
+        self._is_tied = check_model(model)["tie_word_embeddings"]
+        more: dict[str, Any] = {"enable_return_routed_experts": True} if tells_routes else {}
+        # config.json says twice whether the head is the embedding: transformers reads it at the top, vLLM in text_config.
+        more["hf_overrides"] = {"text_config": {"tie_word_embeddings": self._is_tied}}
+        self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self._decode = decode
         self._end_tokens = list(end_tokens)
         self._bias = dict.fromkeys(banned, -100.0)
@@ -151,10 +155,9 @@ class VllmEngine:
     def _with_tied_head(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """A tied head is loaded too, or vLLM restores its old one."""
         embedding, head = self._family.tied_weights
-        is_tied = self._llm.llm_engine.model_config.hf_config.tie_word_embeddings
         for name, tensor in weights:
             yield name, tensor
-            if is_tied and name == embedding:
+            if self._is_tied and name == embedding:
                 yield head, tensor
 
     def _check_same_requests(self, requests: Sequence[Request]) -> None:
@@ -203,16 +206,9 @@ def _arguments(settings: cfg.EngineConfig, model: str, dtype: str, seed: int) ->
         "limit_mm_per_prompt": {"video": 0},
         "mm_device_do_normalize": False,  # the pixels come normalised from the trainer's encoder
         "logprobs_mode": "processed_logprobs",
-        "hf_overrides": _tie_as_the_trainer,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-
-
-def _tie_as_the_trainer(config: Any) -> Any:
-    """config.json says twice whether the head is the embedding. transformers reads it at the top, vLLM in text_config."""
-    config.text_config.tie_word_embeddings = config.tie_word_embeddings
-    return config
 
 
 def _can_sleep(settings: cfg.EngineConfig) -> bool:
