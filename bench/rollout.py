@@ -52,8 +52,8 @@ def main() -> None:
         dtype=dtype,
         seed=0,
         decode=encoder.decode,
-        end_token=encoder.image_token,  # which is never sampled, so that responses end at their full length
-        banned=[*banned, encoder.end_token],
+        end_tokens=[encoder.image_token],  # which is never sampled, so that responses end at their full length
+        banned=[*banned, *encoder.end_tokens],
         merge_size=encoder.merge_size,
         family=encoder.family,
         ranks=ranks,

@@ -193,3 +193,19 @@ def test_a_verifier_s_failure_names_the_line_of_its_file(tmp_path):
     (tmp_path / "whole.py").write_text("\n".join(lines))
     score = score_response(load_task("whole", [tmp_path]), "two", Row())
     assert score.detail == f"ValueError: invalid literal for int() with base 10: 'two' ({tmp_path.name}/whole.py:3)"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("[!_]*.py")))
+def test_no_shipped_task_sees_an_answer_in_a_reasoning_that_is_never_closed(name):
+    task = load_task(name, [SHIPPED])
+    for response, row, reward in task.examples:
+        assert score_response(task, f"<think>\n{response}", row) == score_response(task, "", row)
+        assert score_response(task, f"<think>\n{response}\n</think>\n\n{response}<|im_end|>", row).reward == pytest.approx(reward)
+
+
+def test_a_verifier_that_reads_the_whole_response_gets_what_follows_the_reasoning(tmp_path):
+    task = load_task("echo", [write(tmp_path, "echo", ECHO)])
+    rewards = [
+        score_response(task, text, Row(answer="a")).reward for text in ("<think>b</think>a", "b</think>a", "<think>a", "a")
+    ]
+    assert rewards == [1.0, 1.0, 0.0, 1.0]

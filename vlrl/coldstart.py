@@ -11,6 +11,7 @@ from pathlib import Path
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted
 from vlrl.models.packing import PackedGroup, pack_groups, split_to_budget
+from vlrl.rollout.groups import encode_demonstration
 from vlrl.run import Run
 from vlrl.telemetry.progress import announce, progress
 from vlrl.trainer.policy import Policy
@@ -45,7 +46,7 @@ def _train(run: Run, folder: Path) -> None:
         for step in range(steps):
             loss = _supervised_step(run, policy, mixture.draw(step))
             tick(1, f"loss {loss:.3f}")
-    policy.export(folder, config.model, run.encoder.processor)
+    policy.export(folder, config.model, run.encoder)
     if run.ranks.is_first:
         write_atomically(folder / _DONE, [json.dumps(run.origin)])
     run.ranks.barrier()
@@ -71,12 +72,8 @@ def _supervised_step(run: Run, policy: Policy, draws: Sequence[Draw]) -> float:
 
 def _demonstrations(run: Run, draws: Sequence[Draw]) -> list[PackedGroup]:
     """The drawn rows' prompts, each with its row's response."""
-    items: list[PackedGroup] = []
-    for prompt in run.prompts(draws):
-        if not prompt.row.response:
-            raise ValueError(f"task {prompt.task}, row {prompt.row.key}: no response to learn from; set coldstart.steps to 0")
-        items.append((run.encoder.encode(prompt.messages), [run.encoder.encode_response(prompt.row.response)]))
-    return items
+    encoded = [encode_demonstration(prompt, run.encoder) for prompt in run.prompts(draws)]
+    return [(prompt, [response]) for prompt, response in encoded]
 
 
 def _samples(run: Run, draws: Sequence[Draw]) -> list[PlannedGroup]:

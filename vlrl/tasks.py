@@ -1,7 +1,8 @@
 """Loads tasks and scores responses with them. A task is one file in a task folder, named by the file's stem. It defines:
 
     def prompt(row: Row) -> list[Message]              the question as chat messages
-    def verify(response: str, row: Row) -> Score       the reward; raises BadRow if no response to the row can be scored
+    def verify(response: str, row: Row) -> Score       the reward; raises BadRow if no response to the row can be scored.
+                                                       response: without reasoning, see vlrl.common.responses
     EXAMPLES = [("so \\boxed{12}", Row(answer="12"), 1.0), ...]      (response, row, reward) that verify must reproduce
 
 A task may also define
@@ -28,6 +29,7 @@ from typing import Any
 
 from vlrl.common.fingerprint import text_fingerprint
 from vlrl.common.names import name_fault
+from vlrl.common.responses import after_reasoning
 from vlrl.common.suggest import nearest
 from vlrl.types import Message, Row, Score, Status
 
@@ -35,7 +37,7 @@ Example = tuple[str, Row, float]
 
 _PARTS = ("prompt", "verify", "EXAMPLES")
 _DETAIL = 500
-_SCORING = [Path(__file__).parent / room for room in ("verifiers", "sandbox")]  # a change there changes rewards
+_SCORING = [Path(__file__).parent / room for room in ("verifiers", "sandbox", "common")]  # a change there changes rewards
 
 
 class BadRow(ValueError):  # noqa: N818
@@ -46,7 +48,7 @@ class BadRow(ValueError):  # noqa: N818
 class Task:
     """A loaded task file and its definitions; its name is the file's stem.
 
-    fingerprint: a hash of the file, and of what it imports from its own folder and from vlrl's verifiers and sandbox.
+    fingerprint: a hash of the file, and of what it imports from its own folder and from _SCORING.
     """
 
     name: str
@@ -107,9 +109,13 @@ def parts_of(message: Message) -> list[dict[str, Any]]:
 
 
 def score_response(task: Task, response: str, row: Row) -> Score:
-    """Runs the verifier and always returns a score. Exceptions and invalid return values become a status and a detail."""
+    """Runs the verifier on what follows the response's reasoning, and always returns a score.
+
+    A reasoning that is not closed leaves the verifier an empty text. Exceptions and invalid return values become a status and a
+    detail.
+    """
     try:
-        return _checked(task.verify(response, row))
+        return _checked(task.verify(after_reasoning(response), row))
     except BadRow as error:
         return _failed(Status.BAD_ROW, str(error))
     except BaseException as error:  # timeouts and exits of some libraries are not Exceptions

@@ -195,7 +195,7 @@ def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:
     if config.on_collapse == "rollback":
         summary["rollbacks"] = [asdict(each) for each in trainer.rollbacks]
     announce("Writing the model", shown=run.ranks.is_first)
-    trainer.policy.export(config.folder / "model", config.model, run.encoder.processor)
+    trainer.policy.export(config.folder / "model", config.model, run.encoder)
     if trainer.log:
         trainer.log.summary(summary)
     return summary

@@ -66,9 +66,7 @@ def test_another_placeholder_reaches_the_tokens_and_the_model(toy, pictures):
     (offset, length), placeholder = prompt.image_spans[0], encoder.tokenizer.convert_tokens_to_ids("<|vision_pad|>")
     assert set(prompt.tokens[offset : offset + length].tolist()) == {placeholder} == {packed.qwen.config.image_token_id}
     assert placeholder in encoder.banned_tokens(check_model(toy)["text_config"]["vocab_size"])
-    encoder.encode(message("Another family's <|image_pad|> is text.", pictures[0]))
-    with pytest.raises(ValueError, match="take <.vision_pad.> and <.video_pad.> out of its text"):
-        encoder.encode(message("<|vision_pad|>", pictures[0]))
+    assert encoder.encode(message("<|vision_pad|>", pictures[0])).tokens.tolist().count(placeholder) == length
 
 
 def test_packed_logprobs_equal_those_of_a_plain_sequence(toy, pictures):
@@ -101,7 +99,7 @@ def test_a_trained_model_is_exported_in_its_family_s_layout_and_loads_again(toy,
     policy.backward(scores.zero - scores.logprobs.mean())
     policy.step()
     assert changes.since()["router"] > 0 and policy.routing.load() is not None
-    policy.export(tmp_path / "exported", toy, encoder.processor)
+    policy.export(tmp_path / "exported", toy, encoder)
     weights = dict(policy.named_weights())
     with safe_open(tmp_path / "exported" / "model-00001.safetensors", "pt") as file:
         assert set(file.keys()) == policy.parameter_names

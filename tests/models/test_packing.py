@@ -116,12 +116,6 @@ def test_banned_tokens_have_no_probability(tiny_dense):
     assert logprobs[0] == -torch.inf and logprobs[1].isfinite() and entropy.isfinite().all()
 
 
-def test_a_literal_placeholder_in_the_text_is_refused(tiny_dense):
-    encoder, _ = parts_of(tiny_dense)
-    with pytest.raises(ValueError, match="take <.image_pad.> and <.video_pad.> out of its text"):
-        encoder.encode(message("Look: <|image_pad|>"))
-
-
 def test_a_video_part_is_refused(tiny_dense):
     encoder, _ = parts_of(tiny_dense)
     with pytest.raises(ValueError, match="'video' part; vlrl takes text and images only"):

@@ -29,9 +29,11 @@ from tests.preflight.good_run import (
     write_huge_model,
     write_mixed_pair,
     write_model_config,
+    write_model_without,
     write_pair,
     write_rows,
     write_unfinished_run,
+    write_untied_model_without_a_head,
 )
 from vlrl.data.shards import NewRow
 from vlrl.distributed.ranks import Ranks
@@ -248,9 +250,16 @@ CASES = [
         damage=lambda: write_rows("sums", *[NewRow(question="1 + " * 200, answer="200")] * 4),
     ),
     Case(
-        input="an image placeholder in the text",
-        says="take <|image_pad|> and <|video_pad|> out",
-        damage=lambda: write_rows("sums", *[NewRow(question="What is <|image_pad|>?", answer="1")] * 4),
+        input="a model whose files lack a tensor",
+        says="lacks 1 (model.language_model.norm.weight) of",
+        overrides=("model=models/other",),
+        damage=lambda: write_model_without("model.language_model.norm.weight"),
+    ),
+    Case(
+        input="a model without a head, which its config.json does not tie to the embedding",
+        says="set tie_word_embeddings to true",
+        overrides=("model=models/other",),
+        damage=write_untied_model_without_a_head,
     ),
     Case(
         input="a model that is not a Qwen-VL",

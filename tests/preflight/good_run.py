@@ -5,7 +5,11 @@ import json
 import shutil
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from vlrl.data.shards import Dataset, NewRow, write_dataset, write_datasets
 from vlrl.inputs import Inputs
@@ -124,6 +128,23 @@ def write_model_config(**settings: object) -> None:
 def write_huge_model() -> None:
     config = json.loads(Path("models/tiny/config.json").read_text())
     write_model_config(**config | {"text_config": config["text_config"] | {"intermediate_size": _MORE_THAN_ANY_DISK}})
+
+
+def write_model_without(name: str) -> None:
+    shutil.copytree("models/tiny", "models/other")
+    change_tensors(Path("models/other"), lambda tensors: tensors.pop(name))
+
+
+def write_untied_model_without_a_head() -> None:
+    write_model_config(**json.loads(Path("models/tiny/config.json").read_text()) | {"tie_word_embeddings": False})
+
+
+def change_tensors(model: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Changes what a checkpoint of one shard holds; its index keeps the names that it had."""
+    shard = model / "model-00001.safetensors"
+    tensors = load_file(shard)
+    change(tensors)
+    save_file(tensors, shard, metadata={"format": "pt"})
 
 
 def write_checkpoint(*overrides: str) -> None:

@@ -6,7 +6,8 @@ transformers does not convert them back, so everything that leaves the trainer (
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ from vlrl.common.suggest import nearest_folder
 from vlrl.config import ImagesConfig
 from vlrl.models.attention import GROUP_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
+from vlrl.models.family import Family
 from vlrl.models.processor import Encoder
+from vlrl.models.tensor_check import check_loaded, check_tensors
 
 _SHARD_BYTES = 4 * 1024**3
+_GENERATION = "generation_config.json"
+# A checkpoint's settings as they were released. transformers writes the tokenizer and the image processor into other files; other
+# programs read these.
+_COPIED = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "vocab.json", "merges.txt")
 _EXPERTS = "grouped_mm"  # of transformers' backends; on a CPU eager takes 1.06 times as long, batched_mm 20 (bench/experts.py)
 
 
@@ -40,23 +47,43 @@ def check_model(model: str) -> dict:
 
 
 def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_checkpointing: bool) -> nn.Module:
-    """The checkpoint with group attention in its language model. ValueError for a model with dropout."""
-    from transformers import AutoModelForImageTextToText
+    """The checkpoint's model, ready to train: whole, with group attention and fast operators.
 
-    family = family_of(check_model(model)["model_type"])
-    loaded = AutoModelForImageTextToText.from_pretrained(
-        model, dtype=dtype, attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"}
-    )
-    if is_moe(loaded.config.text_config.to_dict()):
-        loaded.set_experts_implementation(_EXPERTS)
-    if loaded.config.text_config.attention_dropout:
-        raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
-    _embed_patches_linearly(loaded.get_submodule(family.patch_embedding))
+    Raises ValueError for tensors that the checkpoint lacks or its model does not have, and for a model with dropout.
+    """
+    loaded = _load_whole(model, dtype)
+    family = family_of(loaded.config.model_type)
+    _choose_operators(loaded, family)
     if freeze_vision:
         loaded.get_submodule(family.vision_tower).requires_grad_(False)
     if gradient_checkpointing:
         loaded.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded.train()
+
+
+def _load_whole(model: str, dtype: torch.dtype) -> Any:
+    """The checkpoint with every tensor from its files."""
+    from transformers import AutoModelForImageTextToText
+
+    check_model(model)
+    check_tensors(model)
+    result: Any = AutoModelForImageTextToText.from_pretrained(
+        model,
+        dtype=dtype,
+        attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"},
+        output_loading_info=True,
+    )
+    loaded, report = result
+    check_loaded(model, loaded, missing=report["missing_keys"], unexpected=report["unexpected_keys"])
+    if loaded.config.text_config.attention_dropout:
+        raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
+    return loaded
+
+
+def _choose_operators(loaded: Any, family: Family) -> None:
+    if is_moe(loaded.config.text_config.to_dict()):
+        loaded.set_experts_implementation(_EXPERTS)
+    _embed_patches_linearly(loaded.get_submodule(family.patch_embedding))
 
 
 def _embed_patches_linearly(conv: Any) -> None:
@@ -68,22 +95,64 @@ def _embed_patches_linearly(conv: Any) -> None:
 
 
 def load_encoder(model: str, images: ImagesConfig) -> Encoder:
-    """The checkpoint's processor as an Encoder."""
+    """The checkpoint's processor as an Encoder. Raises ValueError for an end token that its tokenizer lacks."""
     from transformers import AutoProcessor
 
-    return Encoder(AutoProcessor.from_pretrained(model), images, family_of(check_model(model)["model_type"]))
+    config = check_model(model)
+    family, processor = family_of(config["model_type"]), AutoProcessor.from_pretrained(model)
+    return Encoder(processor, images, family, end_tokens(model, config, processor.tokenizer, family))
 
 
-def save_checkpoint(weights: Iterable[tuple[str, Tensor]], source: str, folder: Path, processor) -> None:
-    """Writes a Hugging Face folder that transformers and vLLM load: config of `source`, processor, safetensors shards.
+def end_tokens(model: str, config: Mapping[str, Any], tokenizer: Any, family: Family) -> list[int]:
+    """The ids that end a response, the family's first: those of generation_config.json, or else of tokenizer and config.json.
 
-    weights: (name, tensor) in the released layout, every parameter once.
+    Raises ValueError for an id that the tokenizer lacks.
     """
-    from transformers import AutoConfig
+    ends = _as_list(_generation_config(model).get("eos_token_id"))
+    if not ends:
+        texts = (tokenizer.eos_token_id, config.get("eos_token_id"), config["text_config"].get("eos_token_id"))
+        ends = [end for text in texts for end in _as_list(text)]
+    ends = list(dict.fromkeys([tokenizer.convert_tokens_to_ids(family.end_token), *ends]))
+    if unknown := [end for end in ends if end not in range(len(tokenizer))]:
+        raise ValueError(
+            f"model {model!r}: eos_token_id {unknown[0]} is not one of its tokenizer's {len(tokenizer)} tokens; correct it in "
+            f"{_GENERATION} or config.json"
+        )
+    return ends
 
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+
+
+def _generation_config(model: str) -> dict[str, Any]:
+    path = _file(model, _GENERATION)
+    return json.loads(path.read_text()) if path else {}
+
+
+def _file(model: str, name: str) -> Path | None:
+    """A file of a checkpoint, in a folder or on the hub; None if it has no such file."""
+    from transformers.utils import cached_file
+
+    found = cached_file(model, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    return Path(found) if found else None
+
+
+def save_checkpoint(
+    weights: Iterable[tuple[str, Tensor]], source: str, folder: Path, processor: Any, ends: Sequence[int]
+) -> None:
+    """Writes a Hugging Face folder that transformers and vLLM load: processor, safetensors shards, and the settings of `source`.
+
+    weights: (name, tensor) in the released layout, every parameter once. ends: the tokens that end a response.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    AutoConfig.from_pretrained(source).save_pretrained(folder)
+    generation = _generation_config(source) | {"eos_token_id": list(ends)}
     processor.save_pretrained(folder)
+    for name in _COPIED:
+        found = _file(source, name)
+        if found and found.resolve() != (folder / name).resolve():
+            shutil.copyfile(found, folder / name)
+    (folder / _GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
     index: dict[str, str] = {}
     for number, shard in enumerate(_shards(weights), start=1):
         name = f"model-{number:05d}.safetensors"

@@ -1,4 +1,4 @@
-"""Chat messages and images to tensors, once per prompt.
+"""Chat messages and images to tensors, once per prompt; and what ends a response.
 
 The result serves both sides: vLLM gets the same token ids and the same pixel values that the trainer computes with, so
 nothing is decoded, resized or tokenised twice and the two can't disagree about an image.
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+from vlrl.common.responses import CLOSING, OPENING
 from vlrl.config import ImagesConfig
 from vlrl.data.images import open_image
 from vlrl.models.family import Family
+from vlrl.models.text_tokens import TextTokens
 from vlrl.tasks import parts_of
 from vlrl.types import Message
 
@@ -26,6 +28,7 @@ class EncodedPrompt:
     tokens: [P] ids, one placeholder per image feature. positions: [3, P] MRoPE positions (time, height, width).
     next_position: where a response's positions start. pixels: [patches, patch size] and grid: [images, 3] in patches,
     both empty for text. image_keys: a hash per image, equal for equal pixels. image_spans: (offset, length) in tokens.
+    opened: what the chat template already wrote of the response, such as "<think>" and a line feed; else "".
     """
 
     tokens: Tensor
@@ -35,25 +38,28 @@ class EncodedPrompt:
     grid: Tensor
     image_keys: tuple[str, ...]
     image_spans: tuple[tuple[int, int], ...]
+    opened: str = ""
 
 
 class Encoder:
-    """Turns chat messages into EncodedPrompts with transformers' processor of a family. Image sizes are bounded by `images`."""
+    """Turns chat messages into EncodedPrompts with transformers' processor of a family. Image sizes are bounded by `images`.
 
-    def __init__(self, processor, images: ImagesConfig, family: Family):
+    end_tokens: ids that end a response, in the engine, in its text and in the exported model. The first is the one that
+    demonstrations end with: the family's, with which its chat template ends a turn.
+    """
+
+    def __init__(self, processor, images: ImagesConfig, family: Family, end_tokens: Sequence[int]):
         self.family = family
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self.end_tokens = tuple(end_tokens)
+        self._text_tokens = TextTokens(self.tokenizer)
         self.images = images
         self.patch_size = processor.image_processor.patch_size
         self.merge_size = processor.image_processor.merge_size
         self.patch_width = 3 * processor.image_processor.temporal_patch_size * self.patch_size**2
         self.image_token = self.tokenizer.convert_tokens_to_ids(family.image_token)
         self.video_token = self.tokenizer.convert_tokens_to_ids(family.video_token)
-
-    @property
-    def end_token(self) -> int:
-        return self.tokenizer.convert_tokens_to_ids(self.family.end_token)
 
     def banned_tokens(self, vocabulary: int) -> list[int]:
         """Ids that sampling never yields: image and video placeholders, and those past the tokenizer's last."""
@@ -62,20 +68,31 @@ class Encoder:
     def decode(self, tokens: Sequence[int]) -> str:
         """The response's text without its end token; other special tokens stay visible."""
         ids = list(tokens)
-        if ids and ids[-1] == self.end_token:
+        if ids and ids[-1] in self.end_tokens:
             ids.pop()
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
-    def encode_response(self, text: str) -> list[int]:
-        """A demonstration's ids with the end token, as the model should have sampled them."""
-        return [*self.tokenizer.encode(text, add_special_tokens=False), self.end_token]
+    def encode_response(self, text: str, opened: str = "") -> list[int]:
+        """A demonstration's ids with the end token, as the model should have sampled them.
+
+        opened: what the prompt already wrote of it; the text may begin with the same. ValueError if the text never closes a
+        reasoning that the prompt opened, since a verifier would find no answer in it.
+        """
+        if opened:
+            if CLOSING not in text:
+                raise ValueError(
+                    f"its response has no {CLOSING}, but the model's chat template opens {OPENING}; write the reasoning and "
+                    f"{CLOSING} before the answer"
+                )
+            text = text.removeprefix(opened).removeprefix(OPENING)
+        return [*self._text_tokens.response(text), self.end_tokens[0]]
 
     def encode(self, messages: Sequence[Message]) -> EncodedPrompt:
-        """ValueError for a video, a broken or huge image, or a literal image placeholder in the text."""
+        """ValueError for a video, a broken or huge image, or images that the chat template does not show."""
         references = [part["image"] for part in _parts(messages) if part["type"] == "image"]
         pixels, grid, keys = self._pixels(references)
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        tokens, spans = self._expand(self.tokenizer.encode(text, add_special_tokens=False), grid)
+        ids, opened = self._text_tokens.chat(messages)
+        tokens, spans = self._expand(ids, grid)
         positions, next_position = self.family.positions(len(tokens), spans, grid, self.merge_size)
         return EncodedPrompt(
             tokens=torch.tensor(tokens),
@@ -85,6 +102,7 @@ class Encoder:
             grid=grid,
             image_keys=keys,
             image_spans=tuple(spans),
+            opened=opened,
         )
 
     def filler(self) -> EncodedPrompt:
@@ -122,8 +140,8 @@ class Encoder:
         found = sum(token == self.image_token for token in tokens)
         if found != len(grid) or self.video_token in tokens:
             raise ValueError(
-                f"a prompt with {len(grid)} images holds {found} image and {tokens.count(self.video_token)} video placeholders; "
-                f"take {self.family.image_token} and {self.family.video_token} out of its text"
+                f"for a prompt with {len(grid)} images the model's chat template writes {found} image and "
+                f"{tokens.count(self.video_token)} video placeholders; use the template that came with the model"
             )
         features = iter((grid.prod(dim=1) // self.merge_size**2).tolist())
         expanded: list[int] = []

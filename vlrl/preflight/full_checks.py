@@ -16,8 +16,9 @@ from vlrl.data.shards import Dataset
 from vlrl.distributed.ranks import Ranks
 from vlrl.inputs import attempt_each, representative_rows, spread
 from vlrl.models.checkpoint_io import check_model
+from vlrl.models.tensor_check import check_tensors, empty_model
 from vlrl.preflight.model_settings import setting_faults
-from vlrl.rollout.groups import encode_prompt
+from vlrl.rollout.groups import encode_demonstration, encode_prompt
 from vlrl.run import Run, open_run
 from vlrl.tasks import gold
 from vlrl.types import Draw, Row
@@ -49,7 +50,7 @@ def _check(run: Run, to_train: bool) -> None:
     """Raises ValueError with one line per fault. Only warns if some, but not all, answers exceed the response limit."""
     heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
     sets = [(run.with_rows(rows), task, kind) for rows, kind in ((run.rows, "train"), (heldout, "eval")) for task in rows]
-    faults = list(_setting_faults(run))
+    faults = [*_setting_faults(run), *_tensor_faults(run)]
     faults += _disk_faults(run) if to_train else ()
     faults += [fault for view, task, _ in sets for fault in _encoding_faults(view, task)]
     if faults:
@@ -101,11 +102,14 @@ def bytes_needed(config: Config, num_parameters: int) -> int:
 
 
 def _num_parameters(model: str) -> int:
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    return sum(parameter.numel() for parameter in empty_model(model).parameters())
 
-    with torch.device("meta"):
-        built = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
-    return sum(parameter.numel() for parameter in built.parameters())
+
+def _tensor_faults(run: Run) -> Iterator[str]:
+    try:
+        check_tensors(run.config.model)
+    except ValueError as error:
+        yield str(error)
 
 
 def _encoding_faults(run: Run, task: str) -> Iterator[str]:
@@ -119,6 +123,8 @@ def _encoding_faults(run: Run, task: str) -> Iterator[str]:
 def _try_encoding(run: Run, task: str, number: int) -> None:
     prompt = run.prompt(Draw(slot=0, task=task, index=number, minibatch=0), 1)
     encode_prompt(prompt, run.encoder, run.config.engine.max_model_len)
+    if run.config.coldstart.steps and prompt.row.response:
+        encode_demonstration(prompt, run.encoder)
 
 
 def _long_answers(run: Run, task: str, kind: str) -> tuple[str, bool]:

@@ -43,6 +43,17 @@ def encode_prompt(prompt: Prompt, encoder: Encoder, context: int) -> EncodedProm
     return encoded
 
 
+def encode_demonstration(prompt: Prompt, encoder: Encoder) -> tuple[EncodedPrompt, list[int]]:
+    """The encoded prompt and its row's response. ValueError, naming task and row, if one of them cannot be encoded."""
+    try:
+        if not prompt.row.response:
+            raise ValueError("no response to learn from; set coldstart.steps to 0")
+        encoded = encoder.encode(prompt.messages)
+        return encoded, encoder.encode_response(prompt.row.response, encoded.opened)
+    except ValueError as error:
+        raise ValueError(f"task {prompt.task}, row {prompt.row.key or prompt.row.question!r}: {error}") from None
+
+
 def sample_groups(
     prompts: Sequence[Prompt],
     *,

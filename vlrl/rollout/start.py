@@ -14,7 +14,7 @@ def start_engine(run: Run, model: str) -> Engine:
         dtype=config.policy.dtype,
         seed=config.seed,
         decode=run.encoder.decode,
-        end_token=run.encoder.end_token,
+        end_tokens=run.encoder.end_tokens,
         banned=run.banned,
         merge_size=run.encoder.merge_size,
         family=run.encoder.family,

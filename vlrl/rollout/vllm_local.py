@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
+from vlrl.models.checkpoint_io import check_model
 from vlrl.models.family import Family
 from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.engine import Request
@@ -27,7 +28,7 @@ _ON_CPU = {"block_size": 32, "max_num_seqs": 512}
 class VllmEngine:
     """vLLM for one data-parallel replica; tensor-parallel ranks hold it together and submit the same requests.
 
-    decode: token ids to text; end_token: ends a response; banned: ids that are never sampled.
+    decode: token ids to text; end_tokens: each ends a response; banned: ids that are never sampled.
     tells_routes: rollouts have the experts that their tokens went to. `version` is the policy version of the weights it holds.
     """
 
@@ -39,7 +40,7 @@ class VllmEngine:
         dtype: str,
         seed: int,
         decode: Callable[[Sequence[int]], str],
-        end_token: int,
+        end_tokens: Sequence[int],
         banned: Sequence[int],
         merge_size: int,
         family: Family,
@@ -54,10 +55,13 @@ class VllmEngine:
         self.ranks = ranks
         self.version = 0
         self._tells_routes = tells_routes
-        routed = {"enable_return_routed_experts": True} if tells_routes else {}
-        self._llm = LLM(**(_arguments(settings, model, dtype, seed) | routed | settings.vllm))
+        self._is_tied = check_model(model)["tie_word_embeddings"]
+        more: dict[str, Any] = {"enable_return_routed_experts": True} if tells_routes else {}
+        # config.json says twice whether the head is the embedding: transformers reads it at the top, vLLM in text_config.
+        more["hf_overrides"] = {"text_config": {"tie_word_embeddings": self._is_tied}}
+        self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self._decode = decode
-        self._end_token = end_token
+        self._end_tokens = list(end_tokens)
         self._bias = dict.fromkeys(banned, -100.0)
         self._merge_size = merge_size
         self._family = family
@@ -108,7 +112,7 @@ class VllmEngine:
             sample=request.sample,
             tokens=tokens,
             logprobs=tuple(entry[token].logprob for entry, token in zip(completion.logprobs, tokens, strict=True)),
-            text=self._decode(tokens),
+            text=request.prompt.opened + self._decode(tokens),
             finish_reason=str(completion.finish_reason),
             weight_version=self.version,
             routes=completion.routed_experts,
@@ -126,7 +130,8 @@ class VllmEngine:
             seed=request.seed,
             logprobs=0,
             logit_bias=self._bias,
-            stop_token_ids=[self._end_token],
+            stop_token_ids=self._end_tokens,
+            ignore_eos=True,  # no other token than these: the text, the loss and the export know of no other
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,  # made for this request alone: a deep copy of it would cost more than a decoding step
@@ -150,10 +155,9 @@ class VllmEngine:
     def _with_tied_head(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """A tied head is loaded too, or vLLM restores its old one."""
         embedding, head = self._family.tied_weights
-        is_tied = self._llm.llm_engine.model_config.hf_text_config.tie_word_embeddings
         for name, tensor in weights:
             yield name, tensor
-            if is_tied and name == embedding:
+            if self._is_tied and name == embedding:
                 yield head, tensor
 
     def _check_same_requests(self, requests: Sequence[Request]) -> None:

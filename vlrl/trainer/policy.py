@@ -20,6 +20,7 @@ from vlrl.models.config_json import family_of
 from vlrl.models.expert_parallel import expert_parallel_settings, expert_parallel_size, gather_experts, released_name
 from vlrl.models.packed_model import PackedModel, TokenScores, token_scores
 from vlrl.models.packing import Pack
+from vlrl.models.processor import Encoder
 from vlrl.models.routing_replay import Routing
 from vlrl.trainer.weight_change import Changes
 
@@ -130,11 +131,13 @@ class Policy:
         """The names that `named_weights` yields."""
         return frozenset(released_name(name) for name, _ in self.engine.module.qwen.named_parameters())
 
-    def export(self, folder: Path, source: str, processor: Any) -> None:
-        """Writes a Hugging Face folder that transformers and vLLM load, with the config of `source`. All ranks call it."""
+    def export(self, folder: Path, source: str, encoder: Encoder) -> None:
+        """Writes a Hugging Face folder that transformers and vLLM load, with the settings of `source` and the encoder's end
+        tokens. All ranks call it.
+        """
         weights = self.named_weights()
         if self.ranks.is_first:
-            save_checkpoint(weights, source, folder, processor)
+            save_checkpoint(weights, source, folder, encoder.processor, encoder.end_tokens)
         else:
             for _ in weights:  # under ZeRO-3 gathering is a collective
                 pass

@@ -7,6 +7,7 @@ The rules are strict: they may reject a right answer in an unusual form, but the
 import re
 from fractions import Fraction
 
+from vlrl.common.responses import after_reasoning
 from vlrl.tasks import BadRow
 
 MAX_ANSWER = 4096
@@ -21,11 +22,6 @@ _FRAC = re.compile(
     rf"([+-]?)\s*\\[dt]?frac\s*(?:\{{\s*(-?{_PLAIN})\s*\}}|(\d))\s*(?:\{{\s*(-?{_PLAIN})\s*\}}|(\d))",
 )
 _COMMA = re.compile(r",\\!\s*|\{,\}|(?<=\d)(?:\\[,;:! ]|~)(?=\d)")  # LaTeX's thousands separators
-
-
-def after_reasoning(response: str) -> str:
-    """The part of the response that may hold the answer: after the last `</think>`, and before an unclosed `<think>`."""
-    return response.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def last_boxed(response: str) -> str | None:
