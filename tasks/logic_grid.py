@@ -4,6 +4,7 @@ import json
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import after_reasoning
+from vlrl.verifiers.dress import without_end_tokens
 from vlrl.verifiers.grids import right_cells
 
 INSTRUCTION = "Please reason step by step, and end with the filled table as JSON in one ```json block:"
@@ -17,7 +18,7 @@ def prompt(row: Row) -> list[Message]:
 
 def verify(response: str, row: Row) -> Score:
     """The share of right cells is only a part for the log, because many cells can be guessed."""
-    text = after_reasoning(response)
+    text = without_end_tokens(after_reasoning(response))
     answer = text.rpartition("```json")[2].partition("```")[0] if "```json" in text else text
     share = right_cells(answer, row.meta["solution"])
     return Score(reward=float(share == 1), parts={"cells": share})
@@ -28,6 +29,7 @@ RIGHT = '{"House 1": {"Name": "Eric", "Pet": "cat"}, "House 2": {"Name": "Arnold
 EXAMPLES = [
     (f"So it is\n```json\n{RIGHT}\n```", TWO, 1.0),
     (RIGHT.lower().replace("house", "House").replace("name", "Name").replace("pet", "Pet"), TWO, 1.0),
+    (f"{RIGHT}<|im_end|>", TWO, 1.0),
     (RIGHT.replace("cat", "dog"), TWO, 0.0),
     (RIGHT.replace(', "House 2": {"Name": "Arnold", "Pet": "dog"}', ""), TWO, 0.0),
     (f"<think>{RIGHT}</think>", TWO, 0.0),

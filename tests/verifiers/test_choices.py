@@ -159,7 +159,16 @@ def test_no_and_false_are_no(answer):
         "nο",
         "true1false",
     ]
-    + ["<think>yes</think>", "<think>yes", r"\boxed{yes", r"yes \boxed{}", "Nobody", "unknown"],
+    + ["<think>yes</think>", "<think>yes", r"\boxed{yes", r"yes \boxed{}", "Nobody", "unknown"]
+    + ["not really true", "It is hardly true", "probably true", "far from true", "never false", "True or not", "Is it true?"]
+    + [
+        "It is not the case that it is true",
+        "neither true nor false",
+        "True, not false",
+        "partly true",
+        "half true",
+        "true if false",
+    ],
 )
 def test_all_else_is_neither(answer):
     assert yes_no(answer) is None

@@ -13,6 +13,7 @@ from typing import Any
 
 from vlrl.tasks import BadRow
 from vlrl.verifiers.answers import after_reasoning
+from vlrl.verifiers.dress import without_end_tokens
 
 MAX_JSON = 16_384
 MAX_DEPTH = 32
@@ -68,7 +69,7 @@ def response_json(response: str) -> Any:
     >>> response_json("Two, I think.\\n```json\\n[1, 2]\\n```")
     [1, 2]
     """
-    lines = after_reasoning(response).split("\n")
+    lines = without_end_tokens(after_reasoning(response)).split("\n")
     fences = [number for number, line in enumerate(lines) if line.lstrip().startswith("```")]
     if len(fences) % 2:
         raise ValueError("the last block is not closed")
