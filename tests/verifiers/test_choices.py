@@ -136,9 +136,7 @@ def test_yes_and_true_are_yes(answer):
     assert yes_no(answer) is True
 
 
-@pytest.mark.parametrize(
-    "answer", ["no", "No.", "FALSE", "**false**", r"\boxed{no}", "The claim is false.", "No: that no bird flies is false"]
-)
+@pytest.mark.parametrize("answer", ["no", "No.", "FALSE", "**false**", r"\boxed{no}", "The claim is false.", "No, it is false"])
 def test_no_and_false_are_no(answer):
     assert yes_no(answer) is False
 
@@ -168,6 +166,10 @@ def test_no_and_false_are_no(answer):
         "partly true",
         "half true",
         "true if false",
+        "impossible to be true",
+        "No: that no bird flies is false",
+        "It is wrong that it is true",
+        "I doubt that it is true",
     ],
 )
 def test_all_else_is_neither(answer):

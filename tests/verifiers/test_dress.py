@@ -113,6 +113,13 @@ def test_empty_braces_are_an_answer_only_as_a_literal():
     assert last_boxed(r"\boxed{ }", literal=True) is last_boxed(r"\boxed{{}}") is None
 
 
+@pytest.mark.parametrize("between", [" or ", "$ or $", ", or ", " and ", "** or maybe **", r"\) or \("])
+def test_two_boxes_joined_by_or_are_no_answer(between):
+    assert last_boxed(rf"\boxed{{4}}{between}\boxed{{5}}") is None
+    assert last_boxed(rf"\boxed{{5}}{between}\boxed{{5}}") == "5"
+    assert last_boxed(rf"\boxed{{4}}{between}\boxed{{6}}. No: \boxed{{5}}") == "5"
+
+
 @pytest.mark.parametrize(
     "after",
     [

@@ -17,6 +17,9 @@ _TAKEN_BACK = re.compile(
     r"\b(?:[Bb]ut|[Nn]o|[Oo]h|[Hh]mm+),? wait\b|(?:^|[.!?\n])[ *$]*(?:[Aa]ctually,? |[Hh]old on,? )?[Ww]ait\b(?=[,.!:;…]|\s*[-—])"
     r"|\b[Hh]mm+\b|\bI should (?:re-?|double[- ])?check\b"
 )
+_ALTERNATIVE = re.compile(
+    r"[\s$*\\(),.;\]]*(?:or|and|and/or|or else|or maybe|or perhaps|or possibly)[\s$*\\(),:\[]*"
+)  # between boxes
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is part of the answer, so it is skipped
 _PLAIN = r"(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _SCALAR = re.compile(rf"([+-]?)\s*(?:\\?\$\s*)?({_PLAIN}(?:[eE][+-]?\d{{1,3}})?)")
@@ -42,25 +45,39 @@ def after_reasoning(response: str) -> str:
 def last_boxed(response: str, *, literal: bool = False) -> str | None:
     """The content of the last \\boxed{...} after the reasoning, stripped; None if there is no box, or nothing in it.
 
-    Only the last box counts. If it is blank, or its brace is not closed within 4,096 characters, the result is None, even with an
-    earlier box. A box of empty braces, spaces or marks is blank. A box that the text after it takes back ("but wait", "hmm", "I
-    should check") is none either: the reasoning was cut off. literal: empty braces are an answer, as Python's empty dict.
+    Only the last box counts. The result is None, even with an earlier box, if the last one is blank (empty braces, spaces or
+    marks), is not closed within 4,096 characters, is joined to another one by "or" or "and", or is taken back by the text after
+    it ("but wait", "hmm", "I should check"), as in reasoning that was cut off.
+
+    literal: empty braces are an answer, as Python's empty dict.
 
     >>> last_boxed(r"\\boxed{1} no, \\boxed{\\frac{1}{2}}")
     '\\\\frac{1}{2}'
     """
     text = after_reasoning(response)
-    boxes = list(_BOX.finditer(text))
+    boxes = [box.span() for box in _BOX.finditer(text)]
     if not boxes:
         return None
-    start = boxes[-1].end()
+    (opening, start), end = boxes[-1], _closing_brace(text, boxes[-1][1])
+    if end is None:
+        return None
+    content = text[start:end].strip()
+    if len(boxes) > 1 and (before := _closing_brace(text, boxes[-2][1])) is not None:
+        other = text[boxes[-2][1] : before].strip()
+        if other != content and _ALTERNATIVE.fullmatch(text, before + 1, opening):
+            return None
+    if is_blank(text[start:end]) and not (literal and content == "{}"):
+        return None
+    return None if _TAKEN_BACK.search(text[end + 1 :]) else content
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Where the brace closes that is open at `start`; None if it does not close within 4,096 characters."""
     depth = 1
     for brace in _BRACE.finditer(text, start, start + MAX_ANSWER + 1):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
-            content = text[start : brace.start()]
-            is_empty = is_blank(content) and not (literal and content.strip() == "{}")
-            return None if is_empty or _TAKEN_BACK.search(text[brace.end() :]) else content.strip()
+            return brace.start()
     return None
 
 

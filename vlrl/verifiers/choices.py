@@ -10,30 +10,28 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 
 from vlrl.tasks import BadRow
-from vlrl.verifiers.answers import MAX_ANSWER, after_reasoning, last_boxed, plain_words
+from vlrl.verifiers.answers import MAX_ANSWER, after_reasoning, last_boxed, number, plain_words
 from vlrl.verifiers.dress import undress, without_lead_in
 
 _TAGGED = re.compile(r"\s*<answer>((?:(?!</?answer>).)*)</answer>\s*", re.DOTALL)
 _LETTER = re.compile(r"(?:\( ?([A-Za-z]) ?\)|\[ ?([A-Za-z]) ?\]|([A-Za-z]) ?\)?)(?: ?[.:])?")
 _LETTERED = re.compile(  # (C) five; C. five; C) five; C - five
-    r"(?:[(\[] ?(?P<wrapped>[A-Za-z]) ?[)\]](?: ?[-.:=])?|(?P<bare>[A-Za-z])(?P<mark> ?[.:)]| ?[-=](?= )|(?= )))"
+    r"(?:[(\[] ?(?P<wrapped>[A-Za-z]) ?[)\]](?: ?[.:,]| [-=](?= ))?|(?P<bare>[A-Za-z])(?P<mark> ?[.:)]|,| ?[-=](?= )|(?= )))"
     r" ?(?P<text>\S.*)"
 )
 _AFTER_TEXT = re.compile(r"(?P<text>.+) \( ?(?P<letter>[A-Za-z]) ?\)")  # five (C)
 
 _YES_NO = {"yes": True, "true": True, "no": False, "false": False}
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_DOUBTS = frozenset(  # with one of these before it, the last word does not say what the answer is
-    """not cannot never neither nor hardly barely scarcely rarely far anything nothing doubt doubtful unlikely maybe perhaps
-    possibly probably likely almost nearly partly partially half sometimes either or if whether unless except""".split()  # noqa: SIM905
-)
+_BEFORE_YES_NO = frozenset("the this that it is so thus hence therefore my final correct answer statement claim caption".split())  # noqa: SIM905
 
 
 def choice(answer: str, options: Sequence[str]) -> str | None:
     """The letter of the option that `answer` picks; None if it picks none or several.
 
-    The answer may be the letter (either case, with or without brackets), the full text of one option (by `same_text`), or both if
-    they agree. A single letter is read as an option's letter first, then as an option's text.
+    The answer may be the letter (either case, with or without brackets), the full text of one option (by `same_text`, or its
+    exact value if it is a number), or both if they agree. A single letter is read as an option's letter first, then as an
+    option's text.
 
     >>> shapes = ["hexagon", "triangle", "square", "pentagon"]
     >>> choice("The answer is **(D)**.", shapes), choice("Pentagon", shapes), choice("D - pentagon", shapes), choice("D)", shapes)
@@ -48,9 +46,12 @@ def choice(answer: str, options: Sequence[str]) -> str | None:
         return picked if picked in texts else None
     plain = plain_words(words)
     named = [letter for letter, text in texts.items() if plain and plain == text]
+    if not named and (value := number(words)) is not None:
+        named = [letter for letter, text in texts.items() if number(text) == value]
     if both := _letter_and_text(words):
         picked, text = both
-        if texts.get(picked) in map(plain_words, (text, text.removeprefix("(").removesuffix(")"))) and set(named) <= {picked}:
+        readings = map(plain_words, (text, text.removeprefix("(").removesuffix(")")))
+        if picked in texts and texts[picked] in readings and set(named) <= {picked}:
             return picked
     return named[0] if len(named) == 1 else None
 
@@ -72,18 +73,18 @@ def same_choice(answer: str, gold: str, options: Sequence[str]) -> bool:
 
 
 def yes_no(answer: str) -> bool | None:
-    """Reads the last word of the answer: True for yes or true, False for no or false, None for any other word.
+    """True if the answer is yes or true, False if it is no or false, None if it is both or anything else.
 
-    Also None if an earlier word says the opposite, denies or doubts ("not", "isn't", "hardly", "maybe", "or").
+    Words such as "the answer is" may be before it. Any other word could deny or doubt it, so it makes the answer None.
 
     >>> yes_no("So it is **true**."), yes_no("No"), yes_no("Yes and no"), yes_no("It is not true"), yes_no("Yes, it moves")
     (True, False, None, None, None)
     """
-    *before, last = [word.casefold() for word in _WORD.findall(_answer_text(answer))] or [""]
-    value = None if _answer_text(answer).rstrip(" .").endswith("?") else _YES_NO.get(last)
-    contradicted = any(_YES_NO.get(word, value) != value for word in before)
-    doubted = any(word in _DOUBTS or word.endswith(("n't", "n’t")) for word in before)
-    return None if contradicted or doubted else value
+    text = _answer_text(answer)
+    words = [word.casefold() for word in _WORD.findall(undress(text))]
+    values = {_YES_NO[word] for word in words if word in _YES_NO}
+    is_plain = words[-1:] and words[-1] in _YES_NO and all(word in _YES_NO or word in _BEFORE_YES_NO for word in words)
+    return values.pop() if is_plain and len(values) == 1 and not undress(text).endswith("?") else None
 
 
 def _letter_and_text(words: str) -> tuple[str, str] | None:
@@ -95,7 +96,7 @@ def _letter_and_text(words: str) -> tuple[str, str] | None:
     lettered = _LETTERED.fullmatch(words)
     if lettered is None:
         return None
-    names_two = len(lettered["text"]) == 1 and lettered["text"].isalpha() and lettered["mark"] in ("", "-", " -", "=", " =")
+    names_two = len(lettered["text"]) == 1 and lettered["text"].isalpha() and lettered["mark"] in ("", ",", "-", " -", "=", " =")
     return None if names_two else ((lettered["wrapped"] or lettered["bare"]).upper(), lettered["text"])
 
 

@@ -31,6 +31,7 @@ _REWRITES = [
     (re.compile(r"\\(?:left|right)(?![A-Za-z])\.?|\\[bB]igg?[lrm]?(?![A-Za-z])"), ""),
     (re.compile(r"\\(?:(?:display|text|script)style|bf(?:series)?|rm|it|large|Large|LARGE|huge|Huge)(?![A-Za-z])"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\frac ?(\d) ?(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r" ?\^ ?(?:\\circ|\{ ?\\circ ?\})(?![A-Za-z])|\\degree(?![A-Za-z])"), "°"),
     (re.compile(r"(?<![\w*])\*\*([^*]*)\*\*(?![\w*])"), r"\1"),
 ]

@@ -20,6 +20,7 @@ _NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eig
 _NUMERALS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
 
 _YEAR = re.compile(r"(?:1[5-9]|20)[0-9]{2}")
+_IN_YEAR = re.compile(r"\A(?:in )?(?:the )?(?:year )?(?=[0-9])", re.IGNORECASE)
 _MISSING = re.compile(r"[+-]?(?:nan|inf|infinity|)", re.IGNORECASE)
 _MAX_CHARACTERS = 20_000
 _MIN_WORDS = 8
@@ -86,8 +87,9 @@ def relaxed_number(answer: str, gold: str, *, tolerance: float = 0.05, exact: bo
     """Whether a value read from a chart is within the relative `tolerance` of the reference, both ends included.
 
     The answer is read by `answers.quantity`, so a unit after it is ignored, and 3.5 million is 3,500,000. 5% is 0.05, so it is
-    not 5. There is no tolerance for 0, for a year (four plain digits, 1500 to 2099), or if `exact` is set,
-    as for counts. A reference that is not a bare number is compared as text. Raises BadRow if it is empty, NaN or infinite.
+    not 5. There is no tolerance for 0, for a year (four plain digits, 1500 to 2099), or if `exact` is set, as for counts, which
+    may also be English words (see `count`). A reference that is not a bare number is compared as text. Raises BadRow if it is
+    empty, NaN or infinite.
 
     >>> relaxed_number("$1,290", "1234"), relaxed_number("3.5 million", "3400000"), relaxed_number("5%", "0.05")
     (True, True, True)
@@ -99,10 +101,11 @@ def relaxed_number(answer: str, gold: str, *, tolerance: float = 0.05, exact: bo
     expected = quantity(gold, is_bare=True)
     if expected is None:
         return same_text(answer, gold)
-    value = quantity(answer)
+    is_year = bool(_YEAR.fullmatch(gold.strip()))
+    value = quantity(_IN_YEAR.sub("", undress(answer)) if is_year else answer)
     if value is None:
-        return False
-    if exact or _YEAR.fullmatch(gold.strip()):
+        return exact and count(answer) == expected
+    if exact or is_year:
         return value == expected
     return abs(value - expected) <= Fraction(str(tolerance)) * abs(expected)
 
