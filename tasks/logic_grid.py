@@ -2,8 +2,8 @@
 
 import json
 
+from vlrl.common.responses import after_reasoning
 from vlrl.types import Message, Row, Score
-from vlrl.verifiers.answers import after_reasoning
 from vlrl.verifiers.grids import right_cells
 
 INSTRUCTION = "Please reason step by step, and end with the filled table as JSON in one ```json block:"
@@ -28,6 +28,7 @@ RIGHT = '{"House 1": {"Name": "Eric", "Pet": "cat"}, "House 2": {"Name": "Arnold
 EXAMPLES = [
     (f"So it is\n```json\n{RIGHT}\n```", TWO, 1.0),
     (RIGHT.lower().replace("house", "House").replace("name", "Name").replace("pet", "Pet"), TWO, 1.0),
+    (f"{RIGHT}<|im_end|>", TWO, 1.0),
     (RIGHT.replace("cat", "dog"), TWO, 0.0),
     (RIGHT.replace(', "House 2": {"Name": "Arnold", "Pet": "dog"}', ""), TWO, 0.0),
     (f"<think>{RIGHT}</think>", TWO, 0.0),

@@ -12,7 +12,7 @@ def prompt(row: Row) -> list[Message]:
 
 
 def verify(response: str, row: Row) -> Score:
-    answer = last_boxed(response)
+    answer = last_boxed(response, literal=True)
     correct = answer is not None and same_literal(answer, row.answer)
     return Score(reward=float(correct), parts={"boxed": float(answer is not None)})
 
@@ -20,6 +20,8 @@ def verify(response: str, row: Row) -> Score:
 EXAMPLES = [
     ("\\boxed{['a', 'b']}", Row(answer='["a", "b"]'), 1.0),
     ("\\boxed{{'a': 1}}", Row(answer="{'a': 1}"), 1.0),
+    ("\\boxed{{}}", Row(answer="{}"), 1.0),
+    ("\\boxed{\\{'a': 1\\}}", Row(answer="{'a': 1}"), 1.0),  # as LaTeX writes braces
     ("\\boxed{('a', 'b')}", Row(answer="['a', 'b']"), 0.0),  # a tuple is not a list
     ("\\boxed{f('a')}", Row(answer="'a'"), 0.0),
     ("['a', 'b']", Row(answer="['a', 'b']"), 0.0),

@@ -1,4 +1,7 @@
-"""reading (OCR): the text in a picture, scored by its similarity to the nearest text of the row's meta["texts"]."""
+"""reading (OCR): the text in a picture, scored by its similarity to the nearest text of the row's meta["texts"].
+
+\\text{...}, bold and other marks around the text are ignored, unless they are in the picture's text too.
+"""
 
 from vlrl.types import Message, Row, Score
 from vlrl.verifiers.answers import last_boxed
@@ -20,6 +23,7 @@ def verify(response: str, row: Row) -> Score:
 
 EXAMPLES = [
     ("\\boxed{No Entry}", Row(answer="NO ENTRY"), 1.0),
+    ("\\boxed{\\text{No Entry}}", Row(answer="NO ENTRY"), 1.0),
     ("\\boxed{hallo}", Row(answer="hello"), 0.8),
     ("\\boxed{exit}", Row(answer="NO ENTRY"), 0.0),
     ("NO ENTRY", Row(answer="NO ENTRY"), 0.0),

@@ -88,6 +88,18 @@ def test_a_verifier_that_fails_is_a_disagreement_of_its_own_kind(sky, tmp_path):
         ('{"response": "", "row": {}}', ":1 has no 'expected'"),
         ('{"response": "", "row": {"gold": 1}, "expected": 1}', "unknown row field gold; a row has answer, images"),
         ('{"response": "", "row": "00000007", "expected": 1}', "row is '00000007'; write the row itself"),
+        (
+            '{"response": "", "row": {"answer": ["7"]}, "expected": 1}',
+            r"answer is \['7'\] \(list\); write text",
+        ),
+        ('{"response": null, "row": {"answer": "7"}, "expected": 1}', "response is None \\(NoneType\\); write text"),
+        ('{"response": "", "row": {"answer": NaN}, "expected": 1}', "answer is nan \\(float\\); write text or a finite number"),
+        ('{"response": "", "row": {"images": "a.png"}, "expected": 1}', "images is 'a.png'; write a list of paths"),
+        ('{"response": "", "row": {"images": [7]}, "expected": 1}', "images is .7.; write a list of paths"),
+        ('{"response": "", "row": {"meta": ["4"]}, "expected": 1}', "meta is .'4'.; write an object"),
+        ('{"response": "", "row": {}, "expected": "right"}', "expected is 'right'; write the reward as a finite number"),
+        ('{"response": "", "row": {}, "expected": NaN}', "expected is nan; write the reward as a finite number"),
+        ('["", {}, 1]', "write an object: "),
         ("", "is empty"),
     ],
 )
@@ -95,6 +107,13 @@ def test_a_case_that_cannot_be_read_is_named(tmp_path, line, says):
     (tmp_path / "cases.jsonl").write_text(line)
     with pytest.raises(ValueError, match=says):
         read_cases(tmp_path / "cases.jsonl")
+
+
+def test_a_number_without_quotation_marks_is_read_as_text(tmp_path):
+    path = cases(tmp_path, {"response": 42, "row": {"question": 7, "answer": 42.5}, "expected": 1}, RIGHT)
+    (case, _) = read_cases(path)
+    assert (case.response, case.row.question, case.row.answer) == ("42", "7", "42.5")
+    assert control_characters([case]) == []
 
 
 def test_prompts_are_shown_with_their_images_as_files(sky, tmp_path):

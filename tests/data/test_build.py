@@ -248,7 +248,7 @@ def test_a_recipe_that_cannot_be_used_is_named(made, old, new, says):
         ),
         (
             '{"question": "a", "answer": [1]}',
-            "to_row fails for record 1 .TypeError: answer must be text or a number, got .1. .list",
+            "to_row fails for record 1 .ValueError: answer is .1. .list.; write text or a finite number",
         ),
         ('{"question": "a", "answer": "1"}\n{"ques', "sums.jsonl:2 is not JSON"),
     ],

@@ -25,7 +25,7 @@ def test_the_examples_in_the_docstrings_hold():
         (r"\boxed{\left\{ 1 \right.}", r"\left\{ 1 \right."),
         (r"\boxed {7}", "7"),
         (r"\boxed{\boxed{3}}", "3"),
-        (r"\boxed{ }", ""),
+        (r"\boxed{1} but \boxed{ }", None),
         (r"\fbox{5} and \boxed5", None),
         (r"\boxed{1} but \boxed{2", None),
         ("", None),
@@ -141,6 +141,8 @@ def test_an_unreadable_reference_is_the_rows_fault():
         same_number("5", "about 5")
 
 
-@pytest.mark.parametrize(("answer", "same"), [("yes", True), ("  YES .", True), ("yes..", False), ("no", False), ("y es", False)])
+@pytest.mark.parametrize(
+    ("answer", "same"), [("yes", True), ("  YES .", True), ("yes..", False), ("", False), ("no", False), ("y es", False)]
+)
 def test_words_are_the_same_but_for_case_space_and_a_full_stop(answer, same):
     assert same_text(answer, "Yes.") == same

@@ -136,9 +136,7 @@ def test_yes_and_true_are_yes(answer):
     assert yes_no(answer) is True
 
 
-@pytest.mark.parametrize(
-    "answer", ["no", "No.", "FALSE", "**false**", r"\boxed{no}", "The claim is false.", "No: that no bird flies is false"]
-)
+@pytest.mark.parametrize("answer", ["no", "No.", "FALSE", "**false**", r"\boxed{no}", "The claim is false.", "No, it is false"])
 def test_no_and_false_are_no(answer):
     assert yes_no(answer) is False
 
@@ -159,7 +157,20 @@ def test_no_and_false_are_no(answer):
         "nο",
         "true1false",
     ]
-    + ["<think>yes</think>", "<think>yes", r"\boxed{yes", r"yes \boxed{}", "Nobody", "unknown"],
+    + ["<think>yes</think>", "<think>yes", r"\boxed{yes", r"yes \boxed{}", "Nobody", "unknown"]
+    + ["not really true", "It is hardly true", "probably true", "far from true", "never false", "True or not", "Is it true?"]
+    + [
+        "It is not the case that it is true",
+        "neither true nor false",
+        "True, not false",
+        "partly true",
+        "half true",
+        "true if false",
+        "impossible to be true",
+        "No: that no bird flies is false",
+        "It is wrong that it is true",
+        "I doubt that it is true",
+    ],
 )
 def test_all_else_is_neither(answer):
     assert yes_no(answer) is None

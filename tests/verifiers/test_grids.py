@@ -10,9 +10,10 @@ import reasoning_gym
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlrl.common.responses import after_reasoning
 from vlrl.tasks import BadRow
 from vlrl.verifiers import grids
-from vlrl.verifiers.answers import after_reasoning, last_boxed, same_text
+from vlrl.verifiers.answers import last_boxed, same_text
 from vlrl.verifiers.grids import digits, is_shortest_path, right_cells, same_grid, solves_futoshiki, solves_queens, solves_sudoku
 
 PASSES = {

@@ -9,9 +9,10 @@ import reasoning_gym
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlrl.common.responses import after_reasoning
 from vlrl.tasks import BadRow
 from vlrl.verifiers import logic
-from vlrl.verifiers.answers import after_reasoning, last_boxed
+from vlrl.verifiers.answers import last_boxed
 from vlrl.verifiers.logic import concludes, equivalent, follows, roles, solves_knights
 
 NAMES = ["Joseph", "Samuel", "Ava"]

@@ -58,14 +58,67 @@ def test_a_count_is_read_plain_and_in_groups(value):
     assert count(str(value)) == count(f"{value:,}") == value
 
 
-@pytest.mark.parametrize(("answer", "value"), [("zero", 0), ("TWENTY", 20), (" Twelve. ", 12), ("007", 7), ("1,000,000", 10**6)])
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("zero", 0), ("TWENTY", 20), (" Twelve. ", 12), ("007", 7), ("1,000,000", 10**6)]
+    + [
+        ("7.0", 7),
+        ("+7", 7),
+        ("7 cells", 7),
+        ("seven red cells", 7),
+        (r"\text{Seven}", 7),
+        ("**7**", 7),
+        ("N = 7", 7),
+        ("(7)", 7),
+    ]
+    + [("The answer is 7", 7), ("3 + 4 = 7", 7), ("7.00 cells", 7), ("1,024 cells", 1024)],
+)
 def test_the_spellings_of_a_count_are_read(answer, value):
     assert count(answer) == value
 
 
 @pytest.mark.parametrize(
     "answer",
-    ["", ".", "7 cells", "about 7", "5-7", "5 to 7", "6 or 7", "6, 7", "7,8", "+7", "-7", "7.0", "7/1", "7e0", "1_000", "1,00"]
+    [
+        "",
+        ".",
+        "There are 7 cells",
+        "about 7",
+        "5-7",
+        "5 to 7",
+        "6 or 7",
+        "6, 7",
+        "7,8",
+        "-7",
+        "7.5",
+        "7/1",
+        "7e0",
+        "1_000",
+        "1,00",
+    ]
+    + [
+        "7 or 8 cells",
+        "7 cells or 8",
+        "seven cells and eight more",
+        "7 dozen",
+        "seven hundred",
+        "7%",
+        "7 thousand",
+        "7 pairs",
+        "3 + 4",
+    ]
+    + [
+        "7 = 8",
+        "not 7",
+        "no seven cells",
+        "7 cells?",
+        "seven, eight",
+        "half",
+        "7 and a half",
+        "minus seven",
+        "six seven",
+        "7.0.0",
+    ]
     + ["٧", "７", "²", "seven or eight", "twenty one", "seventy", "7\n8", "nan", "None", "0x7", "9" * 5000, "1234567890"],
 )
 def test_all_else_is_not_a_count(answer):

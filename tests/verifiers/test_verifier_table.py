@@ -12,8 +12,8 @@ from tests.conftest import needs_a_jail
 from vlrl.tasks import BadRow
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/verifiers.md").read_text()
-MODULES = ("answers", "boxes", "choices", "code", "grids", "literals", "logic", "structured", "symbolic", "text")
-NOT_FOR_TASKS = {"run_calls"}  # what score_calls is made of
+MODULES = ("answers", "boxes", "choices", "code", "dress", "grids", "literals", "logic", "structured", "symbolic", "text")
+NOT_FOR_TASKS = {"run_calls", "is_blank", "bare_value", "without_lead_in", "plain_words"}  # what other functions are made of
 
 
 def offered() -> dict[str, Any]:

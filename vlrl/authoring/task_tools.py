@@ -4,6 +4,7 @@ The scoring pool of training scores the responses, with the same deadlines and j
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlrl.authoring.templates import RECIPE, TASK
+from vlrl.common.json_text import json_text
 from vlrl.common.names import name_fault
 from vlrl.data.images import open_image
 from vlrl.data.pixels import MAX_SIDE
@@ -80,6 +82,8 @@ def _write_new(name: str, folder: Path, template: str) -> Path:
 def read_cases(path: Path) -> list[Case]:
     """Reads cases from JSON lines such as {"response": "...", "row": {"answer": "..."}, "expected": 1}.
 
+    A number as a response, question or answer is read as text.
+
     Raises ValueError with the line's number for a faulty line.
     """
     if not path.exists():
@@ -91,12 +95,20 @@ def read_cases(path: Path) -> list[Case]:
         raise ValueError(f"{path} is empty; write one case per line, as a JSON object")
     for number, line in enumerate(path.read_text().rstrip("\n").split("\n"), start=1):
         try:
-            raw = json.loads(line)
-            cases.append(Case(response=raw["response"], row=row_of(raw["row"]), expected=float(raw["expected"])))
-        except (ValueError, KeyError, TypeError) as error:
+            cases.append(_case_of(json.loads(line)))
+        except (ValueError, KeyError) as error:
             fault = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
             raise ValueError(f"{path}:{number} {fault}") from None
     return cases
+
+
+def _case_of(raw: Any) -> Case:
+    if not isinstance(raw, dict):
+        raise ValueError(f'it is {raw!r:.80}; write an object: {{"response": "...", "row": {{"answer": "..."}}, "expected": 1}}')
+    response, row, expected = json_text(raw["response"], "response"), row_of(raw["row"]), raw["expected"]
+    if not isinstance(expected, int | float) or not math.isfinite(expected):
+        raise ValueError(f"expected is {expected!r:.80}; write the reward as a finite number")
+    return Case(response=response, row=row, expected=float(expected))
 
 
 def control_characters(cases: Sequence[Case]) -> list[str]:
@@ -124,13 +136,22 @@ def prompt_to_show(task: Task, row: Row, **own: str | None) -> list[Message]:
 
 
 def row_of(raw: dict[str, Any]) -> Row:
-    """Creates a row from JSON data. Raises ValueError for anything but an object with a row's fields."""
+    """Creates a row from JSON data; a number in a text field is read as text.
+
+    Raises ValueError for anything but an object with a row's fields, and for a field of the wrong type.
+    """
     if not isinstance(raw, dict):
         raise ValueError(f'row is {raw!r}; write the row itself, as {{"question": "...", "answer": "..."}}')
     known = {field.name for field in fields(Row)}
     if unknown := sorted(raw.keys() - known):
         raise ValueError(f"unknown row field {', '.join(unknown)}; a row has {', '.join(sorted(known))}")
-    return Row(**raw | {"images": tuple(raw.get("images", ()))})
+    images, meta = raw.get("images", []), raw.get("meta", {})
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise ValueError(f'images is {images!r:.80}; write a list of paths, as in ["a.png"]')
+    if not isinstance(meta, dict):
+        raise ValueError(f'meta is {meta!r:.80}; write an object, as in {{"options": ["4", "5"]}}')
+    texts = {name: json_text(raw[name], name) for name in raw.keys() - {"images", "meta"}}
+    return Row(images=tuple(images), meta=meta, **texts)
 
 
 def verify_cases(task: str, cases: Sequence[Case], scorer: Scorer) -> Report:

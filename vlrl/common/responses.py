@@ -17,9 +17,9 @@ def after_reasoning(response: str) -> str:
     (' 4', '')
     """
     answer = response.rpartition(CLOSING)[2].partition(OPENING)[0]
-    ended = answer.rstrip()
-    end = next((end for end in _ENDS if ended.endswith(end)), None)
-    return answer if end is None else ended.removesuffix(end)
+    while (ended := answer.rstrip()).endswith(_ENDS):
+        answer = ended[: ended.rindex("<|")]
+    return answer
 
 
 def opened_reasoning(prompt: str) -> str:

@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from vlrl.common.json_text import json_text
 from vlrl.data.images import decode_whole_image
 from vlrl.data.pixels import to_rgb
 from vlrl.data.shards import NewRow, extension_of, row_identity
@@ -211,22 +212,16 @@ def _with_plain_fields(row: NewRow) -> NewRow:
 
 
 def _text(value: Any, name: str) -> str:
-    """A number or a boolean as JSON writes it, None as no text. Raises TypeError for any other type but text.
+    """A field as `json_text` reads it; None is no text. Raises Fault for a number that is not finite, else ValueError.
 
-    >>> _text(7, "answer"), _text(7.0, "answer"), _text(True, "answer"), _text(None, "answer")
-    ('7', '7.0', 'true', '')
+    >>> _text(7, "answer"), _text(None, "answer")
+    ('7', '')
     """
-    if isinstance(value, str):
-        return value
     if value is None:
         return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, Real | Decimal):
-        raise TypeError(f"{name} must be text or a number, got {value!r:.80} ({type(value).__name__}); convert it with str(...)")
-    if not math.isfinite(value):
+    if isinstance(value, Real | Decimal) and not math.isfinite(value):
         raise Fault(f"its {name} is not a finite number", str(value))
-    return str(value)
+    return json_text(value, name)
 
 
 def _line_in(path: Path, error: Exception) -> str:

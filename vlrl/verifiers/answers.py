@@ -9,39 +9,71 @@ from fractions import Fraction
 
 from vlrl.common.responses import after_reasoning
 from vlrl.tasks import BadRow
+from vlrl.verifiers.dress import bare_value, is_blank, undress
 
 MAX_ANSWER = 4096
 
 _BOX = re.compile(r"\\boxed\s*\{")
+_TAKEN_BACK = re.compile(
+    r"\b(?:[Bb]ut|[Nn]o|[Oo]h|[Hh]mm+),? wait\b|(?:^|[.!?\n])[ *$]*(?:[Aa]ctually,? |[Hh]old on,? )?[Ww]ait\b(?=[,.!:;…]|\s*[-—])"
+    r"|\b[Hh]mm+\b|\bI should (?:re-?|double[- ])?check\b"
+)
+_ALTERNATIVE = re.compile(
+    r"[\s$*\\(),.;\]]*(?:or|and|and/or|or else|or maybe|or perhaps|or possibly)[\s$*\\(),:\[]*"
+)  # between boxes
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is part of the answer, so it is skipped
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:bf|it|rm))\s*\{([^{}]*)\}")  # words in some font
 _PLAIN = r"(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _SCALAR = re.compile(rf"([+-]?)\s*(?:\\?\$\s*)?({_PLAIN}(?:[eE][+-]?\d{{1,3}})?)")
 _QUOTIENT = re.compile(rf"([+-]?)\s*({_PLAIN})\s*/\s*(-?{_PLAIN})")
 _FRAC = re.compile(
     rf"([+-]?)\s*\\[dt]?frac\s*(?:\{{\s*(-?{_PLAIN})\s*\}}|(\d))\s*(?:\{{\s*(-?{_PLAIN})\s*\}}|(\d))",
 )
+_MIXED = re.compile(r"([+-]?) ?(\d+) ?(\\frac.*|(?<= )\d+ ?/ ?\d+)")  # 3\frac{1}{2}, 3 1/2
+_POWER_OF_TEN = re.compile(r"(.+?) ?(?:\\times|\\cdot|\*|(?<=\d) ?x) ?10 ?\^ ?(?:\{ ?(-?\d{1,3}) ?\}|(\d))")
+_SCALED = re.compile(r"(.+?) ?(%|[kKMB]|(?i:percent|hundred|thousand|million|billion|trillion))", re.ASCII)
+_SCALES = {"%": Fraction(1, 100), "percent": Fraction(1, 100), "hundred": Fraction(100), "trillion": Fraction(10**12)}
+_SCALES |= dict.fromkeys(["k", "thousand"], Fraction(10**3)) | dict.fromkeys(["m", "million"], Fraction(10**6))
+_SCALES |= dict.fromkeys(["b", "billion"], Fraction(10**9))
+_CURRENCIES = str.maketrans("€£¥₹", "$$$$")
 _COMMA = re.compile(r",\\!\s*|\{,\}|(?<=\d)(?:\\[,;:! ]|~)(?=\d)")  # LaTeX's thousands separators
 
 
-def last_boxed(response: str) -> str | None:
-    """The content of the last \\boxed{...} after the reasoning, stripped; None if there is no box.
+def last_boxed(response: str, *, literal: bool = False) -> str | None:
+    """The content of the last \\boxed{...} after the reasoning, stripped; None if there is no box, or nothing in it.
 
-    Only the last box counts. If its brace is not closed within 4,096 characters, the result is None, even with an earlier box.
+    Only the last box counts. The result is None, even with an earlier box, if the last one is blank (empty braces, spaces or
+    marks), is not closed within 4,096 characters, is joined to another one by "or" or "and", or is taken back by the text after
+    it ("but wait", "hmm", "I should check"), as in reasoning that was cut off.
+
+    literal: empty braces are an answer, as Python's empty dict.
 
     >>> last_boxed(r"\\boxed{1} no, \\boxed{\\frac{1}{2}}")
     '\\\\frac{1}{2}'
     """
     text = after_reasoning(response)
-    boxes = list(_BOX.finditer(text))
+    boxes = [box.span() for box in _BOX.finditer(text)]
     if not boxes:
         return None
-    start = boxes[-1].end()
+    (opening, start), end = boxes[-1], _closing_brace(text, boxes[-1][1])
+    if end is None:
+        return None
+    content = text[start:end].strip()
+    if len(boxes) > 1 and (before := _closing_brace(text, boxes[-2][1])) is not None:
+        other = text[boxes[-2][1] : before].strip()
+        if other != content and _ALTERNATIVE.fullmatch(text, before + 1, opening):
+            return None
+    if is_blank(text[start:end]) and not (literal and content == "{}"):
+        return None
+    return None if _TAKEN_BACK.search(text[end + 1 :]) else content
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Where the brace closes that is open at `start`; None if it does not close within 4,096 characters."""
     depth = 1
     for brace in _BRACE.finditer(text, start, start + MAX_ANSWER + 1):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
-            return text[start : brace.start()].strip()
+            return brace.start()
     return None
 
 
@@ -72,29 +104,72 @@ def number(text: str) -> Fraction | None:
     return -value if sign == "-" else value
 
 
-def same_number(answer: str, gold: str) -> bool:
-    """Whether both are the same number by the rules of `number`. Raises BadRow if the reference is not a number.
+def quantity(text: str, *, is_bare: bool = False) -> Fraction | None:
+    """Reads `text` as one number in any dress of `dress.py`; None if it is anything else, such as a sum or two numbers.
 
-    >>> same_number("12.0", "12"), same_number(r"\\frac{2}{4}", "0.5"), same_number("0.333333", "1/3")
-    (True, True, False)
+    Beside the forms of `number`: 1.3 \\times 10^1, 3\\frac{1}{2}, and a scale (%, percent, hundred, k, K, M, B, thousand,
+    million, billion, trillion): 5% is 0.05. A unit or the thing counted is ignored, so 13 cm is 13. is_bare: no lead-in, equation
+    or unit is allowed.
+
+    >>> quantity(r"x = 13\\text{ cm}"), quantity("3.5 million people"), quantity(r"1.3 \\times 10^1"), quantity("**-13**")
+    (Fraction(13, 1), Fraction(3500000, 1), Fraction(13, 1), Fraction(-13, 1))
+    >>> quantity("13 or 14"), quantity("12+1"), quantity("13-14"), quantity("2x = 26"), quantity("13 cm", is_bare=True)
+    (None, None, None, None, None)
     """
-    expected = number(gold)
+    if len(text) > MAX_ANSWER:
+        return None
+    value = (undress(text) if is_bare else bare_value(text)).translate(_CURRENCIES)
+    if scaled := _SCALED.fullmatch(value):
+        factor = _written(scaled[1])
+        return None if factor is None else factor * _SCALES[scaled[2].lower()]
+    return _written(value)
+
+
+def same_number(answer: str, gold: str) -> bool:
+    """Whether the answer, read by `quantity`, is the reference exactly. Raises BadRow if the reference is not a bare number.
+
+    >>> same_number("12.0", "12"), same_number(r"\\frac{2}{4}", "0.5"), same_number("0.333333", "1/3"), same_number("12 m", "12")
+    (True, True, False, True)
+    """
+    expected = number(undress(gold))
     if expected is None:
         raise BadRow(f"the reference answer {gold!r} is not a number")
-    return number(answer) == expected
+    return quantity(answer) == expected
 
 
 def same_text(answer: str, gold: str) -> bool:
-    """Whether both are the same words. Ignores case, white space, the font of a \\text{...} and one final full stop.
+    """Whether both are the same words. Ignores case, white space, marks and fonts (as `undress` of dress.py).
 
-    >>> same_text(" Yes.", "yes"), same_text(r"\\text{Yes}", "yes"), same_text("Yes and no", "yes")
-    (True, True, False)
+    An empty answer is never right, and differs from an empty reference too.
+
+    >>> same_text(" Yes.", "yes"), same_text(r"\\textbf{Yes}", "yes"), same_text("Yes and no", "yes"), same_text("", "")
+    (True, True, False, False)
     """
-    return _words(answer) == _words(gold)
+    return bool(words := plain_words(answer)) and words == plain_words(gold)
 
 
-def _words(text: str) -> str:
-    return " ".join(_TEXT.sub(r"\1", text).casefold().split()).removesuffix(".").rstrip()
+def plain_words(text: str) -> str:
+    """The undressed text in lower case.
+
+    >>> plain_words("**The  Blue** one.")
+    'the blue one'
+    """
+    return undress(text).casefold()
+
+
+def _written(text: str) -> Fraction | None:
+    """A number, a mixed number such as 3\\frac{1}{2}, or a number times a power of ten; None if the text is anything else."""
+    if (value := number(text)) is not None:
+        return value
+    if mixed := _MIXED.fullmatch(text):
+        whole, part = number(mixed[2]), number(mixed[3])
+        if whole is None or part is None or not 0 < part < 1:
+            return None
+        return -(whole + part) if mixed[1] == "-" else whole + part
+    if power := _POWER_OF_TEN.fullmatch(text):
+        factor = number(power[1])
+        return None if factor is None else factor * Fraction(10) ** int(power[2] or power[3])
+    return None
 
 
 def _fraction(digits: str) -> Fraction:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from vlrl.common.responses import after_reasoning
 from vlrl.tasks import BadRow
-from vlrl.verifiers.answers import after_reasoning
 from vlrl.verifiers.structured import response_json
 
 Box = tuple[float, float, float, float]

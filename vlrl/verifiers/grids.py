@@ -14,6 +14,7 @@ from typing import Any
 
 from vlrl.tasks import BadRow
 from vlrl.verifiers.answers import MAX_ANSWER, same_text
+from vlrl.verifiers.dress import undress
 from vlrl.verifiers.structured import read_json
 
 Grid = Sequence[Sequence[int]]
@@ -146,7 +147,7 @@ def is_shortest_path(answer: str, matrix: Sequence[Sequence[str]]) -> bool:
         return False
     if distance is None:
         return same_text(answer, "infeasible")
-    steps = answer.strip().removesuffix(".").casefold().replace(",", " ").split()
+    steps = undress(answer).casefold().replace(",", " ").split()
     cell = ends["*"]
     for step in steps:
         cell += _STEPS.get(step, float("inf"))
@@ -195,7 +196,7 @@ def _in_order(one: int, other: int, sign: str) -> bool:
 
 def _json(answer: str) -> Any:
     try:
-        return read_json(_FENCE.sub("", answer))
+        return read_json(_FENCE.sub("", answer.strip()))
     except ValueError:
         return None
 

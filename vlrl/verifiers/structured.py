@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from vlrl.common.responses import after_reasoning
 from vlrl.tasks import BadRow
-from vlrl.verifiers.answers import after_reasoning
 
 MAX_JSON = 16_384
 MAX_DEPTH = 32
@@ -68,7 +68,7 @@ def response_json(response: str) -> Any:
     >>> response_json("Two, I think.\\n```json\\n[1, 2]\\n```")
     [1, 2]
     """
-    lines = after_reasoning(response).split("\n")
+    lines = after_reasoning(response).strip().split("\n")
     fences = [number for number, line in enumerate(lines) if line.lstrip().startswith("```")]
     if len(fences) % 2:
         raise ValueError("the last block is not closed")

@@ -10,21 +10,18 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from vlrl.tasks import BadRow
-from vlrl.verifiers.answers import MAX_ANSWER, number, same_text
+from vlrl.verifiers.answers import MAX_ANSWER, quantity, same_text
+from vlrl.verifiers.dress import bare_value, undress
 
 MAX_GOLD = 512
 
-_COUNT = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3}){1,2}|[0-9]{1,9}")
+_COUNT = re.compile(r"\+?([1-9][0-9]{0,2}(?:,[0-9]{3}){1,2}|[0-9]{1,9})(?:\.0{1,9})?")
 _NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _NUMERALS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
 
 _YEAR = re.compile(r"(?:1[5-9]|20)[0-9]{2}")
+_IN_YEAR = re.compile(r"\A(?:in )?(?:the )?(?:year )?(?=[0-9])", re.IGNORECASE)
 _MISSING = re.compile(r"[+-]?(?:nan|inf|infinity|)", re.IGNORECASE)
-_UNIT = re.compile(r"(?:\\?%|(?i:percent|thousand|million|billion|trillion)|[kKMB])\Z", re.ASCII)
-_FACTORS = {"%": Fraction(1, 100), "percent": Fraction(1, 100)}
-_FACTORS |= {"k": Fraction(10**3), "thousand": Fraction(10**3), "m": Fraction(10**6), "million": Fraction(10**6)}
-_FACTORS |= {"b": Fraction(10**9), "billion": Fraction(10**9), "trillion": Fraction(10**12)}
-
 _MAX_CHARACTERS = 20_000
 _MIN_WORDS = 8
 _MAJORITY = 2 / 3
@@ -51,23 +48,27 @@ _UNIT_OF = re.compile("|".join(f"(?P<{script}>{pattern})" for script, pattern in
 def count(answer: str) -> int | None:
     """Reads `answer` as a count: ASCII digits, plain or in complete groups of thousands, or an English word from zero to twenty.
 
-    Returns None for anything else: a sign, a fraction, a unit, a range, two numbers, more than nine digits. One full stop may
-    follow.
+    The thing counted may follow, and other dress may be around it (see dress.py): 7 cells, N = 7. 7.0 is 7. Returns None for
+    anything else: a minus sign, a fraction, a range, two numbers, a sentence such as "There are 7 cells", more than nine digits.
 
-    >>> count("1,024"), count("Seven."), count("6 or 7"), count("-7"), count("7e0"), count("٧")
-    (1024, 7, None, None, None, None)
+    >>> count("1,024"), count("Seven cells."), count("7.0"), count("6 or 7"), count("-7"), count("7e0"), count("There are 7")
+    (1024, 7, 7, None, None, None, None)
     """
-    word = answer.strip().removesuffix(".").lower()
-    if _COUNT.fullmatch(word):
-        return int(word.replace(",", ""))
-    return _NUMERALS.index(word) if word in _NUMERALS else None
+    if len(answer) > MAX_ANSWER:
+        return None
+    first, _, others = undress(answer).partition(" ")
+    if first.lower() in _NUMERALS:
+        answer = f"{_NUMERALS.index(first.lower())} {others}"
+    digits = _COUNT.fullmatch(bare_value(answer))
+    return int(digits[1].replace(",", "")) if digits else None
 
 
 def anls(answer: str, golds: Sequence[str]) -> float:
     """Average Normalised Levenshtein Similarity with the nearest reference (https://arxiv.org/abs/1907.00490).
 
     NL is the number of edits divided by the longer length. The score is 1 - NL if NL is below 0.5, otherwise 0. Case, white space
-    and Unicode compatibility forms are ignored. An answer of more than 4,096 characters scores 0. Raises BadRow if the row has no
+    and Unicode compatibility forms are ignored. The answer counts as it is and without marks and fonts (see `undress` of
+    dress.py), whichever is nearer. An answer of more than 4,096 characters scores 0. Raises BadRow if the row has no
     references, or if one is empty or longer than 512 characters.
 
     >>> anls("hallo", ["hello"]), anls(" Shell  ISNI", ["Shell Isni", "x"]), anls("00", ["O0"])
@@ -78,16 +79,17 @@ def anls(answer: str, golds: Sequence[str]) -> float:
         raise BadRow(f"anls needs references of 1 to {MAX_GOLD} characters, got {str(golds)[:100]}")
     if len(answer) > MAX_ANSWER:
         return 0.0
-    given = _plain(answer)
-    return max(_similarity(given, gold) for gold in expected)
+    readings = {_plain(answer), _plain(undress(answer))}
+    return max(_similarity(given, gold) for given in readings for gold in expected)
 
 
 def relaxed_number(answer: str, gold: str, *, tolerance: float = 0.05, exact: bool = False) -> bool:
     """Whether a value read from a chart is within the relative `tolerance` of the reference, both ends included.
 
-    Numbers are those of `answers.number`, optionally followed by %, percent, k, K, M, B, thousand, million, billion or trillion.
-    5% is 0.05, so it is not 5. There is no tolerance for 0, for a year (four plain digits, 1500 to 2099), or if `exact` is set,
-    as for counts. A reference that is not a number is compared as text. Raises BadRow if it is empty, NaN or infinite.
+    The answer is read by `answers.quantity`, so a unit after it is ignored, and 3.5 million is 3,500,000. 5% is 0.05, so it is
+    not 5. There is no tolerance for 0, for a year (four plain digits, 1500 to 2099), or if `exact` is set, as for counts, which
+    may also be English words (see `count`). A reference that is not a bare number is compared as text. Raises BadRow if it is
+    empty, NaN or infinite.
 
     >>> relaxed_number("$1,290", "1234"), relaxed_number("3.5 million", "3400000"), relaxed_number("5%", "0.05")
     (True, True, True)
@@ -96,13 +98,14 @@ def relaxed_number(answer: str, gold: str, *, tolerance: float = 0.05, exact: bo
     """
     if _MISSING.fullmatch(gold.strip()):
         raise BadRow(f"the reference {gold!r} is empty or not finite; it must be a number or text")
-    expected = _quantity(gold)
+    expected = quantity(gold, is_bare=True)
     if expected is None:
         return same_text(answer, gold)
-    value = _quantity(answer)
+    is_year = bool(_YEAR.fullmatch(gold.strip()))
+    value = quantity(_IN_YEAR.sub("", undress(answer)) if is_year else answer)
     if value is None:
-        return False
-    if exact or _YEAR.fullmatch(gold.strip()):
+        return exact and count(answer) == expected
+    if exact or is_year:
         return value == expected
     return abs(value - expected) <= Fraction(str(tolerance)) * abs(expected)
 
@@ -147,15 +150,6 @@ def _edits(one: str, other: str) -> int:
             cost = min(row[column] + 1, row[column - 1] + 1, diagonal + (letter != wanted))
             diagonal, row[column] = row[column], cost
     return row[-1]
-
-
-def _quantity(text: str) -> Fraction | None:
-    text = text.strip().removesuffix(".")
-    unit = _UNIT.search(text)
-    if unit is None:
-        return number(text)
-    value = number(text[: unit.start()])
-    return None if value is None else value * _FACTORS[unit.group().removeprefix("\\").lower()]
 
 
 def _scripts(text: str) -> Counter[str]:

@@ -2,7 +2,7 @@
 
 expressions: a gold, answers that are mathematically the same, and answers that are not: what a slip of the pen, a hedge, or a
 reading that overlooks half of the text would take for it. boxed: whole responses, where the box has to be found.
-choices, literals: answers that are the gold or are not. texts, places: answers with what they are worth.
+numbers, choices, literals: answers that are the gold or are not. texts, places: answers with what they are worth.
 attacks: solutions that are wrong and try to be paid all the same, by what they reach for: the equality of what comes back, the
 end of the process, patches of the interpreter, looks at the expected values, the pipes of a verdict, sizes; endless are those
 that only a clock ends. honest: solutions that must be paid. All define `total(xs)`, the sum of a list, or `mean(xs)`, a float.
