@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+_TYPING = ("Any", "Callable", "Dict", "Iterable", "List", "Optional", "Sequence", "Set", "Tuple", "Union")
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
 
@@ -108,9 +109,13 @@ def serve_calls(source: str, requests: "Iterable[bytes]", reply: "Callable[[Any]
     """Runs the source, then answers each request until the input ends, with {"value"}, {"object"}, {"method"} or {"error"}.
 
     A request is {of, name, args, kwargs}. of: an expression, such as a function's name, or the number of an object; name: one of
-    its attributes, or None. Without args, the attribute's value is the answer. An object is sent as its number if `new` is set.
+    its attributes, or None. Without args, the attribute's value is the answer. A new object is sent as its number if `is_class` is set.
     If the source cannot run, the reply is one {"error"}, and the process exits.
     """
+    if any(f"{name}[" in source for name in _TYPING):  # functions are often written without these imports
+        import typing
+
+        vars(builtins).update({name: getattr(typing, name) for name in _TYPING})
     try:
         namespace = _run(source, "solution")
     except BaseException as error:
@@ -129,7 +134,7 @@ def serve_calls(source: str, requests: "Iterable[bytes]", reply: "Callable[[Any]
                 reply({"method": True} if callable(target) else {"value": encode(target)})
                 continue
             result = target(*decode(request["args"]), **decode(request["kwargs"]))
-            if request["new"]:
+            if request["is_class"] and isinstance(target, type):
                 targets[len(targets)] = result
                 reply({"object": len(targets) - 1})
             else:

@@ -17,7 +17,7 @@ _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozen
 _DICTS = (dict, OrderedDict, defaultdict)
 _LONG_INT = 10**4000  # beyond some 4,300 digits, Python refuses to read or write a decimal number
 _MAX_EXPONENT = 10_000  # of a Decimal; int() of a larger one fills the memory
-_MAX_RANGE = 10**7
+_MAX_RANGE, _MAX_HEX, _MAX_FIELDS = 10**7, 10**5, 255  # what a scoring worker handles in an instant
 
 
 def encode(value: "Any") -> "Any":
@@ -63,7 +63,7 @@ def _encode_by_name(value: "Any", name: str) -> "Any":
 
 
 def decode(data: "Any") -> "Any":
-    """The inverse of `encode`. Raises ValueError, TypeError, LookupError, AttributeError or ArithmeticError for other data."""
+    """The inverse of `encode`. Other data raises ValueError, TypeError, LookupError, AttributeError, ArithmeticError or SyntaxError."""
     if type(data) in _SCALARS or type(data) is int:
         return data
     ((kind, content),) = data.items()
@@ -73,6 +73,8 @@ def decode(data: "Any") -> "Any":
         items = {decode(key): decode(item) for key, item in content}
         return items if kind == "dict" else Counter(items)
     if kind == "int":
+        if len(content) > _MAX_HEX:
+            raise ValueError(f"a whole number of more than {_MAX_HEX} hexadecimal digits")
         return int(content, 16)
     if kind == "complex":
         return complex(*content)
@@ -85,6 +87,8 @@ def decode(data: "Any") -> "Any":
         return (bytes if kind == "bytes" else bytearray)(a2b_base64(content))
     if kind == "namedtuple":
         name, fields, values = content
+        if len(fields) > _MAX_FIELDS:
+            raise ValueError(f"a named tuple of more than {_MAX_FIELDS} fields")
         return namedtuple(name, fields)(*map(decode, values))  # type: ignore[misc]  # the fields come with the value
     return _decode_late(kind, content)
 
@@ -100,7 +104,8 @@ def _decode_late(kind: str, content: "Any") -> "Any":
     if kind == "Fraction":
         from fractions import Fraction
 
-        return Fraction(*map(decode, content))
+        numerator, denominator = content
+        return Fraction(decode(numerator), decode(denominator))  # of two numbers, or else a TypeError
     import datetime
 
     if kind == "timedelta":

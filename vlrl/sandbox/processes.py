@@ -85,6 +85,13 @@ class Child:
                 raise ValueError(f"more than {most} bytes of output")
         return bytes(self._received)
 
+    def wait(self, deadline: float) -> int:
+        """The exit code of a child that ends by itself, -N for signal N. Raises TimeoutError at the deadline."""
+        try:
+            return self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+
     def _read(self, deadline: float) -> bytes:
         """Waits for bytes from the child and keeps them; none if it has closed its stdout. Raises TimeoutError at the deadline."""
         while (left := deadline - time.monotonic()) > 0:

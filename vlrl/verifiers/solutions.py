@@ -7,20 +7,22 @@ do anything to its own process, but it can only return values. `vlrl.sandbox.jai
 import builtins
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vlrl.sandbox import jail as sandbox
 from vlrl.sandbox.plain_data import decode, encode
 
+_T = TypeVar("_T")
 _START_S = 30.0
 _MAX_SLOWDOWN = 3.0  # wall-clock time over CPU time on a busy machine
 _TICK_S = 0.02  # the kernel counts a process's seconds in ticks
 _FILE_BYTES = 8 << 20
-_NOT_DATA = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError)
-_ENDS_ITERATION = (StopIteration, StopAsyncIteration)  # all(map(candidate, cases)) would take one for the end of its cases
+_NOT_DATA = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SyntaxError, RecursionError, MemoryError)
+_NOT_RAISED = (StopIteration, StopAsyncIteration, BaseExceptionGroup)  # all(map(candidate, cases)) takes one for the cases' end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,19 +69,21 @@ class Solution:
         return self.request({"of": self.entry_point, "name": None, "args": encode(list(args)), "kwargs": encode(kwargs)})
 
     def request(self, content: dict[str, Any], answer: str = "value") -> Outcome:
-        """The outcome of one request to `code_child.serve_calls`; answer: the kind of answer that is accepted."""
+        """The outcome of one request to `code_child.serve_calls`; answer: "object" or "attribute" if it may be no plain value."""
         self.calls += 1
         try:
-            self._child.send(json.dumps(content | {"new": answer == "object"}).encode())
+            self._child.send(json.dumps(content | {"is_class": answer == "object"}).encode())
         except OSError:
             pass  # the process ended; its last reply may say why
         try:
             reply = json.loads(self._in_time(self._child.receive))
             if "error" in reply:
                 return Outcome(error=str(reply["error"]))
+            if answer == "object" and "object" in reply:
+                return Outcome(value=Remote(self, int(reply["object"])))
             if answer == "attribute" and "method" in reply:
-                return Outcome(value=Remote)
-            return Outcome(value=int(reply["object"]) if answer == "object" else decode(reply["value"]))
+                return Outcome(value=Remote(self, content["of"], content["name"]))
+            return Outcome(value=decode(reply["value"]))
         except TimeoutError:
             return Outcome(error="timeout")
         except EOFError:
@@ -91,18 +95,19 @@ class Solution:
         """What the program prints until it ends, at most so many bytes. The error of a program that fails is its exception."""
         try:
             printed = self._in_time(lambda deadline: self._child.receive_rest(deadline, most))
+            code = self._in_time(self._child.wait)
         except TimeoutError:
             return Outcome(error="timeout")
         except ValueError as error:
             return Outcome(error=str(error))
-        if code := self._child.kill():
+        if code:
             try:
                 return Outcome(error=str(json.loads(printed.splitlines()[-1])["error"]))
             except _NOT_DATA:
                 return Outcome(error=f"the process ended with exit code {code}")
         return Outcome(value=printed.decode(errors="replace"))
 
-    def _in_time(self, receive: Callable[[float], bytes]) -> bytes:
+    def _in_time(self, receive: Callable[[float], _T]) -> _T:
         """What `receive` returns. Raises TimeoutError once the process's time is used up."""
         while True:
             try:
@@ -123,7 +128,7 @@ class Solution:
 class Remote:
     """A function, class, object or method of a solution in test code. Calls return plain data, or raise SolutionError.
 
-    Only a call of a class returns an object, another Remote. A Remote is neither true nor false nor equal to anything, because the
+    Only a call of a class, named as in CapWords, returns an object, another Remote. A Remote is neither true nor false nor equal to anything, because the
     solution would decide that.
     """
 
@@ -132,16 +137,14 @@ class Remote:
         self.__name__ = name or str(of)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        is_class = isinstance(self._of, str) and self._of[:1].isupper() and self._of.isidentifier() and self._name is None
+        may_be_class = self._name is None and re.fullmatch("[A-Z][A-Za-z0-9]*", str(self._of))
         request = {"of": self._of, "name": self._name, "args": encode(list(args)), "kwargs": encode(kwargs)}
-        value = _value(self._solution.request(request, "object" if is_class else "value"))
-        return Remote(self._solution, value) if is_class else value
+        return _value(self._solution.request(request, "object" if may_be_class else "value"))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or self._name is not None:
             raise AttributeError(name)
-        value = _value(self._solution.request({"of": self._of, "name": name, "args": None}, "attribute"))
-        return Remote(self._solution, self._of, name) if value is Remote else value
+        return _value(self._solution.request({"of": self._of, "name": name, "args": None}, "attribute"))
 
     def __bool__(self) -> bool:
         raise TypeError(f"{self.__name__} of the solution is neither true nor false")
@@ -156,8 +159,9 @@ def _value(outcome: Outcome) -> Any:
     if not outcome.error:
         return outcome.value
     raised = getattr(builtins, outcome.error.partition(":")[0], None)
-    if isinstance(raised, type) and issubclass(raised, Exception) and not issubclass(raised, _ENDS_ITERATION):
-        raise type("SolutionError", (SolutionError, raised), {})(outcome.error)
+    if isinstance(raised, type) and issubclass(raised, Exception) and not issubclass(raised, _NOT_RAISED):
+        own = {"__init__": Exception.__init__, "__str__": Exception.__str__}  # some exceptions expect or show more than a text
+        raise type("SolutionError", (SolutionError, raised), own)(outcome.error)
     raise SolutionError(outcome.error)
 
 
