@@ -68,9 +68,9 @@ WRONG = {
     "crashes afterwards": f"import ctypes\n{READ}print(s, flush=True)\nctypes.string_at(0)",
     "aborts afterwards": f"import os\n{READ}print(s, flush=True)\nos.abort()",
     "fails in its thread": "import threading\nthreading.Thread(target=lambda: 1 / 0).start()",
-    "forges a reply": "print('{\"value\": \"6\"}')",
-    "forges a reply on every descriptor": "import os\nfor fd in range(3, 32):\n    try: os.write(fd, b'{\"value\": \"6\\\\n\"}\\n')\n    except OSError: pass",
-    "forges an error": "print('{\"error\": \"\"}')\nexit(1)",
+    "forges a reply": 'print(\'{"value": "6"}\')',
+    "forges a reply on every descriptor": 'import os\nfor fd in range(3, 32):\n    try: os.write(fd, b\'{"value": "6\\\\n"}\\n\')\n    except OSError: pass',
+    "forges an error": 'print(\'{"error": ""}\')\nexit(1)',
     "both answers": "print(6)\nprint(30)",
     "both answers on a line": "print(6, 30)",
     "closes its descriptors": "import os\nos.closerange(0, 64)",
@@ -170,6 +170,8 @@ def test_a_thread_with_a_large_stack_recurses_deeply():
     assert scored(program, [("", "100000")]).reward == 1.0
 
 
-@pytest.mark.parametrize("program", ["1 / 0", "import os\nos._exit(3)", "print(object())", "print({'a', 'b', 'c', 'd', 'e'})", "exit(5)"])
+@pytest.mark.parametrize(
+    "program", ["1 / 0", "import os\nos._exit(3)", "print(object())", "print({'a', 'b', 'c', 'd', 'e'})", "exit(5)"]
+)
 def test_a_wrong_program_is_described_in_the_same_words_each_time(program):
     assert len({scored(program, CASES[:1]).detail for _ in range(3)}) == 1

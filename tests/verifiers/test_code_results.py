@@ -41,7 +41,9 @@ RESULTS = {
 
 @pytest.mark.parametrize(("imports", "value", "same"), RESULTS.values(), ids=RESULTS)
 def test_a_result_of_a_standard_type_is_itself_in_test_code(imports, value, same):
-    score = judged(f"{imports}\ndef f(): return {value}", f"assert f() == {same}", f"assert type(f()) is type({same})", setup=imports)
+    score = judged(
+        f"{imports}\ndef f(): return {value}", f"assert f() == {same}", f"assert type(f()) is type({same})", setup=imports
+    )
     assert score.reward == 1.0, score.detail
 
 
@@ -137,8 +139,8 @@ LIARS = {
     "a class of the name": "class f:\n    def __init__(self, x): pass\n    def __eq__(self, other): return True\n    def bit_length(self): return 2",
     "an object's number": "import os\nfor fd in range(3, 32):\n    try: os.write(fd, b'{\"object\": 0}\\n' * 9)\n    except OSError: pass\ndef f(x): pass",
     "a method's mark": "import os\nfor fd in range(3, 32):\n    try: os.write(fd, b'{\"method\": true}\\n' * 9)\n    except OSError: pass\ndef f(x): pass",
-    "a value of two kinds": "import os\nfor fd in range(3, 32):\n    try: os.write(fd, b'{\"value\": {\"int\": \"0x3\", \"dict\": []}}\\n' * 9)\n    except OSError: pass\ndef f(x): pass",
-    "an array by the pipe": "import os\nfor fd in range(3, 32):\n    try: os.write(fd, b'{\"value\": {\"ndarray\": [3]}}\\n' * 9)\n    except OSError: pass\ndef f(x): pass",
+    "a value of two kinds": 'import os\nfor fd in range(3, 32):\n    try: os.write(fd, b\'{"value": {"int": "0x3", "dict": []}}\\n\' * 9)\n    except OSError: pass\ndef f(x): pass',
+    "an array by the pipe": 'import os\nfor fd in range(3, 32):\n    try: os.write(fd, b\'{"value": {"ndarray": [3]}}\\n\' * 9)\n    except OSError: pass\ndef f(x): pass',
     "no answer to equality": "def f(x): return NotImplemented",
     "the end of an iteration": "def f(x): raise StopIteration",
     "the end of a test": "def f(x): raise type('AssertionError', (StopIteration,), {})",
@@ -183,7 +185,9 @@ def test_an_object_keeps_its_state_and_shows_its_attributes():
     assert judged(source, *tests, entry_point="Counter").reward == 1.0
 
 
-@pytest.mark.parametrize("test", ["assert Stack()", "assert Stack() == 3", "assert Stack() != 3", "assert Stack() in [3]", "assert Stack().full"])
+@pytest.mark.parametrize(
+    "test", ["assert Stack()", "assert Stack() == 3", "assert Stack() != 3", "assert Stack() in [3]", "assert Stack().full"]
+)
 def test_an_object_s_own_opinion_of_itself_counts_nothing(test):
     source = "class Stack:\n    __eq__ = __ne__ = __bool__ = lambda *_: True\n    def full(self): return True"
     assert judged(source, test, entry_point="Stack").reward == 0.0
@@ -197,13 +201,19 @@ def test_tests_can_expect_python_s_own_exceptions():
 
 
 def test_test_functions_that_nothing_calls_are_called():
-    for test in ("def check(candidate):\n    assert candidate(2) == 3", "def test_two():\n    assert f(2) == 3", "def check():\n    assert f(2) == 3"):
+    for test in (
+        "def check(candidate):\n    assert candidate(2) == 3",
+        "def test_two():\n    assert f(2) == 3",
+        "def check():\n    assert f(2) == 3",
+    ):
         assert judged("def f(x): return x + 1", test).reward == 1.0
         assert judged("def f(x): return x", test).reward == 0.0
     assert judged("def f(x): return x", "def check(candidate):\n    assert candidate(2) == 3\n", "check(f)").reward == 0.0
 
 
-@pytest.mark.parametrize("test", ["assert True", "METADATA = {}", "def test_it(fixture):\n    assert f(2) == 3", "assert g(2) == 3", "class T: pass"])
+@pytest.mark.parametrize(
+    "test", ["assert True", "METADATA = {}", "def test_it(fixture):\n    assert f(2) == 3", "assert g(2) == 3", "class T: pass"]
+)
 def test_tests_that_never_call_the_solution_are_the_row_s_fault(test):
     with pytest.raises(BadRow, match="never call 'f'"):
         judged("def f(x): return x + 1", test)
@@ -235,7 +245,16 @@ def test_a_name_of_python_s_own_is_not_the_solution_s():
     assert score_calls(fenced("pass"), "sum", [[[[1, 2]], 3]], timeout_s=PATIENCE_S).detail == "KeyError: 'sum'"
 
 
-@pytest.mark.parametrize("source", ["1 / 0", "raise SystemExit(0)", "import os\nos._exit(0)", "def f(x): return str(object())", "def f(x): return {'a', 'b', 'c'}"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "1 / 0",
+        "raise SystemExit(0)",
+        "import os\nos._exit(0)",
+        "def f(x): return str(object())",
+        "def f(x): return {'a', 'b', 'c'}",
+    ],
+)
 def test_a_broken_solution_is_described_in_the_same_words_each_time(source):
     details = {score_calls(fenced(source), "f", [[[1], 2], [[2], 3]], timeout_s=PATIENCE_S).detail for _ in range(3)}
     assert len(details) == 1

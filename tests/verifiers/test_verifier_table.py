@@ -12,7 +12,20 @@ from tests.conftest import needs_a_jail
 from vlrl.tasks import BadRow
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/verifiers.md").read_text()
-MODULES = ("answers", "boxes", "choices", "code", "grids", "literals", "logic", "structured", "symbolic", "text")
+MODULES = (
+    "answers",
+    "boxes",
+    "choices",
+    "code",
+    "code_blocks",
+    "grids",
+    "literals",
+    "logic",
+    "outputs",
+    "structured",
+    "symbolic",
+    "text",
+)
 NOT_FOR_TASKS = {"run_calls"}  # what score_calls is made of
 
 

@@ -82,7 +82,11 @@ def start(limits: Mapping[str, int], *, threads: bool = False) -> tuple[Child, d
         threads = threads and _counts_users_by_namespace()
     elif threads:
         uid = secrets.choice(_THREADED_USERS)
-    confine = {"limits": dict(limits) | ({"RLIMIT_NPROC": _MAX_THREADS} if threads else {}), "filter": _filter(threads), "uid": uid}
+    confine = {
+        "limits": dict(limits) | ({"RLIMIT_NPROC": _MAX_THREADS} if threads else {}),
+        "filter": _filter(threads),
+        "uid": uid,
+    }
     return _standby(Jailed, (*arguments, *_python(), _MAIN.format(root="/vlrl", packages="/packages"))).take(), confine
 
 

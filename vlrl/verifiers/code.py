@@ -84,7 +84,9 @@ def score_tests(
                 passed.append(False)
                 faults.append(f"{type(error).__name__}: {error}")
     if not solution.calls:
-        raise BadRow(f"the row's tests never call {entry_point!r}{': ' * bool(faults)}{''.join(faults[:1])}; call it by that name")
+        raise BadRow(
+            f"the row's tests never call {entry_point!r}{': ' * bool(faults)}{''.join(faults[:1])}; call it by that name"
+        )
     return _score(passed, faults)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from vlrl.verifiers.answers import after_reasoning
 
-_OPENING = re.compile(r"(?:^[ \t]*(?P<fence>`{3,}|~{3,})|(?P<inline>`{3,})(?=py))(?P<language>[^\n`]*)$", re.M | re.I)
+_OPENING = re.compile(r"(?:^[ \t]*+(?P<fence>`{3,}+|~{3,}+)|(?<!`)(?P<inline>`{3,}+)(?=py))(?P<language>[^\n`]*+)$", re.M | re.I)
 _PYTHON = re.compile(r"\{?\.?i?py(?:thon)?[\d.]*\}?(?:[\s:,{].*)?", re.I)
 _STRING_OR_COMMENT = r"""
     \#[^\n]*
-    | \"{3} (?: \\. | [^\\] )*? \"{3} | '{3} (?: \\. | [^\\] )*? '{3}
-    | \" (?: \\. | [^"\\\n] )* \" | ' (?: \\. | [^'\\\n] )* '
-"""
+    | \"{3} (?: \\. | [^\\] )*? (?: \"{3} | \Z ) | '{3} (?: \\. | [^\\] )*? (?: '{3} | \Z )
+    | \" (?: \\. | [^"\\\n] )* \"? | ' (?: \\. | [^'\\\n] )* '?
+"""  # each alternative matches to the end of the text or line if its quote is not closed, so that the search is linear
 _MODULE_START = re.compile(r"(?:\s*#[^\n]*\n)*\s*(?:def|class|async\s+def|import|from\s+[\w.]+\s+import|@\w[\w.]*)\b")
 _STATEMENT = re.compile(r"^[ \t]*(?:def|class|import|from|for|while|if|return|print)\b|\binput\(", re.M)
 
@@ -39,13 +39,21 @@ def _blocks(text: str) -> Iterator[tuple[str, str | None]]:
     position = 0
     while opening := _OPENING.search(text, position):
         language, fence = opening["language"].strip(), opening["fence"] or opening["inline"]
-        if language and not _PYTHON.fullmatch(language):
-            closings = re.finditer(rf"^[ \t]*(?P<closing>{fence})", text[opening.end() :], re.M)
-        else:
-            closings = re.finditer(rf"{_STRING_OR_COMMENT} | (?P<closing>{fence})", text[opening.end() :], re.S | re.X)
-        closing = next((found for found in closings if found["closing"]), None)
+        is_code = not language or _PYTHON.fullmatch(language)
+        closing = (_code_end(text, opening.end(), fence) if is_code else None) or _line(fence).search(text, opening.end())
         if closing is None:
             yield language, None
             return
-        yield language, textwrap.dedent(text[opening.end() :][: closing.start()]).strip("\r\n")
-        position = opening.end() + closing.end()
+        yield language, textwrap.dedent(text[opening.end() : closing.start("fence")]).strip("\r\n")
+        position = closing.end()
+
+
+def _code_end(text: str, position: int, fence: str) -> re.Match[str] | None:
+    """The first fence outside of the code's strings and comments."""
+    found = re.compile(rf"{_STRING_OR_COMMENT} | (?P<fence>{fence})", re.DOTALL | re.VERBOSE).finditer(text, position)
+    return next((match for match in found if match["fence"]), None)
+
+
+def _line(fence: str) -> re.Pattern[str]:
+    """A line that is a fence: the end of a block in another language, or of code in which a string is not closed."""
+    return re.compile(rf"^[ \t]*(?P<fence>{fence})[ \t\r]*$", re.MULTILINE)

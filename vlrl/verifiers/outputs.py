@@ -59,7 +59,11 @@ def _same_words(words: list[str], expected: list[str], tolerance: float) -> bool
 
 
 def _same_real(word: str, want: str, tolerance: float) -> bool:
-    if not (_REAL.fullmatch(word) and _REAL.fullmatch(want)) or _WHOLE.fullmatch(want) and (not tolerance or _WHOLE.fullmatch(word)):
+    if (
+        not (_REAL.fullmatch(word) and _REAL.fullmatch(want))
+        or _WHOLE.fullmatch(want)
+        and (not tolerance or _WHOLE.fullmatch(word))
+    ):
         return False
     if Decimal(word) == Decimal(want):
         return True
