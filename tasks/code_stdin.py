@@ -1,7 +1,7 @@
 """code_stdin: a program that reads its input and prints its answer; it runs in a jail on every case of meta["cases"].
 
-A row may set meta["timeout_s"], the CPU seconds of a case, meta["memory_mb"], and meta["tolerance"], the allowed error of numbers that
-are not whole. Without a tolerance, the one that the question states counts, or else none.
+A row may set meta["timeout_s"], the CPU seconds of a case, meta["memory_mb"], and meta["tolerance"], the allowed error of numbers
+that are not whole. Without a tolerance, the one that the question states counts, or else none.
 """
 
 from vlrl.types import Message, Row, Score

@@ -3,10 +3,15 @@
 import pytest
 
 from tests.conftest import PATIENCE_S
+from tests.verifiers.cases import cases
 from vlrl.sandbox.plain_data import decode, encode
 from vlrl.tasks import BadRow
 from vlrl.types import Status
 from vlrl.verifiers.code import run_calls, same_value, score_calls, score_tests
+
+
+def of_kind(kind: str) -> list:
+    return [pytest.param(case["solution"], id=case["name"]) for case in cases("results") if case["kind"] == kind]
 
 
 def fenced(source: str) -> str:
@@ -115,41 +120,7 @@ def test_sets_and_deques_are_the_same_in_the_types_of_their_elements_too():
     assert same_value(frozenset({1, "a"}), frozenset({"a", 1}))
 
 
-LIARS = {
-    "a tuple equal to all": "class T(tuple):\n    __eq__ = lambda *_: True\n    __hash__ = tuple.__hash__\ndef f(x): return T((7,))",
-    "a tuple with fields": "class T(tuple):\n    _fields = ('a',)\n    __eq__ = lambda *_: True\ndef f(x): return T((7,))",
-    "fields that are code": "class T(tuple):\n    _fields = ('a=print(1)',)\ndef f(x): return T((7,))",
-    "fields twice": "class T(tuple):\n    _fields = ('fi', '\\ufb01')\ndef f(x): return T((7, 8))",
-    "too many fields": "class T(tuple):\n    _fields = tuple(f'a{n}' for n in range(999))\ndef f(x): return T(range(999))",
-    "a Decimal in name": "class Decimal:\n    __str__ = lambda _: '7'\n    __eq__ = lambda *_: True\nDecimal.__module__ = 'decimal'\ndef f(x): return Decimal()",
-    "a Decimal that is no number": "class Decimal:\n    __str__ = lambda _: 'sNaN'\nDecimal.__module__ = 'decimal'\ndef f(x): return Decimal()",
-    "a Fraction of texts": "class Fraction:\n    numerator, denominator = '1e999999999', 1\nFraction.__module__ = 'fractions'\ndef f(x): return Fraction()",
-    "a Fraction of nothing": "class Fraction:\n    numerator, denominator = 1, 0\nFraction.__module__ = 'fractions'\ndef f(x): return Fraction()",
-    "an array in name": "class ndarray:\n    tolist = lambda self: self\n    __eq__ = lambda *_: True\nndarray.__module__ = 'numpy'\ndef f(x): return ndarray()",
-    "an array equal to all": "import numpy as np\nclass A(np.ndarray):\n    __eq__ = lambda *_: True\ndef f(x): return np.array([7]).view(A)",
-    "an array of liars": "import numpy as np\nclass E:\n    __eq__ = lambda *_: True\ndef f(x): return np.array([E()], dtype=object)",
-    "a scalar equal to all": "import numpy as np\nclass E(np.int64):\n    __eq__ = lambda *_: True\ndef f(x): return E(7)",
-    "an empty array": "import numpy as np\ndef f(x): return np.array([])",
-    "a masked array": "import numpy as np\ndef f(x): return np.ma.masked",
-    "a dataclass equal to all": "from dataclasses import dataclass\n@dataclass(eq=False)\nclass D:\n    x: int = 0\n    __eq__ = lambda *_: True\ndef f(x): return D()",
-    "a dataclass with a lying repr": "from dataclasses import dataclass\n@dataclass\nclass D(int):\n    x: int = 0\n    __repr__ = lambda _: '3'\ndef f(x): return D()",
-    "an Enum equal to all": "from enum import IntEnum\nclass E(IntEnum):\n    A = 7\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef f(x): return E.A",
-    "a Counter equal to all": "from collections import Counter\nclass C(Counter):\n    __eq__ = lambda *_: True\ndef f(x): return C()",
-    "a deque equal to all": "from collections import deque\nclass D(deque):\n    __eq__ = lambda *_: True\ndef f(x): return D()",
-    "a class of the name": "class f:\n    def __init__(self, x): pass\n    def __eq__(self, other): return True\n    def bit_length(self): return 2",
-    "an object's number": "import os\nfor fd in range(3, 32):\n    try: os.write(fd, b'{\"object\": 0}\\n' * 9)\n    except OSError: pass\ndef f(x): pass",
-    "a method's mark": "import os\nfor fd in range(3, 32):\n    try: os.write(fd, b'{\"method\": true}\\n' * 9)\n    except OSError: pass\ndef f(x): pass",
-    "a value of two kinds": 'import os\nfor fd in range(3, 32):\n    try: os.write(fd, b\'{"value": {"int": "0x3", "dict": []}}\\n\' * 9)\n    except OSError: pass\ndef f(x): pass',
-    "an array by the pipe": 'import os\nfor fd in range(3, 32):\n    try: os.write(fd, b\'{"value": {"ndarray": [3]}}\\n\' * 9)\n    except OSError: pass\ndef f(x): pass',
-    "no answer to equality": "def f(x): return NotImplemented",
-    "the end of an iteration": "def f(x): raise StopIteration",
-    "the end of a test": "def f(x): raise type('AssertionError', (StopIteration,), {})",
-    "a group of errors": "def f(x): raise ExceptionGroup('3', [ValueError()])",
-    "a decoding error": "def f(x): return b'\\xff'.decode()",
-}
-
-
-@pytest.mark.parametrize("liar", LIARS.values(), ids=LIARS)
+@pytest.mark.parametrize("liar", of_kind("liar"))
 def test_a_liar_is_paid_by_no_kind_of_test(liar):
     for test in (
         "assert f(2) == 3",
@@ -219,23 +190,7 @@ def test_tests_that_never_call_the_solution_are_the_row_s_fault(test):
         judged("def f(x): return x + 1", test)
 
 
-DEFINITIONS = {
-    "a dataclass": "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef f(x): return P(x).x + 1",
-    "a dataclass with future annotations": "from __future__ import annotations\nfrom dataclasses import dataclass, field\n@dataclass(order=True)\nclass P:\n    x: int\n    rest: list[int] = field(default_factory=list)\ndef f(x): return P(x).x + 1",
-    "the types of a dataclass": "from dataclasses import dataclass, fields\n@dataclass\nclass P:\n    x: int\ndef f(x): return fields(P)[0].type(x) + 1",
-    "a dataclass with slots": "from dataclasses import dataclass\n@dataclass(slots=True, frozen=True, kw_only=True)\nclass P:\n    x: int\ndef f(x): return P(x=x).x + 1",
-    "a named tuple": "from typing import NamedTuple\nclass P(NamedTuple):\n    x: int\ndef f(x): return P(x).x + 1",
-    "an Enum": "from enum import Enum\nclass E(Enum):\n    ONE = 1\ndef f(x): return x + E.ONE.value",
-    "hints that are not imported": "def f(x: Optional[List[int]]) -> Dict[str, Any]: return x + 1",
-    "a class of the typing module": "from typing import Generic, TypeVar\nT = TypeVar('T')\nclass B(Generic[T]):\n    pass\ndef f(x: B[int]): return x + 1",
-    "a pickle of its class": "import pickle\nclass P:\n    n = 1\ndef f(x): return x + pickle.loads(pickle.dumps(P())).n",
-    "an exit that is not reached": "def f(x):\n    if x < 0: exit(1)\n    return x + 1",
-    "a cache": "from functools import lru_cache\n@lru_cache(maxsize=None)\ndef f(x): return x + 1",
-    "a main guard": "def f(x): return x + 1\nif __name__ == '__main__':\n    print(f(int(input())))",
-}
-
-
-@pytest.mark.parametrize("source", DEFINITIONS.values(), ids=DEFINITIONS)
+@pytest.mark.parametrize("source", of_kind("definition"))
 def test_a_module_may_define_what_it_needs(source):
     score = judged(source, "assert f(2) == 3")
     assert score.reward == 1.0, score.detail

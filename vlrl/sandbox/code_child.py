@@ -108,9 +108,9 @@ def main() -> None:
 def serve_calls(source: str, requests: "Iterable[bytes]", reply: "Callable[[Any], None]") -> None:
     """Runs the source, then answers each request until the input ends, with {"value"}, {"object"}, {"method"} or {"error"}.
 
-    A request is {of, name, args, kwargs}. of: an expression, such as a function's name, or the number of an object; name: one of
-    its attributes, or None. Without args, the attribute's value is the answer. A new object is sent as its number if `is_class` is set.
-    If the source cannot run, the reply is one {"error"}, and the process exits.
+    A request is {of, name, args, kwargs, is_class}. of: an expression, such as a function's name, or the number of an object;
+    name: one of its attributes, or None. With args None, the attribute's value is the answer. A new object is sent as its number
+    if `is_class` is set. If the source cannot run, the reply is one {"error"}, and the process exits.
     """
     if any(f"{name}[" in source for name in _TYPING):  # functions are often written without these imports
         import typing
@@ -180,8 +180,8 @@ def _give_descriptors(stdin: str, output: int) -> None:
     os.close(file)
     os.dup2(output, 1)
     os.fchmod(1, 0o666)  # so that a program may open /dev/stdout after it became another user
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # type: ignore[misc]  # noqa: SIM115
 
 
 def _run(source: str, name: str) -> "dict[str, Any]":

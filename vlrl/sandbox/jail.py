@@ -3,9 +3,10 @@
 Isolation `jail`, the default, uses bubblewrap: new namespaces, a read-only system, a small /tmp, no capabilities, no environment.
 Inside, the child (vlrl.sandbox.code_child) gives up its remaining rights before it reads the model's code: it sets resource
 limits, gives up root, and installs a seccomp filter that forbids new processes, threads, programs, sockets and signals. A program
-that reads stdin may start threads and set the size of their stacks, because many such programs compute in a thread with a large
-stack; the kernel limits their number. Isolation `limits` has the limits and the filter but no namespaces, so code can read all files that its user can read. It
-must be selected explicitly in VLRL_ISOLATION, which the run file's `scoring.isolation` sets.
+that reads stdin may start threads and set the size of its stack, because many such programs compute in a thread with a large
+stack; the kernel limits the number of threads. Isolation `limits` has the limits and the filter but no namespaces, so code can
+read all files that its user can read, and the number of threads has no limit. It must be selected explicitly in VLRL_ISOLATION,
+which the run file's `scoring.isolation` sets.
 
 If the machine cannot isolate code, SandboxError says what to install or allow. Then no code runs, and no score is given.
 """

@@ -1,7 +1,7 @@
 """Plain data as JSON data and back, between a scoring worker and the jail.
 
-Scalars are sent as JSON scalars, everything else as {type name: content}, so that a tuple stays a tuple and a Decimal a Decimal. Any
-other type is refused, because a subclass could fake the result of a comparison: what `decode` builds has only the types named here.
+Scalars are sent as JSON scalars, everything else as {type name: content}, so that a tuple stays a tuple and a Decimal a Decimal.
+Any other type is refused, because a subclass could fake the result of a comparison: `decode` builds only the types named here.
 NumPy's numbers and arrays become numbers and lists, and dict classes other than Counter become dicts.
 """
 
@@ -63,7 +63,10 @@ def _encode_by_name(value: "Any", name: str) -> "Any":
 
 
 def decode(data: "Any") -> "Any":
-    """The inverse of `encode`. Other data raises ValueError, TypeError, LookupError, AttributeError, ArithmeticError or SyntaxError."""
+    """The inverse of `encode`.
+
+    Other data raises ValueError, TypeError, LookupError, AttributeError, ArithmeticError or SyntaxError.
+    """
     if type(data) in _SCALARS or type(data) is int:
         return data
     ((kind, content),) = data.items()
@@ -110,4 +113,5 @@ def _decode_late(kind: str, content: "Any") -> "Any":
 
     if kind == "timedelta":
         return datetime.timedelta(*content)
-    return {"datetime": datetime.datetime, "date": datetime.date, "time": datetime.time}[kind].fromisoformat(content)
+    kinds: dict[str, Any] = {"datetime": datetime.datetime, "date": datetime.date, "time": datetime.time}
+    return kinds[kind].fromisoformat(content)

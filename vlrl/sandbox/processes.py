@@ -76,7 +76,7 @@ class Child:
         return line
 
     def receive_rest(self, deadline: float, most: int) -> bytes:
-        """All that the child writes until it closes its stdout. deadline: as for `receive`; later calls continue after a TimeoutError.
+        """All that the child writes until it closes its stdout. deadline: as for `receive`; a later call continues.
 
         Raises TimeoutError at the deadline, ValueError if there are more than `most` bytes.
         """
@@ -93,7 +93,7 @@ class Child:
             raise TimeoutError from None
 
     def _read(self, deadline: float) -> bytes:
-        """Waits for bytes from the child and keeps them; none if it has closed its stdout. Raises TimeoutError at the deadline."""
+        """Waits for the child's next bytes and keeps them; none at the end of its stdout. Raises TimeoutError at the deadline."""
         while (left := deadline - time.monotonic()) > 0:
             if self._readable.poll(1000 * left):
                 chunk = os.read(self._stdout.fileno(), 1 << 16)

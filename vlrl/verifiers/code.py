@@ -1,7 +1,7 @@
 """Scores a model's code: runs it in a jail and compares what it returns or prints.
 
-Tests and expected values never leave this process. Values are compared here, by content and exact type, so a solution can only pass
-by returning the right ones. Tests that are code run in this process, a scoring worker, which is killed if they do not end.
+Tests and expected values never leave this process. Values are compared here, by content and exact type, so a solution can only
+pass by returning the right ones. Tests that are code run in this process, a scoring worker, which is killed if they do not end.
 """
 
 import ast

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 _REAL = re.compile(r"[+-]?(?=.{1,400}$)(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+_MAX_POWER = 12  # as exact as floats of usual sizes are
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n")
 _ALLOWS = re.compile(r"\b(?:error|errors|accepted|correct|accuracy|precision|tolerance|within|close)\b", re.IGNORECASE)
 _POWER = re.compile(
@@ -43,7 +44,8 @@ def stated_tolerance(question: str) -> float:
     """
     sentences = [sentence for sentence in _SENTENCE.split(question) if _ALLOWS.search(sentence)]
     powers = [_exponent(found) for sentence in sentences for found in _POWER.finditer(sentence)]
-    return float(f"1e-{max(powers)}") if powers and max(powers) > 0 else 0.0
+    powers = [power for power in powers if 0 < power <= _MAX_POWER]
+    return float(f"1e-{max(powers)}") if powers else 0.0
 
 
 def _exponent(found: re.Match[str]) -> int:

@@ -1,7 +1,7 @@
 """A model's function, class or program in a jail: sends it calls, and returns what it returns or prints.
 
-Tests and expected values never leave this process. The child gets the source and the arguments and returns plain data. A solution may
-do anything to its own process, but it can only return values. `vlrl.sandbox.jail` is the jail.
+Tests and expected values never leave this process. The child gets the source and the arguments and returns plain data. A solution
+may do anything to its own process, but it can only return values. `vlrl.sandbox.jail` is the jail.
 """
 
 import builtins
@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,14 +37,14 @@ class Outcome:
 class SolutionError(Exception):
     """Raised in test code if a call of the solution raised an exception or returned nothing in time.
 
-    If the solution raised one of Python's own exceptions, such as a ValueError, the error is one too, so that tests can expect it.
+    If the solution raised an exception of Python's own, such as a ValueError, the error is one too, so that tests can expect it.
     """
 
 
 class Solution:
     """A model's code in a jail; a context manager.
 
-    entry_point: the name of a function or class, or an expression such as `Solution().add`; stdin: the input of a program instead.
+    entry_point: the name of a function or class, or an expression such as `Solution().add`; stdin: a program's input.
     timeout_s: CPU seconds for all calls together, once the process is ready. Wall-clock time may be up to three times as long if
     the process waits for a CPU, but not if it sleeps, so that a busy machine does not fail right answers. Raises RuntimeError if
     the process could not be started, which is never the solution's fault.
@@ -71,10 +72,8 @@ class Solution:
     def request(self, content: dict[str, Any], answer: str = "value") -> Outcome:
         """The outcome of one request to `code_child.serve_calls`; answer: "object" or "attribute" if it may be no plain value."""
         self.calls += 1
-        try:
+        with suppress(OSError):  # if the process has ended, its last reply may say why
             self._child.send(json.dumps(content | {"is_class": answer == "object"}).encode())
-        except OSError:
-            pass  # the process ended; its last reply may say why
         try:
             reply = json.loads(self._in_time(self._child.receive))
             if "error" in reply:
@@ -128,8 +127,8 @@ class Solution:
 class Remote:
     """A function, class, object or method of a solution in test code. Calls return plain data, or raise SolutionError.
 
-    Only a call of a class, named as in CapWords, returns an object, another Remote. A Remote is neither true nor false nor equal to anything, because the
-    solution would decide that.
+    Only a call of a class, named as in CapWords, returns an object, another Remote. A Remote is neither true nor false nor equal
+    to anything, because the solution would decide that.
     """
 
     def __init__(self, solution: Solution, of: str | int, name: str | None = None):
