@@ -91,7 +91,7 @@ class Solution:
             return Outcome(error=f"unreadable reply ({type(error).__name__})")
 
     def output(self, most: int) -> Outcome:
-        """What the program prints until it ends, at most so many bytes. The error of a program that fails is its exception."""
+        """What the program prints until it ends, in at most `most` bytes. A program that fails has its exception as the error."""
         try:
             printed = self._in_time(lambda deadline: self._child.receive_rest(deadline, most))
             code = self._in_time(self._child.wait)
