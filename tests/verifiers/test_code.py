@@ -133,7 +133,7 @@ def test_a_process_that_cannot_start_is_not_the_solutions_fault(monkeypatch):
 
 
 def test_a_process_that_cannot_be_confined_runs_nothing(monkeypatch):
-    monkeypatch.setattr(jail, "_filter", lambda: "AAAAAAAAAAA=")
+    monkeypatch.setattr(jail, "_filter", lambda threads: "AAAAAAAAAAA=")
     with pytest.raises(RuntimeError, match="cannot confine itself"):
         run_calls(RIGHT, "add", [(1, 2)], timeout_s=PATIENCE_S, memory_mb=256)
 

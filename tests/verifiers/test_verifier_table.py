@@ -12,7 +12,8 @@ from tests.conftest import needs_a_jail
 from vlrl.tasks import BadRow
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/verifiers.md").read_text()
-MODULES = ("answers", "boxes", "choices", "code", "dress", "grids", "literals", "logic", "structured", "symbolic", "text")
+MODULES = ("answers", "boxes", "choices", "code", "code_blocks", "dress", "grids", "literals", "logic", "outputs", "structured")
+MODULES += ("symbolic", "text")
 NOT_FOR_TASKS = {"run_calls", "is_blank", "bare_value", "without_lead_in", "plain_words"}  # what other functions are made of
 
 

@@ -1,64 +1,27 @@
-"""Runs a solution in the child process of `vlrl.verifiers.code`: confines itself, then exchanges plain data with the parent.
-
-Scalars are sent as JSON scalars. A container is sent as {type name: items}, so that a tuple stays a tuple; the standard library's
-dict classes are sent as dicts. Any other type is refused, because a subclass could fake the result of a comparison.
+"""Runs a solution in the child process of `vlrl.verifiers.solutions`: confines itself, then exchanges plain data with the parent.
 
 Every solution starts a child, and importing json and typing (with re) took half of its start. So the child uses the json
 package's C functions directly, without these imports.
 """
 
-from __future__ import annotations
-
+import builtins
 import ctypes
-import io
 import os
 import resource
 import sys
 from _json import encode_basestring_ascii, make_encoder, make_scanner
 from binascii import a2b_base64
-from collections import Counter, OrderedDict, defaultdict
 
 from vlrl.sandbox.child_stdio import take_pipes
+from vlrl.sandbox.plain_data import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import Any
 
-MAX_OUTPUT = 1 << 19  # bytes of a program's output; its JSON must fit into a line of 1 MiB
+_TYPING = ("Any", "Callable", "Dict", "Iterable", "List", "Optional", "Sequence", "Set", "Tuple", "Union")
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
-_SCALARS = (type(None), bool, int, float, str)
-_SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-_DICTS = (dict, Counter, OrderedDict, defaultdict)
-
-
-def encode(value: Any) -> Any:
-    """Converts plain data to JSON data. Raises TypeError if the value, or a value inside it, has another type.
-
-    >>> encode({1: (True, None)})
-    {'dict': [[1, {'tuple': [True, None]}]]}
-    """
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-    if kind is complex:
-        return {"complex": [value.real, value.imag]}
-    if kind in _DICTS:
-        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
-    if kind in _SEQUENCES.values():
-        return {kind.__name__: [encode(item) for item in value]}
-    raise TypeError(f"{kind.__name__} is not plain data")
-
-
-def decode(data: Any) -> Any:
-    """The inverse of `encode`."""
-    if type(data) in _SCALARS:
-        return data
-    ((kind, items),) = data.items()
-    if kind == "dict":
-        return {decode(key): decode(item) for key, item in items}
-    if kind == "complex":
-        return complex(*items)
-    return _SEQUENCES[kind](decode(item) for item in items)
 
 
 def confine(limits: dict[str, int], filter: str, uid: int | None = None) -> None:
@@ -67,7 +30,10 @@ def confine(limits: dict[str, int], filter: str, uid: int | None = None) -> None
     Raises OSError if a system call fails.
     """
     for name, value in limits.items():
-        resource.setrlimit(getattr(resource, name), (value, value))
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -103,75 +69,127 @@ class _ScannerOptions:
 _scan = make_scanner(_ScannerOptions)  # type: ignore[arg-type]  # it accepts any object with these attributes
 
 
-def _loads(line: bytes) -> Any:
+def _loads(line: bytes) -> "Any":
     return _scan(line.decode(), 0)[0]
 
 
-def _dumps(value: Any) -> bytes:
+def _dumps(value: "Any") -> bytes:
     pieces = make_encoder({}, encode, encode_basestring_ascii, None, ": ", ", ", False, False, True)(value, 0)
     return "".join(pieces).encode()
 
 
 def main() -> None:
-    """Reads a job, {confine, source} with entry_point or stdin; confines itself and replies "ready", or the reason for a failure.
+    """Reads a job, {confine, source, stdin}; confines itself and replies "ready", or the reason for a failure.
 
-    With an entry_point, it answers each line {args, kwargs} with {"value"} or {"error"} until the input ends. If the source does
-    not define the entry point, it replies one {"error"} and exits. With stdin, it runs the source as a program and replies its
-    output.
+    stdin is the input of a program, which then runs with real descriptors 0 and 1, or None for a solution that answers calls.
     """
     requests, replies = take_pipes(silent=True)
     job = _loads(requests.readline())
 
-    def reply(content: Any) -> None:
+    def reply(content: "Any") -> None:
         replies.write(_dumps(content) + b"\n")
         replies.flush()
 
     try:
+        if job["stdin"] is not None:
+            _give_descriptors(job["stdin"], replies.fileno())
         confine(**job["confine"])
     except Exception as error:
         reply(f"it cannot confine itself ({type(error).__name__}: {error})")
         os._exit(1)
     reply("ready")
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # of the site module, which is not imported
+    if job["stdin"] is not None:
+        run_program(job["source"], reply)
+    else:
+        serve_calls(job["source"], requests, reply)
+
+
+def serve_calls(source: str, requests: "Iterable[bytes]", reply: "Callable[[Any], None]") -> None:
+    """Runs the source, then answers each request until the input ends, with {"value"}, {"object"}, {"method"} or {"error"}.
+
+    A request is {of, name, args, kwargs, is_class}. of: an expression, such as a function's name, or the number of an object;
+    name: one of its attributes, or None. With args None, the attribute's value is the answer. A new object is sent as its number
+    if `is_class` is set. If the source cannot run, the reply is one {"error"}, and the process exits.
+    """
+    if any(f"{name}[" in source for name in _TYPING):  # functions are often written without these imports
+        import typing
+
+        vars(builtins).update({name: getattr(typing, name) for name in _TYPING})
     try:
-        if "stdin" in job:
-            reply({"value": run_program(job["source"], job["stdin"])})
-            os._exit(0)
-        namespace = {"__name__": "solution"}
-        exec(compile(job["source"], "solution.py", "exec"), namespace)
-        function: Any = namespace[job["entry_point"]]
+        namespace = _run(source, "solution")
     except BaseException as error:
         reply(_failure(error))
         os._exit(1)
+    targets: dict[Any, Any] = {}
     for line in requests:
-        call = _loads(line)
+        request = _loads(line)
         try:
-            reply({"value": encode(function(*decode(call["args"]), **decode(call["kwargs"])))})
+            if request["of"] not in targets:
+                targets[request["of"]] = _named(namespace, request["of"])
+            target = targets[request["of"]]
+            if request["name"] is not None:
+                target = getattr(target, request["name"])
+            if request["args"] is None:
+                reply({"method": True} if callable(target) else {"value": encode(target)})
+                continue
+            result = target(*decode(request["args"]), **decode(request["kwargs"]))
+            if request["is_class"] and isinstance(target, type):
+                targets[len(targets)] = result
+                reply({"object": len(targets) - 1})
+            else:
+                reply({"value": encode(result)})
         except BaseException as error:
             reply(_failure(error))
     os._exit(0)  # without waiting for the solution's threads and exit handlers
 
 
-def run_program(source: str, stdin: str) -> str:
-    """Runs the program and returns its output. sys.exit with 0 or None ends it normally; other exceptions are raised.
+def _named(namespace: "dict[str, Any]", expression: str) -> "Any":
+    """The value of `add`, `Solution().add`, or of `add` as a method of the class Solution. Raises KeyError if there is none."""
+    root = expression.partition("(")[0].partition(".")[0]
+    if root not in namespace and hasattr(namespace.get("Solution"), root):
+        return getattr(namespace["Solution"](), expression)
+    namespace[root]  # a name of Python's own, such as sum, is not the solution's
+    return eval(expression, namespace)
 
-    More than MAX_OUTPUT bytes of output raise OSError.
+
+def run_program(source: str, reply: "Callable[[Any], None]") -> None:
+    """Runs the program as the main module. Afterwards Python ends as usual: it waits for threads and flushes the output.
+
+    A program that fails, or exits with another code than 0, ends here, with exit code 1 and a last line {"error"}.
     """
-    written = _Capped()
-    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
-    sys.stdout = io.TextIOWrapper(written, encoding="utf-8", write_through=True)
     try:
-        exec(compile(source, "solution.py", "exec"), {"__name__": "__main__"})
-    except SystemExit as end:
-        if end.code not in (None, 0):
-            raise
-    return written.getvalue().decode(errors="replace")
+        _run(source, "__main__")
+    except BaseException as error:
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            return
+        try:
+            os.write(1, b"\n")
+            reply(_failure(error))
+        finally:
+            os._exit(1)
 
 
-class _Capped(io.BytesIO):
-    def write(self, content: Any) -> int:
-        if self.tell() + len(content) > MAX_OUTPUT:
-            raise OSError(f"more than {MAX_OUTPUT} bytes of output")
-        return super().write(content)
+def _give_descriptors(stdin: str, output: int) -> None:
+    """Makes the text descriptor 0, as a file in memory, and the pipe to the parent descriptor 1."""
+    file = os.memfd_create("stdin")
+    with os.fdopen(file, "wb", closefd=False) as writer:
+        writer.write(stdin.encode())
+    os.lseek(file, 0, os.SEEK_SET)
+    os.dup2(file, 0)
+    os.close(file)
+    os.dup2(output, 1)
+    os.fchmod(1, 0o666)  # so that a program may open /dev/stdout after it became another user
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+
+
+def _run(source: str, name: str) -> "dict[str, Any]":
+    """Runs the source as a module of its own, where dataclasses find its names; returns its namespace."""
+    module = type(sys)(name)
+    sys.modules[name] = module
+    exec(compile(source, "solution.py", "exec", dont_inherit=True), module.__dict__)
+    return module.__dict__
 
 
 def _failure(error: BaseException) -> dict[str, str]:

@@ -1,17 +1,23 @@
-"""Starts jailed processes for a model's code: without network, other processes, or files except Python's own.
+"""Starts jailed processes for a model's code: without network, other processes, or files except Python's and NumPy's own.
 
 Isolation `jail`, the default, uses bubblewrap: new namespaces, a read-only system, a small /tmp, no capabilities, no environment.
 Inside, the child (vlrl.sandbox.code_child) gives up its remaining rights before it reads the model's code: it sets resource
-limits, becomes `nobody` if it was root, and installs a seccomp filter that forbids new processes, threads, programs, sockets and
-signals. Isolation `limits` has the limits and the filter but no namespaces, so code can read all files that its user can read. It
-must be selected explicitly in VLRL_ISOLATION, which the run file's `scoring.isolation` sets.
+limits, gives up root, and installs a seccomp filter that forbids new processes, threads, programs, sockets and signals. A program
+that reads stdin may start threads and set the size of its stack, because many such programs compute in a thread with a large
+stack; the kernel limits the number of threads. Isolation `limits` has the limits and the filter but no namespaces, so code can
+read all files that its user can read, and the number of threads has no limit. It must be selected explicitly in VLRL_ISOLATION,
+which the run file's `scoring.isolation` sets.
 
 If the machine cannot isolate code, SandboxError says what to install or allow. Then no code runs, and no score is given.
 """
 
 import base64
+import importlib.util
 import json
 import os
+import re
+import resource
+import secrets
 import select
 import shutil
 import signal
@@ -24,16 +30,27 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from vlrl.sandbox import child_stdio, code_child, plain_data
 from vlrl.sandbox.processes import Child, Standby
 
 ISOLATION = "VLRL_ISOLATION"
 _NOBODY = 65534
+_THREADED_USERS = range(61_184, 65_520)  # one each, because the kernel counts threads by user; no person's account has these
+_MAX_THREADS = 64
+_PTHREAD = 0x3D0F00  # clone's flags for a thread, as pthread_create sets them
 _TMP_BYTES = 16 << 20
 _START_S = 30.0
 _READY = 12
 _VLRL = Path(__file__).parents[1]
-_CHILD = ("sandbox/child_stdio.py", "sandbox/code_child.py")  # the child's only imports from vlrl
-_MAIN = "import sys; sys.path.insert(0, {root!r}); from vlrl.sandbox.code_child import main; sys.path.pop(0); main()"
+_CHILD = (child_stdio, plain_data, code_child)  # the child's only imports from vlrl
+_MAIN = (
+    "import sys; sys.path.insert(0, {root!r}); from vlrl.sandbox.code_child import main; "
+    "sys.path.pop(0); sys.path.append({packages!r}); main()"
+)
+_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",  # the same code does the same again
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy must not need threads
+}
 _FORBIDDEN = (
     *("fork", "vfork", "clone", "clone3", "execve", "execveat", "unshare", "setns", "ptrace", "process_vm_readv"),
     *("process_vm_writev", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "kill", "tkill", "tgkill", "rt_sigqueueinfo"),
@@ -49,19 +66,34 @@ class SandboxError(RuntimeError):
     """This machine does not support the requested isolation."""
 
 
-def start(limits: Mapping[str, int]) -> tuple[Child, dict[str, Any]]:
+def start(limits: Mapping[str, int], *, threads: bool = False) -> tuple[Child, dict[str, Any]]:
     """Starts a child that waits for its job. Also returns the `confine` entry for that job.
 
-    limits: values by "RLIMIT_*" name; the child sets them itself. Raises SandboxError if this machine cannot isolate code.
+    limits: values by "RLIMIT_*" name; the child sets them itself. threads: the code may start threads, where their number can be
+    limited. Raises SandboxError if this machine cannot isolate code.
     """
     isolation = os.environ.get(ISOLATION, "jail")
-    confine: dict[str, Any] = {"limits": dict(limits), "filter": _filter()}
     if isolation == "limits":
-        return _standby(Limited, (*_python(), _MAIN.format(root=str(_VLRL.parent)))).take(), confine
+        child = _standby(Limited, (*_python(), _MAIN.format(root=str(_VLRL.parent), packages=str(_numpy().parent)))).take()
+        return child, {"limits": dict(limits), "filter": _filter(threads)}
     if isolation != "jail":
         raise SandboxError(f"{ISOLATION} is {isolation!r}; set it to jail or limits")
     arguments, uid = _working_jail()
-    return _standby(Jailed, (*arguments, *_python(), _MAIN.format(root="/vlrl"))).take(), confine | {"uid": uid}
+    if uid is None:
+        threads = threads and _counts_users_by_namespace()
+    elif threads:
+        uid = secrets.choice(_THREADED_USERS)
+    confine = {
+        "limits": dict(limits) | ({"RLIMIT_NPROC": _MAX_THREADS} if threads else {}),
+        "filter": _filter(threads),
+        "uid": uid,
+    }
+    return _standby(Jailed, (*arguments, *_python(), _MAIN.format(root="/vlrl", packages="/packages"))).take(), confine
+
+
+def _counts_users_by_namespace() -> bool:
+    """Whether a jail's user has a count of processes of its own. Older kernels count all processes of the user outside."""
+    return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (5, 14)
 
 
 @cache
@@ -75,7 +107,7 @@ class Limited(Child):
 
     def __init__(self, argv: Sequence[str]):
         env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-        super().__init__(argv, limits={}, env=env, cwd="/")
+        super().__init__(argv, limits={}, env=env | _ENVIRONMENT, cwd="/")
 
 
 class Jailed(Child):
@@ -150,10 +182,17 @@ def _jail(bwrap: str, rights: list[str]) -> list[str]:
     prefix = Path(sys.base_prefix).resolve()
     if not prefix.is_relative_to("/usr"):
         arguments += _bind(prefix, prefix)
+    for name, value in _ENVIRONMENT.items():
+        arguments += ["--setenv", name, value]
     if "LD_LIBRARY_PATH" in os.environ:
         arguments += ["--setenv", "LD_LIBRARY_PATH", os.environ["LD_LIBRARY_PATH"]]
-    for name in _CHILD:
-        arguments += _bind(_VLRL / name, Path("/vlrl/vlrl") / name)
+    for module in _CHILD:
+        for path in map(Path, (str(module.__file__), importlib.util.cache_from_source(str(module.__file__)))):
+            if path.exists():  # the bytecode saves each child the time to compile
+                arguments += _bind(path, "/vlrl/vlrl" / path.relative_to(_VLRL))
+    for path in (_numpy(), _numpy().with_name("numpy.libs")):
+        if path.exists():
+            arguments += _bind(path, Path("/packages", path.name))
     arguments += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
     return [*arguments, "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
@@ -166,7 +205,15 @@ def _bind(path: Path, target: Path) -> list[str]:
 
 def _python() -> list[str]:
     """The command for the interpreter itself, not a virtual environment's link: without packages, readable for all users."""
-    return [str(Path(sys.executable).resolve()), "-I", "-S", "-B", "-c"]
+    return [str(Path(sys.executable).resolve()), "-s", "-P", "-S", "-B", "-X", "utf8", "-c"]
+
+
+@cache
+def _numpy() -> Path:
+    """NumPy's folder, found without importing it."""
+    spec = importlib.util.find_spec("numpy")
+    assert spec and spec.origin
+    return Path(spec.origin).parent
 
 
 def _bwrap() -> str:
@@ -184,7 +231,7 @@ def _bwrap() -> str:
 
 
 @cache
-def _filter() -> str:
+def _filter(threads: bool) -> str:
     """The compiled seccomp filter as base64. Forbidden system calls fail with EPERM."""
     try:
         import pyseccomp
@@ -192,10 +239,24 @@ def _filter() -> str:
         raise SandboxError(f"libseccomp is not installed ({error}); install it: apt-get install libseccomp2") from None
     import errno
 
+    def other(argument: int, value: int) -> Any:
+        return pyseccomp.Arg(argument, pyseccomp.NE, value)
+
+    conditions: dict[str, list[list[Any]]] = {}
+    if threads:
+        stack = resource.RLIMIT_STACK
+        conditions = {
+            "clone": [[other(0, _PTHREAD)]],
+            "setrlimit": [[other(0, stack)]],
+            "prlimit64": [[other(0, 0)], [other(1, stack)]],
+        }
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     for name in _FORBIDDEN:
-        with suppress(OSError, ValueError):  # this CPU architecture does not have the call
-            rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+        # a filter cannot read clone3's flags; told that there is no such call, the C library uses clone
+        code = errno.ENOSYS if threads and name == "clone3" else errno.EPERM
+        for condition in conditions.get(name, [[]]):
+            with suppress(OSError, ValueError):  # this CPU architecture does not have the call
+                rules.add_rule(pyseccomp.ERRNO(code), name, *condition)
     with os.fdopen(os.memfd_create("filter"), "w+b") as file:
         rules.export_bpf(file)
         file.seek(0)

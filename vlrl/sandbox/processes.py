@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
@@ -65,13 +66,7 @@ class Child:
         Raises TimeoutError at the deadline, EOFError if the child has ended, ValueError if it wrote 1 MiB without a newline.
         """
         while (end := self._received.find(b"\n")) < 0:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            if not self._readable.poll(1000 * left):
-                continue
-            chunk = os.read(self._stdout.fileno(), 1 << 16)
-            self._received += chunk
+            chunk = self._read(deadline)
             if not chunk:
                 raise EOFError
             if len(self._received) > MAX_LINE and b"\n" not in chunk:
@@ -79,6 +74,32 @@ class Child:
         line = bytes(self._received[:end])
         del self._received[: end + 1]
         return line
+
+    def receive_rest(self, deadline: float, most: int) -> bytes:
+        """All that the child writes until it closes its stdout. deadline: as for `receive`; a later call continues.
+
+        Raises TimeoutError at the deadline, ValueError if there are more than `most` bytes.
+        """
+        while self._read(deadline):
+            if len(self._received) > most:
+                raise ValueError(f"more than {most} bytes of output")
+        return bytes(self._received)
+
+    def wait(self, deadline: float) -> int:
+        """The exit code of a child that ends by itself, -N for signal N. Raises TimeoutError at the deadline."""
+        try:
+            return self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+
+    def _read(self, deadline: float) -> bytes:
+        """Waits for the child's next bytes and keeps them; none at the end of its stdout. Raises TimeoutError at the deadline."""
+        while (left := deadline - time.monotonic()) > 0:
+            if self._readable.poll(1000 * left):
+                chunk = os.read(self._stdout.fileno(), 1 << 16)
+                self._received += chunk
+                return chunk
+        raise TimeoutError
 
     @property
     def cpu_s(self) -> float:
@@ -91,10 +112,12 @@ class Child:
 
     @property
     def is_asleep(self) -> bool:
-        """Whether the child and its children all sleep: they wait for a timer or for input, not for a CPU."""
-        with suppress(psutil.NoSuchProcess):
+        """Whether all threads of the child and its children sleep: they wait for a timer or for input, not for a CPU."""
+        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
             child = psutil.Process(self._process.pid)
-            return all(each.status() == psutil.STATUS_SLEEPING for each in (child, *child.children(recursive=True)))
+            processes = (child, *child.children(recursive=True))
+            threads = [path for each in processes for path in Path(f"/proc/{each.pid}/task").glob("*/stat")]
+            return all(path.read_text().rpartition(")")[2].split()[0] == "S" for path in threads)
         return True
 
     @property

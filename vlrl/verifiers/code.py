@@ -1,121 +1,30 @@
-"""Scores a model's code: runs it in a jail and compares the values that it returns.
+"""Scores a model's code: runs it in a jail and compares what it returns or prints.
 
-Tests and expected values never leave this process. The child gets the source and the arguments and returns plain data, which is
-compared here by value and exact type. A solution may do anything to its own process, but it can only return values, and wrong
-values fail. `vlrl.sandbox.jail` is the jail. Tests that are code run in this process, a scoring worker, which is killed if they
-do not end.
+Tests and expected values never leave this process. Values are compared here, by content and exact type, so a solution can only
+pass by returning the right ones. Tests that are code run in this process, a scoring worker, which is killed if they do not end.
 """
 
+import ast
+import datetime
 import json
 import math
-import time
+import re
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from decimal import Decimal
+from fractions import Fraction
+from types import CodeType
 from typing import Any
 
-from vlrl.sandbox import jail as sandbox
-from vlrl.sandbox.code_child import decode, encode
 from vlrl.tasks import BadRow
 from vlrl.types import Score
-from vlrl.verifiers.answers import after_reasoning
+from vlrl.verifiers.code_blocks import extract_code
+from vlrl.verifiers.outputs import same_output
+from vlrl.verifiers.solutions import Outcome, Remote, Solution
 
-_START_S = 30.0
-_MAX_SLOWDOWN = 3.0  # wall-clock time over CPU time on a busy machine
-_TICK_S = 0.02  # the kernel counts a process's seconds in ticks
-_FILE_BYTES = 8 << 20
-_FENCE = "```python"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """The result of one call: the returned value, or an error message."""
-
-    value: Any = None
-    error: str = ""
-
-
-class SolutionError(Exception):
-    """Raised in test code if a call of the solution raised an exception or returned nothing in time."""
-
-
-def extract_code(response: str) -> str | None:
-    """The last ```python block after the reasoning, or the whole text if it starts with `def `; None if there is neither.
-
-    Only the last block counts. If it is not closed, the response has no code.
-    """
-    text = after_reasoning(response).strip()
-    if _FENCE not in text:
-        return text if text.startswith("def ") else None
-    code, fence, _ = text.rpartition(_FENCE)[2].partition("```")
-    return code.strip("\n") if fence else None
-
-
-class Solution:
-    """A model's function or program in a jail; a context manager.
-
-    timeout_s: CPU seconds for all calls together, once the process is ready. Wall-clock time may be up to three times as long if
-    the process waits for a CPU, but not if it sleeps, so that a busy machine does not fail right answers. Raises RuntimeError if
-    the process could not be started, which is never the solution's fault.
-    """
-
-    def __init__(self, source: str, *, timeout_s: float, memory_mb: int, entry_point: str = "", stdin: str | None = None):
-        job = {"source": source} | ({"entry_point": entry_point} if stdin is None else {"stdin": stdin})
-        self._child, confine = sandbox.start(_limits(timeout_s, memory_mb))
-        try:
-            self._child.send(json.dumps(job | {"confine": confine}).encode())
-            reply = json.loads(self._child.receive(time.monotonic() + _START_S))
-        except (EOFError, OSError, ValueError) as error:
-            raise RuntimeError(f"the process for a solution did not start ({error!r}, exit code {self._child.kill()})") from error
-        if reply != "ready":
-            self._child.kill()
-            raise RuntimeError(f"the process for a solution did not start: {reply}")
-        self._timeout_s, self._computed_before_s = timeout_s, self._child.cpu_s
-        self._deadline = time.monotonic() + timeout_s
-        self._last_deadline = time.monotonic() + _MAX_SLOWDOWN * timeout_s
-
-    def call(self, *args: Any, **kwargs: Any) -> Outcome:
-        """The outcome of one call; its error is "timeout" once the time is used up."""
-        try:
-            self._child.send(json.dumps({"args": encode(list(args)), "kwargs": encode(kwargs)}).encode())
-        except OSError:
-            return Outcome(error="the process ended")
-        return self.receive()
-
-    def receive(self) -> Outcome:
-        """The next outcome from the process."""
-        try:
-            reply = json.loads(self._next_line())
-            return Outcome(error=str(reply["error"])) if "error" in reply else Outcome(value=decode(reply["value"]))
-        except TimeoutError:
-            return Outcome(error="timeout")
-        except EOFError:
-            return Outcome(error="the process ended")
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # the solution wrote to the pipe
-            return Outcome(error=f"unreadable reply ({type(error).__name__})")
-
-    def _next_line(self) -> bytes:
-        """The process's next line. Raises TimeoutError once its time is used up."""
-        while True:
-            try:
-                return self._child.receive(self._deadline)
-            except TimeoutError:
-                left_s = self._timeout_s - (self._child.cpu_s - self._computed_before_s)
-                if left_s < _TICK_S or self._deadline >= self._last_deadline or self._child.is_asleep:
-                    raise
-                self._deadline = min(time.monotonic() + left_s, self._last_deadline)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The call for test code: returns the value, or raises SolutionError."""
-        outcome = self.call(*args, **kwargs)
-        if outcome.error:
-            raise SolutionError(outcome.error)
-        return outcome.value
-
-    def __enter__(self) -> "Solution":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._child.kill()
+_SPARE_OUTPUT = 1 << 16  # bytes that a program may print beyond four times the expected output
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 
 
 def score_calls(
@@ -123,7 +32,8 @@ def score_calls(
 ) -> Score:
     """Scores a function: reward 1 if it passes every test, otherwise 0.
 
-    tests: pairs of arguments and expected value. The score's parts are code (1 if the response has code) and passed (the share of
+    tests: pairs of arguments and expected value. What JSON cannot hold matches what it holds in its place: a tuple a list, a
+    Decimal a number, a date its ISO text. The score's parts are code (1 if the response has code) and passed (the share of
     tests). Code that crashes, loops or exits fails its tests; the status is still OK. Raises BadRow if there are no tests.
     """
     if not tests:
@@ -132,8 +42,11 @@ def score_calls(
     if source is None:
         return _no_code()
     outcomes = run_calls(source, entry_point, [args for args, _ in tests], timeout_s=timeout_s, memory_mb=memory_mb)
-    passed = [not got.error and same_value(got.value, want) for got, (_, want) in zip(outcomes, tests, strict=True)]
-    faults = [got.error or f"returned {got.value!r}"[:200] for got, ok in zip(outcomes, passed, strict=True) if not ok]
+    passed = [
+        not got.error and same_value(_as_json_has_it(got.value, want), want)
+        for got, (_, want) in zip(outcomes, tests, strict=True)
+    ]
+    faults = [got.error or f"returned {_shown(got.value)}" for got, ok in zip(outcomes, passed, strict=True) if not ok]
     return _score(passed, faults)
 
 
@@ -142,16 +55,17 @@ def score_tests(
 ) -> Score:
     """Like `score_calls`, for tests that are code: `assert add(1, 2) == 3`. A test passes if it raises no exception.
 
-    setup: code that runs once before the tests. The tests are trusted and run in this process. Their entry point, also named
-    `candidate`, is a stand-in that calls the jail and returns plain data. Raises BadRow if there are no tests, a test is not
-    Python, or the setup fails.
+    entry_point: the name of a function or a class, or an expression such as `Solution().add`. setup: code that runs once before
+    the tests. The tests are trusted and run in this process. Their entry point, also named `candidate`, is a stand-in that calls
+    the jail and returns plain data. If a test defines `check`, or functions named `test...`, that nothing calls, they are called.
+    Raises BadRow if there are no tests, a test is not Python, the setup fails, or the tests never call the solution.
     """
     if not tests:
         raise BadRow(f"the row has no tests for {entry_point!r}; it needs at least one")
     namespace: dict[str, Any] = {"__name__": "tests"}
     try:
-        pieces = [compile(test, "test", "exec") for test in tests]
-        exec(compile(setup, "setup", "exec"), namespace)
+        pieces = _compiled(tests)
+        exec(compile(setup, "setup", "exec", dont_inherit=True), namespace)
     except Exception as error:
         raise BadRow(f"the row's tests cannot be run ({type(error).__name__}: {error})") from None
     source = extract_code(response)
@@ -159,22 +73,30 @@ def score_tests(
         return _no_code()
     passed, faults = [], []
     with Solution(source, entry_point=entry_point, timeout_s=timeout_s, memory_mb=memory_mb) as solution:
-        namespace |= {entry_point: solution, "candidate": solution}
+        root = re.split(r"\W", entry_point)[0]
+        namespace |= {"Solution": Remote(solution, "Solution")} if "Solution" not in namespace else {}
+        namespace |= {root: Remote(solution, root), "candidate": Remote(solution, entry_point)}
         for piece in pieces:
             try:
                 exec(piece, namespace)
                 passed.append(True)
             except Exception as error:  # an odd value can make a test raise anything
                 passed.append(False)
-                faults.append(f"{type(error).__name__}: {error}"[:200])
+                faults.append(f"{type(error).__name__}: {error}")
+    if not solution.calls:
+        raise BadRow(
+            f"the row's tests never call {entry_point!r}{': ' * bool(faults)}{''.join(faults[:1])}; call it by that name"
+        )
     return _score(passed, faults)
 
 
-def score_programs(response: str, cases: Sequence[Sequence[str]], *, timeout_s: float = 2.0, memory_mb: int = 512) -> Score:
+def score_programs(
+    response: str, cases: Sequence[Sequence[str]], *, tolerance: float = 0.0, timeout_s: float = 2.0, memory_mb: int = 512
+) -> Score:
     """Like `score_calls`, for a program. cases: pairs of stdin and stdout; each runs in its own process, with timeout_s.
 
-    Output is right if it has the same lines; white space at line ends and empty lines at the end are ignored. Raises BadRow if
-    there are no cases.
+    Outputs are compared by `same_output`. tolerance: the allowed error of numbers that are not whole. A program must exit with
+    code 0. Raises BadRow if there are no cases.
     """
     if not cases:
         raise BadRow("the row has no cases to run the program on; it needs at least one")
@@ -184,10 +106,11 @@ def score_programs(response: str, cases: Sequence[Sequence[str]], *, timeout_s: 
     passed, faults = [], []
     for stdin, stdout in cases:
         with Solution(source, stdin=stdin, timeout_s=timeout_s, memory_mb=memory_mb) as program:
-            outcome = program.receive()
-        passed.append(not outcome.error and isinstance(outcome.value, str) and same_output(outcome.value, stdout))
+            outcome = program.output(4 * len(stdout.encode()) + _SPARE_OUTPUT)
+        passed.append(not outcome.error and same_output(outcome.value, stdout, tolerance))
         if not passed[-1]:
-            faults.append(outcome.error or f"printed {outcome.value!r}"[:200])
+            printed = f"printed {outcome.value!r}" if outcome.value else "the process ended without output"
+            faults.append(outcome.error or printed)
     return _score(passed, faults)
 
 
@@ -209,42 +132,75 @@ def same_value(value: Any, expected: Any) -> bool:
         return False
     if type(value) is float:
         return math.isclose(value, expected, rel_tol=1e-6, abs_tol=1e-9)
-    if type(value) in (list, tuple):
+    if type(value) in (list, tuple, deque):
         return len(value) == len(expected) and all(map(same_value, value, expected))
-    if type(value) in (set, dict) and sorted(map(repr, value)) != sorted(map(repr, expected)):
-        return False  # 1 == True holds for elements and keys too
-    if type(value) is dict:
+    if type(value) in (set, frozenset, dict, Counter):
+        own = {key: key for key in value}  # 1 == True holds for elements and keys too
+        if len(own) != len(expected) or not all(key in own and same_value(own[key], key) for key in expected):
+            return False
+    if type(value) in (dict, Counter):
         return all(same_value(value[key], expected[key]) for key in expected)
     return value == expected
 
 
-def same_output(printed: str, expected: str) -> bool:
-    """Whether two outputs have the same lines.
+def _as_json_has_it(value: Any, expected: Any) -> Any:
+    """The value with what JSON would hold in its place, wherever the expected value has that; anything else is left alone."""
+    kind = type(expected)
+    if kind is list and (isinstance(value, list | tuple) or type(value) in (deque, range)) and len(value) == len(expected):
+        return [_as_json_has_it(item, want) for item, want in zip(value, expected, strict=True)]
+    if kind is dict and isinstance(value, dict):
+        texts = {_key_text(key): item for key, item in value.items()}
+        if len(texts) == len(value) and texts.keys() == expected.keys():
+            return {key: _as_json_has_it(texts[key], want) for key, want in expected.items()}
+    if type(value) in (Decimal, Fraction) and kind is int and value == expected:
+        return expected
+    if type(value) in (Decimal, Fraction) and kind is float:
+        with suppress(OverflowError):
+            return float(value)
+    if kind is str and type(value) in (datetime.datetime, datetime.date, datetime.time):
+        return str(value) if str(value) == expected else value.isoformat()
+    return value
 
-    >>> same_output("1 2 \\n3\\n\\n", "1 2\\n3"), same_output("1  2", "1 2")
-    (True, False)
-    """
-    return _lines(printed) == _lines(expected)
+
+def _key_text(key: Any) -> Any:
+    """A number, bool or None as JSON writes it for a key of an object; other keys as they are."""
+    with suppress(ValueError):  # a number of more than 4,300 digits
+        return json.dumps(key) if type(key) in (int, float, bool, type(None)) else key
+    return key
 
 
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
+def _compiled(tests: Sequence[str]) -> list[CodeType]:
+    """The tests' code. Calls of `check` and of functions named `test...` are added where nothing calls these."""
+    trees = [ast.parse(test, "test") for test in tests]
+    calls = [node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {function.id for function in calls if isinstance(function, ast.Name)}
+    for tree in trees:
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name not in called and (call := _call_of(node)):
+                tree.body += ast.parse(call).body
+    return [compile(tree, "test", "exec", dont_inherit=True) for tree in trees]
+
+
+def _call_of(function: ast.FunctionDef) -> str:
+    """The call that a test's function is written for; empty if it is for something else."""
+    required = len(function.args.args) - len(function.args.defaults)
+    if function.name == "check" and required == 1:
+        return "check(candidate)"
+    return f"{function.name}()" if function.name.startswith(("check", "test")) and not required else ""
 
 
 def _score(passed: Sequence[bool], faults: Sequence[str]) -> Score:
     share = sum(passed) / len(passed)
-    return Score(reward=float(share == 1), parts={"code": 1.0, "passed": share}, detail=faults[0] if faults else "")
+    detail = _ADDRESS.sub("at 0x...", faults[0])[:200] if faults else ""  # equal for equal runs
+    return Score(reward=float(share == 1), parts={"code": 1.0, "passed": share}, detail=detail)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no whole numbers of more than 4,300 digits
+        return "a number that is too long to show"
 
 
 def _no_code() -> Score:
     return Score(reward=0.0, parts={"code": 0.0, "passed": 0.0}, detail="no code")
-
-
-def _limits(timeout_s: float, memory_mb: int) -> dict[str, int]:
-    return {
-        "RLIMIT_AS": memory_mb << 20,
-        "RLIMIT_CPU": math.ceil(timeout_s) + 1,
-        "RLIMIT_FSIZE": _FILE_BYTES,
-        "RLIMIT_NOFILE": 32,
-        "RLIMIT_CORE": 0,
-    }

@@ -6,6 +6,8 @@ numbers, choices, literals: answers that are the gold or are not. texts, places:
 attacks: solutions that are wrong and try to be paid all the same, by what they reach for: the equality of what comes back, the
 end of the process, patches of the interpreter, looks at the expected values, the pipes of a verdict, sizes; endless are those
 that only a clock ends. honest: solutions that must be paid. All define `total(xs)`, the sum of a list, or `mean(xs)`, a float.
+programs: programs on stdin that print the sum of the second line, ones that do not, and what a jail keeps them from. results:
+functions f(x) that return what fakes 3 for every test, and modules whose f(x) is x + 1.
 """
 
 import json
