@@ -191,7 +191,8 @@ def main() -> None:
             print(f"{grader} is left out: it is not installed (pip install {INSTALL[grader]})")
             continue
         own = [case for case in cases if reads(grader, case)]
-        results[grader] = list(zip(own, verdicts(grader, own, options.timeout_s), strict=True))
+        if own:
+            results[grader] = list(zip(own, verdicts(grader, own, options.timeout_s), strict=True))
     table: dict[str, dict[str, dict[str, float]]] = {}
     print(
         "| cases | grader | right | paid wrongly | refused wrongly | unread | ms |\n| --- | --- | --- | --- | --- | --- | --- |"

@@ -67,13 +67,13 @@ def _answers(family: str, entry: Entry, others: list[str]) -> tuple[list[str], l
 
 def _word(answer: str, others: list[str]) -> tuple[list[str], list[str]]:
     right = [answer, f"{answer}.", answer.upper(), answer.capitalize(), f" {answer}\n", rf"\text{{{answer}}}"]
-    wrong = ["", f"not {answer}", "".join(sorted(answer)), f"anything but {answer}"]
+    wrong = ["", f"not {answer}", answer[1:] + answer[0], f"anything but {answer}"]
     return right, wrong + [text for other in others[:2] for text in (other, f"{answer} or {other}", f"{other}, {answer}")]
 
 
 def _number(answer: int) -> tuple[list[str], list[str]]:
     right = [f"{answer}", f"{answer}.", f"{answer}.0", f" {answer}\n", f"{answer:,}", rf"\text{{{answer}}}"]
-    wrong = [f"{answer + 1}", f"{answer}.5", f"{answer} or {answer + 1}", f"{answer + 1}, not {answer}", f"{answer}0{answer}", ""]
+    wrong = [f"{answer + 1}", f"{answer}.5", f"{answer} or {answer + 1}", f"{answer + 1}, not {answer}", f"{answer}1{answer}", ""]
     return right, [*wrong, f"{-answer}"] if answer else wrong
 
 

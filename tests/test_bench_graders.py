@@ -15,7 +15,7 @@ from vlrl.types import Row
 FAULTS = {
     "chart": (0, 13),
     "counting": (1, 13),
-    "math_expression": (75, 45),
+    "math_expression": (66, 45),
     "math_number": (4, 55),
     "multiple_choice": (3, 16),
     "true_false": (10, 0),
@@ -34,7 +34,7 @@ def test_no_more_cases_are_paid_or_refused_wrongly_than_before(task):
     for case in written_cases():
         if case.task == task:
             reward, _ = judged("vlrl", case)
-            found[case.expected] += reward != case.expected
+            found[case.expected] += (reward or 0.0) != case.expected  # no reward for an unreadable reference
     paid, refused = FAULTS[task]
     assert found[0.0] <= paid and found[1.0] <= refused
 
