@@ -35,6 +35,13 @@ def test_a_rational_complex_number_is_not_answered_by_its_question(answer, gold)
     assert not same_expression(answer, gold)
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold"), [(r"\frac{1}{2}\ln 9", r"\ln 3"), (r"x \geq 6", "x > 6"), (r"\frac{1}{\sqrt2}", r"\sin x")]
+)
+def test_the_verdict_is_true_or_false_and_not_an_expression(answer, gold):
+    assert type(same_expression(answer, gold)) is bool
+
+
 def test_the_parts_of_a_complex_number_are_numbers():
     assert same_expression("0.5+0.5i", r"\frac{1+i}{2}") and not same_expression("0.5-0.5i", r"\frac{1+i}{2}")
 

@@ -23,6 +23,7 @@ from sympy import (
     Integer,
     Interval,
     MatrixBase,
+    MatrixExpr,
     Ne,
     Number,
     Pow,
@@ -64,7 +65,7 @@ def same(gold: Basic | MatrixBase, answer: Basic | MatrixBase, *, digits: int) -
     False if that cannot be decided.
     """
     try:
-        return not gold.has(S.NaN, S.ComplexInfinity) and _same(gold, answer, digits)
+        return not gold.has(S.NaN, S.ComplexInfinity) and bool(_same(gold, answer, digits))  # not a BooleanTrue
     except Exception:  # sympy raises many kinds of errors for expressions without a value
         return False
 
@@ -94,6 +95,7 @@ def _same(gold: Any, answer: Any, digits: int) -> bool:
         return _same_relation(gold, answer)
     if any(is_relation) or isinstance(gold, Set | Tuple | Eq) or isinstance(answer, Set | Tuple | Eq):
         return _same_collection(_as_collection(gold), _as_collection(answer), digits)
+    gold, answer = (each.doit() if isinstance(each, MatrixExpr) else each for each in (gold, answer))
     if isinstance(gold, MatrixBase) and isinstance(answer, MatrixBase):
         return gold.shape == answer.shape and _all_same(gold.flat(), answer.flat(), digits)
     if isinstance(gold, Expr) and isinstance(answer, Expr):

@@ -4,8 +4,8 @@ The rules, in the order in which they apply:
 
 1. Spelling is ignored: sizes, spaces, fonts, dollar signs, one final full stop; \geqslant is \geq (see `spelling`).
 2. Words are compared as words: a gold in \text{...}, or bare words. Short bare letters are a word (no, Mon, odd, IV, ABC) unless
-   they look like a product of variables (ab, xyz). (C) is C. Times and ratios (12:30), numbers with a base (101_2 is neither 101_3
-   nor 101), and a gold beyond the limits below are compared as written.
+   they look like a product of variables (ab, xyz). (C) is C. Times and ratios (12:30), numbers with a base (101_2 is neither
+   101_3 nor 101), and a gold beyond the limits below are compared as written.
 3. A closing such as `for all real x` is ignored, unless both name different sets. Units: 12 inches is 12, because either side may
    omit its unit, but 5 m is not 5 cm, and 1 m is not 100 cm (see `units`). 5 million is 5000000; 5 squared is unreadable.
 4. Percent: 33.5\% is 0.335. A gold of 28\% also accepts 28; a gold of 28 accepts 28\% only with `asks_percent`.
@@ -16,8 +16,8 @@ The rules, in the order in which they apply:
 6. Brackets: (2,3) and [2,3] are neither \{2,3\} nor 2, 3. x < 2 or x > 3 is a union of intervals. x = 2, y = 3 is (2,3).
 7. math-verify reads everything else, within the limits, and `equality` compares it. If the gold has no variable, an answer with a
    sum, product, integral, limit, derivative, factorial or binomial that the gold does not have is rejected. Expressions with
-   variables only need to be equal: (x+1)^2 is x^2+2x+1, even if the question was to expand it. Equations may differ in their sides
-   and in a constant factor, but x = 3 is not answered by 2x = 6.
+   variables only need to be equal: (x+1)^2 is x^2+2x+1, even if the question was to expand it. Equations may differ in their
+   sides and in a constant factor, but x = 3 is not answered by 2x = 6.
 
 Nothing is evaluated as Python. The limits keep known hostile texts away from the parser. No signal limits the time of other
 texts: the caller must run this in a process that it can kill.
@@ -159,7 +159,10 @@ def _comparable(given: _Quantity, expected: _Quantity) -> tuple[str, str]:
         needs_equation = bool(given.name or expected.name) and ("=" in other.text or RELATION.search(other.text) is not None)
     if needs_equation:
         return given.text, expected.text
-    if given.name.startswith("(") and _shape(expected.value) == ",":  # x = 2, y = 3 for the gold 2, 3
+    if given.name.startswith("(") and (_shape(given.value), _shape(expected.value)) == (
+        "()",
+        ",",
+    ):  # x = 2, y = 3 for the gold 2, 3
         return given.value[1:-1], expected.value
     return given.value, expected.value
 
