@@ -162,7 +162,7 @@ def _comparable(given: _Quantity, expected: _Quantity) -> tuple[str, str]:
     if given.name.startswith("(") and (_shape(given.value), _shape(expected.value)) == (
         "()",
         ",",
-    ):  # x = 2, y = 3 for the gold 2, 3
+    ):
         return given.value[1:-1], expected.value
     return given.value, expected.value
 
