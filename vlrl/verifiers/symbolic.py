@@ -2,122 +2,75 @@ r"""Compares mathematical expressions: whether an unboxed answer equals the gold
 
 The rules, in the order in which they apply:
 
-1. Markup is ignored: \left, \right, spaces, surrounding dollar signs, one final full stop, the font of a \text{...}.
-2. Words (a gold in \text{...}, or one of four or more letters) are compared as words; (C) is C. Times and ratios (12:30), numbers
-   with a base (101_2 is neither 101_3 nor 101), and a gold beyond the limits below are compared as written.
-3. Units: 12 inches is 12, because either side may omit its unit, but 5 m is not 5 cm, and 1 m is not 100 cm. A unit is a final
-   \text{...} of up to three words (without or, and, not), a known word after a number, or a known letter after a number and a
-   space.
+1. Spelling is ignored: sizes, spaces, fonts, dollar signs, one final full stop; \geqslant is \geq (see `spelling`).
+2. Words are compared as words: a gold in \text{...}, or bare words. Short bare letters are a word (no, Mon, odd, IV, ABC) unless
+   they look like a product of variables (ab, xyz). (C) is C. Times and ratios (12:30), numbers with a base (101_2 is neither
+   101_3 nor 101), and a gold beyond the limits below are compared as written.
+3. A closing such as `for all real x` is ignored, unless both name different sets. Units: 12 inches is 12, because either side may
+   omit its unit, but 5 m is not 5 cm, and 1 m is not 100 cm (see `units`). 5 million is 5000000; 5 squared is unreadable.
 4. Percent: 33.5\% is 0.335. A gold of 28\% also accepts 28; a gold of 28 accepts 28\% only with `asks_percent`.
-5. A rational gold accepts only a number written out: a decimal, a fraction, 3\frac{1}{2}, 1.5 \times 10^3. Of x = a = b, the last
-   side counts. 3+4, \sqrt{49}, a sum and 5! are rejected, because they may repeat the question. Equality is exact, except that a
-   decimal with at least `digits` significant digits may round a gold that is not a decimal.
-6. Brackets: (2,3) and [2,3] are neither \{2,3\} nor 2, 3. x < 2 or x > 3 is a union of intervals.
-7. math-verify compares everything else, within the limits. If the gold has no variable, an answer with a sum, product, integral,
-   limit, derivative, factorial or binomial that the gold does not have is rejected. Expressions with variables only need to be
-   equal: (x+1)^2 is x^2+2x+1, even if the question was to expand it.
+5. A name is ignored, unless both have different ones: a+b = 7, f(3) = 7 and AB = 7 are 7, but 2x = 14 is not (see `statements`).
+   A rational gold accepts only a number written out: a decimal, a fraction, 3\frac{1}{2}, 1.5 \times 10^3. Of x = a = b, the last
+   side counts. 3+4, \sqrt{49}, a sum and 5! are rejected, because they may repeat the question, and so is (1+2i)^2 for -3+4i.
+   Equality is exact, except that a decimal with at least `digits` significant digits may round a gold that is not a decimal.
+6. Brackets: (2,3) and [2,3] are neither \{2,3\} nor 2, 3. x < 2 or x > 3 is a union of intervals. x = 2, y = 3 is (2,3).
+7. math-verify reads everything else, within the limits, and `equality` compares it. If the gold has no variable, an answer with a
+   sum, product, integral, limit, derivative, factorial or binomial that the gold does not have is rejected. Expressions with
+   variables only need to be equal: (x+1)^2 is x^2+2x+1, even if the question was to expand it. Equations may differ in their
+   sides and in a constant factor, but x = 3 is not answered by 2x = 6.
 
 Nothing is evaluated as Python. The limits keep known hostile texts away from the parser. No signal limits the time of other
 texts: the caller must run this in a process that it can kill.
 """
 
-import logging
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from math import comb, inf, prod
+from math import inf
+from typing import Any
 
-from math_verify import verify
-from sympy import Derivative, Expr, Integral, Limit, Product, Sum, binomial, factorial
+from sympy import Derivative, Expr, I, Integral, Limit, Product, Sum, Symbol, binomial, factorial
 
 from vlrl.tasks import BadRow
-from vlrl.verifiers.answers import MAX_ANSWER, number, same_text
-from vlrl.verifiers.latex import BRACKET, NAME, RELATION, STEP, elements, parsed
-
-MAX_DEPTH = 16
-MAX_COMMANDS = 256
-MAX_OPERATORS = 1024
-MAX_ELEMENTS = 64
-MAX_POWER = 1000  # exponent of a number or a letter, and the greatest n in n! and \binom
-MAX_TERMS = 500  # terms of an expanded power of a bracket with letters
-
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off
+from vlrl.verifiers.answers import number, same_text
+from vlrl.verifiers.equality import computed, rounds, same
+from vlrl.verifiers.latex import RELATION, elements, parsed
+from vlrl.verifiers.limits import depth, is_beyond_limits
+from vlrl.verifiers.spelling import respelled
+from vlrl.verifiers.statements import is_name, named, without_condition
+from vlrl.verifiers.units import Unit, without_unit
 
 _UNEVALUATED = (Sum, Product, Integral, Limit, Derivative, factorial, binomial)
-_PRECISION = 60  # digits to which an irrational gold is computed
-_DOUBLE = 15  # correct digits of a double that a program printed
+_I = Symbol("i", real=True)  # as the parser reads the letter
 
-_CHARACTERS = str.maketrans(
-    {"−": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "≤": r"\leq "}
-    | {"≥": r"\geq ", "≠": r"\neq ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "°": r"^\circ "}
-)
-_REWRITES = [
-    (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![A-Za-z])"), ""),
-    (re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf|it)|operatorname)\s*(?=\{)"), r"\\text"),
-    (re.compile(r"\\text\{([A-Za-z])\}"), r" \1"),
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset "),
-    (re.compile(r",\\!\s*|\{,\}|(?<=\d)(?:\\[,;:! ]|~)(?=\d{3}(?!\d))"), ","),
-    (re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~"), " "),
-    (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
-    (re.compile(r"\(([0-9A-F]+)\)(?=_)"), r"\1"),
-    (re.compile(r"\s+"), " "),
-]
-
-_WORDS = re.compile(r"\\text\{(?:[^{}\\$]*[A-Za-z]{2}[^{}\\$]*|\([A-Z]\))\}|\(?[A-Z]\)?|[A-Za-z]{4,}(?: [A-Za-z]+)*")
+_TEXT = re.compile(r"\\text\{[^{}\\$]*[A-Za-z]{2}[^{}\\$]*\}|\(?[A-Z]\)?")
+_SEPARATOR = re.compile(r" ?, ?(?:and )?| and ")
+_PHRASE = re.compile(r"([A-Za-z]{2,})(?: [A-Za-z]+)*")
 _AS_WRITTEN = re.compile(r"\d+(?: ?: ?\d+)+|[0-9A-F]+_(?:\{ ?\d+ ?\}|\d)")
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "sixteen": 16}
+_BASE = re.compile(rf"_\{{? ?(?:\\text\{{ ?)?({'|'.join(_BASES)})(?: ?\}}){{0,2}}")
+_BRACED = re.compile(r"\{ ?([0-9A-Za-z]) ?\}")
+_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])|(?<=mod) (?=\d)")
 _PERCENT = re.compile(r" ?(?:\\?%|percent|\\text\{ ?percent ?\})$")
-_LETTERS = re.compile(r"[A-Za-z]")
-_NUMERAL = re.compile(r"\d+")
-_LONG_NUMERAL = re.compile(r"\d{257}")
 
-_UNITS = """mm millimeter millimetre, cm centimeter centimetre, m meter metre, km kilometer kilometre, in inch inche,
-    ft foot feet, yd yard, mi mile, mg milligram, g gram, kg kilogram, lb pound, s sec second, min minute, h hr hour,
-    day, week, month, year, mL milliliter millilitre, L l liter litre, mph, degree deg, dollar, cent, unit"""
-_UNIT_OF = {spelling: unit for unit, *others in map(str.split, _UNITS.split(",")) for spelling in [unit, *others]}
-_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
-_KNOWN = "|".join(sorted((word for word in _UNIT_OF if len(word) > 1), key=len, reverse=True))
-_UNIT = re.compile(
-    r"(?P<degree> ?\^ ?(?:\\circ|\{ ?\\circ ?\}))$"
-    r"|(?: ?\\text\{ ?(?P<text>(?!(?:or|and|not)\b)[A-Za-z]+\.?(?: (?!(?:or|and|not)\b)[A-Za-z]+\.?){0,2}) ?\}"
-    rf"|(?<=[\d}}]) ?(?P<word>(?:(?:square|sq|cubic|cu)\.? )?(?:{_KNOWN})s?)\.?"
-    r"|(?<=\d) (?P<letter>[mgshlL]))(?: ?\^ ?\{? ?(?P<power>[23]) ?\}?)?$"
-)
+_APPROXIMATELY = re.compile(r" ?(?:\\approx(?![A-Za-z])|≈) ?")
 
 _MIXED = re.compile(r"([+-]?) ?(\d+) ?(\\frac.*|(?<= )\d+ ?/ ?\d+)")
 _SCIENTIFIC = re.compile(r"(.+?) ?(?:\\times|\\cdot|\*) ?10 ?\^ ?(?:\{ ?(-?\d{1,3}) ?\}|(\d))")
-_DECIMAL = re.compile(r"([+-]?)([\d,]*)\.(\d+)")
-
-_COMMAND = re.compile(r"\\([A-Za-z]+)")
-_SYMBOLS = frozenset(
-    """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi
-    varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega""".split()  # noqa: SIM905
-)
-_COMMANDS = _SYMBOLS | frozenset(
-    """frac sqrt binom sum prod int lim to infty cdot times div pm mp circ prime sin cos tan sec csc cot arcsin arccos arctan
-    sinh cosh tanh log ln exp le leq ge geq lt gt ne neq approx in notin cup cap setminus emptyset mathbb text begin end or lor
-    ldots dots cdots lfloor rfloor lceil rceil langle rangle vert lvert rvert mid overline bar vec hat pi""".split()  # noqa: SIM905
-)
-_HOSTILE = re.compile(
-    r"""__|['"`$@#]|import|(?<!\\)lambda|\\text\{[^{}]*(?:[(_]|\} ?\()"""
-    r"|\^ ?\w ?\^|(?:\|[^|]*){9}|vmatrix|\| ?\\begin|\\end\{[a-z]*\}[)\]} ]*\^"  # towers, determinants, powers of a matrix
-    r"|!\W*!|\d{4,} ?!|(?:\d\d|\^)[^(){}]*[)}] ?!|\^ ?\{[^{}]*!"  # factorials that are long to write out
-    r"|\\binom ?\{[^{}]*(?:\d{4}|\^)|\\binom ?\{[^{}]*\} ?\{[^{}]*(?:\d{4}|\^)"
-)
-_EXPONENT = re.compile(r"([)}]?) ?\^ ?(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\(([^()]*)\)|(\d+|.))")
-_NUMERAL_POWER = re.compile(r"\d[ )}]*\^")
+_DECIMAL = re.compile(r"([+-]?)([\d,]*\.\d+)")
 _WRAPPED = re.compile(r"\( ?([^()]+?) ?\)|\{ ?([^{}]+?) ?\}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Quantity:
-    """An expression without its unit and percent sign. `name = value` is split; otherwise `value` is the whole text."""
+    """An expression without its unit, percent sign and condition. `name = value` is split; otherwise `value` is the text."""
 
     text: str
     name: str
     value: str
-    unit: str
+    unit: Unit
     percent: bool
+    domain: frozenset[str]
 
 
 def same_expression(answer: str, gold: str, *, digits: int = 6, asks_percent: bool = False) -> bool:
@@ -133,15 +86,24 @@ def same_expression(answer: str, gold: str, *, digits: int = 6, asks_percent: bo
     >>> same_expression(r"x<2 \text{ or } x>3", r"(-\infty,2)\cup(3,\infty)"), same_expression(r"\{2,3\}", "(2,3)")
     (True, False)
     """
-    answer, gold = _without_markup(answer), _without_markup(gold)
+    answer, gold = respelled(answer), respelled(gold)
     if not gold:
         raise BadRow("the reference answer is empty")
-    if _WORDS.fullmatch(gold):
+    exact, *rounded = _APPROXIMATELY.split(answer)
+    if rounded and not is_name(exact):
+        return len(rounded) == 1 and same_expression(exact, gold, digits=digits) and same_expression(rounded[0], gold, digits=3)
+    answer, gold = (_APPROXIMATELY.sub("=", text) for text in (answer, gold))
+    if _TEXT.fullmatch(gold):
         return same_text(_words(answer), _words(gold))
+    if all(map(_is_phrase, phrases := _SEPARATOR.split(gold))):
+        return sorted(map(_words, _SEPARATOR.split(answer))) == sorted(map(_words, phrases))
     if _AS_WRITTEN.fullmatch(gold) or _AS_WRITTEN.fullmatch(answer):
         return _as_written(answer) == _as_written(gold)
     given, expected = _quantity(answer), _quantity(gold)
-    if given.unit and expected.unit and given.unit != expected.unit:
+    for one, other in ((given.unit, expected.unit), (given.domain, expected.domain)):
+        if one and other and one != other:
+            return False
+    if (given.percent and expected.unit) or (expected.percent and given.unit):
         return False
     if (value := _rational(expected.value)) is not None:
         return _same_rational(given, expected, value, digits, asks_percent)
@@ -162,75 +124,98 @@ def _same_rational(given: _Quantity, expected: _Quantity, value: Fraction, digit
 
 
 def _same_symbolic(given: _Quantity, expected: _Quantity, digits: int) -> bool:
-    beyond_limits = _is_beyond_limits(expected.text)
-    gold = None if beyond_limits else parsed(expected.text)
-    if gold is None and (not beyond_limits or _depth(expected.text) == inf):
+    if is_beyond_limits(expected.text):
+        if depth(expected.text) == inf:
+            raise BadRow(f"the reference answer {expected.text!r} cannot be read")
+        return _as_written(given.value) == _as_written(expected.value)
+    given_text, gold_text = _comparable(given, expected)
+    gold = parsed(gold_text)
+    if gold is None and all(parsed(text) is None for text in (expected.value, expected.text)):
         raise BadRow(f"the reference answer {expected.text!r} cannot be read")
-    if gold is None or _as_written(given.text) == _as_written(expected.text):
-        return _as_written(given.text) == _as_written(expected.text)
-    if (
-        not given.text
-        or _is_beyond_limits(given.text)
-        or {_shape(given.text), _shape(expected.text)} in ({"()", "{}"}, {"()", ","})
-    ):
+    if _as_written(given.text) == _as_written(expected.text):
+        return True
+    if not given_text or is_beyond_limits(given_text) or {_shape(given_text), _shape(gold_text)} in ({"()", "{}"}, {"()", ","}):
         return False
-    decimal = number(given.value) if "." in given.value else None
+    decimal = number(given_text) if "." in given_text else None
     if decimal is not None and isinstance(gold, Expr) and gold.is_number and gold.is_real:
-        value = Fraction(str(gold.evalf(_PRECISION)))
-        return abs(value - decimal) < Fraction(1, 10**30) or _rounds(given.value, value, digits)
-    answer = parsed(given.text)
-    if answer is None or (not gold.free_symbols and answer.has(*_UNEVALUATED) and not gold.has(*_UNEVALUATED)):
+        value = computed(gold)
+        return abs(value - decimal) < Fraction(1, 10**30) * abs(value) or _rounds(given_text, value, digits)
+    answer = parsed(given_text)
+    if gold is None or answer is None:
         return False
-    return verify(gold, answer, float_rounding=digits, allow_set_relation_comp=True, timeout_seconds=None)
+    if not gold.free_symbols and answer.has(*_UNEVALUATED) and not gold.has(*_UNEVALUATED):
+        return False
+    if not _is_written_out_complex(gold):
+        gold, answer = (each.xreplace({_I: I}) for each in (gold, answer))
+    return same(gold, answer, digits=digits)
 
 
-def _without_markup(text: str) -> str:
-    """Applies rule 1 and the spellings that the other rules expect; empty if the text is too long."""
-    if len(text) > MAX_ANSWER:
-        return ""
-    text = text.translate(_CHARACTERS)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    text = text.strip().removesuffix(".").rstrip()
-    if text.startswith("$") and text.endswith("$"):
-        text = text.strip("$").strip()
-    return text.removeprefix(r"\(").removesuffix(r"\)").strip() if text.startswith(r"\(") else text
+def _comparable(given: _Quantity, expected: _Quantity) -> tuple[str, str]:
+    """The values, or the whole equations if their names differ or if only one has a name, as in y = 2x and 2x - y = 0."""
+    if given.name and expected.name:
+        needs_equation = given.name != expected.name
+    else:
+        other = expected if given.name else given
+        needs_equation = bool(given.name or expected.name) and ("=" in other.text or RELATION.search(other.text) is not None)
+    if needs_equation:
+        return given.text, expected.text
+    if given.name.startswith("(") and (_shape(given.value), _shape(expected.value)) == (
+        "()",
+        ",",
+    ):
+        return given.value[1:-1], expected.value
+    return given.value, expected.value
 
 
 def _words(text: str) -> str:
-    return text.replace(r"\text{", "").strip("(){} ")
+    words = text.replace(r"\text{", "").strip("(){} ").casefold().split()
+    return " ".join(words[1:] if words[1:] and words[0] in ("a", "an", "the") else words)
+
+
+def _is_phrase(text: str) -> bool:
+    """Whether the text begins with a word that is not a product of letters."""
+    phrase = _PHRASE.fullmatch(text)
+    return phrase is not None and not _is_product(phrase[1])
+
+
+def _is_product(letters: str) -> bool:
+    """Whether bare letters are a product of variables, as ab, xyz and Rr are, and not a word, as no, Mon, odd, IV and ABC are.
+
+    Variables are not written twice, o is not a variable, and three or more of them with vowels are in alphabetical order.
+    """
+    if len(set(letters)) < len(letters) or set(letters) <= set("IVX") or set(letters) <= set("ivx"):
+        return False
+    if not letters.islower():
+        return len(letters) == 2 and "o" not in letters.lower()
+    if len(letters) == 2 or not set(letters) & set("aeiou"):
+        return "o" not in letters
+    neighbours = "".join(chr(ord(letters[0]) + place) for place in range(len(letters)))
+    return letters == neighbours or len(letters) == 3 and letters == "".join(sorted(letters)) and not set(letters) & set("eo")
 
 
 def _as_written(text: str) -> str:
-    return text.translate({ord(mark): None for mark in " {}"})
+    """The text without the spaces and the braces that mean nothing: x^{2} is x^2, but x^{12} and x^{n+1} keep their braces."""
+    text = _BASE.sub(lambda base: f"_{{{_BASES[base[1]]}}}", text)
+    return _SPACE.sub("", _BRACED.sub(r"\1", _BRACED.sub(r"\1", text)))
 
 
 def _quantity(text: str) -> _Quantity:
-    percent = _PERCENT.search(text)
-    unit = None if percent else _UNIT.search(text)
-    if ending := percent or unit:
-        text = text[: ending.start()].rstrip() or text
-    unit_name = _unit_name(unit) if unit else "dollar" if "$" in text else ""
+    text, domain = without_condition(text)
+    if percent := _PERCENT.search(text):
+        text = text[: percent.start()].rstrip() or text
+    text, unit = (text, ()) if percent else without_unit(text)
+    unit = unit or ((("dollar", 1),) if "$" in text else ())
     text = text.replace(r"\$", "").replace("$", "").strip()
-    name, value = "", text
-    first, *others = (part.strip() for part in text.split("="))
-    if others and not RELATION.search(text):
-        if NAME.fullmatch(first):
-            name, value = first, others[-1]
-        elif NAME.fullmatch(others[-1]) and len(others) == 1:
-            name, value = others[-1], first
-        elif not _LETTERS.search(first):
-            value = others[-1]
-    return _Quantity(text=text, name=name, value=value, percent=bool(percent), unit=unit_name)
+    name, value = named(text)
+    return _Quantity(text=text, name=name, value=value, percent=bool(percent), unit=unit, domain=domain)
 
 
-def _unit_name(unit: re.Match[str]) -> str:
-    if unit["degree"]:
-        return "degree"
-    words = (unit["text"] or unit["word"] or unit["letter"]).replace(".", "").split()
-    power = unit["power"] or _POWERS.get(words[0].lower(), "")
-    words = [word for word in words if word.lower() not in _POWERS]
-    return " ".join(_UNIT_OF.get(word) or _UNIT_OF.get(one := word.lower().removesuffix("s"), one) for word in words) + power
+def _is_written_out_complex(gold: Any) -> bool:
+    """Whether the gold is a + bi with rational a and b, which its question, such as (1+i)^2, must not answer."""
+    if not isinstance(gold, Expr) or gold.free_symbols != {_I}:
+        return False
+    real, imaginary = gold.subs(_I, 0), gold.diff(_I)
+    return bool(real.is_Rational and imaginary.is_Rational)
 
 
 def _rational(text: str) -> Fraction | None:
@@ -253,15 +238,7 @@ def _rational(text: str) -> Fraction | None:
 def _rounds(text: str, value: Fraction, digits: int) -> bool:
     """Whether `text` is the value rounded or truncated to a decimal with at least `digits` significant digits."""
     shown = _DECIMAL.fullmatch(text)
-    if shown is None:
-        return False
-    sign, whole, places = shown.groups()
-    numeral = whole.replace(",", "") + places
-    scaled = value * 10 ** len(places) * (-1 if sign == "-" else 1)
-    num_digits = len(numeral.lstrip("0"))
-    if num_digits > _DOUBLE and scaled.denominator > 1 and abs(int(numeral) - scaled) < 10 ** (num_digits - _DOUBLE):
-        return True
-    return num_digits >= digits and int(numeral) in (round(scaled), int(scaled))
+    return shown is not None and rounds(shown[2].replace(",", ""), -value if shown[1] == "-" else value, digits)
 
 
 def _shape(text: str) -> str:
@@ -271,45 +248,3 @@ def _shape(text: str) -> str:
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return "{}"
     return "()" if "," in text and text[0] in "([" and text[-1] in ")]" else ""
-
-
-def _is_beyond_limits(text: str) -> bool:
-    """Whether the text is too large or too unusual for the parser."""
-    commands = _COMMAND.findall(text)
-    return (
-        not text.isascii()
-        or len(commands) > MAX_COMMANDS
-        or not _COMMANDS.issuperset(commands)
-        or sum(map(text.count, "+-*/^=<>|")) + commands.count("cdot") > MAX_OPERATORS
-        or sum(map(text.count, ",;&")) > MAX_ELEMENTS
-        or bool(_LONG_NUMERAL.search(text) or _HOSTILE.search(text))
-        or _depth(text) > MAX_DEPTH
-        or _is_too_high(text)
-    )
-
-
-def _depth(text: str) -> float:
-    """The nesting depth of brackets and braces together, because intervals mix them; infinite if the braces are unbalanced."""
-    depth = deepest = braces = 0
-    for mark in BRACKET.finditer(text):
-        depth += STEP.get(mark[0], 0)
-        deepest = max(deepest, depth)
-        braces += {"{": 1, "}": -1}.get(mark[0], 0)
-        if braces < 0:
-            return inf
-    return inf if braces else deepest
-
-
-def _is_too_high(text: str) -> bool:
-    letters = set(_LETTERS.findall(_COMMAND.sub("", text))) | _SYMBOLS.intersection(_COMMAND.findall(text))
-    chain = greatest = 1  # product of the powers of brackets (nested powers multiply); the greatest power of all
-    for power in _EXPONENT.finditer(text):
-        exponent = power[2] or power[3] or power[4] or ""
-        height = prod(max(1, int(numeral)) for numeral in _NUMERAL.findall(exponent))
-        if _NUMERAL_POWER.search(exponent) or height > MAX_POWER:
-            return True
-        chain *= height if power[1] else 1
-        greatest = max(greatest, height)
-        if chain * greatest > 10 * MAX_POWER:
-            return True
-    return chain > 1 and comb(chain + len(letters), len(letters)) > MAX_TERMS
