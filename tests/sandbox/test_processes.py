@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import PATIENCE_S
-from vlrl.sandbox.processes import MAX_LINE, Child, Standby
+from vlrl.sandbox.processes import MAX_LINE, Child, ChildWithChildren, Standby
 
 TAKE = "from vlrl.sandbox.child_stdio import take_pipes\nrequests, replies = take_pipes(silent=True)\n"
 SAY = "import sys\ndef say(text):\n    replies.write(f'{text}\\n'.encode())\n    replies.flush()\n"
@@ -156,3 +158,37 @@ def test_a_child_that_ended_on_standby_is_not_handed_out():
     assert (first.receive(soon()), second.receive(soon())) == (b"up", b"up")
     first.kill()
     second.kill()
+
+
+def test_children_of_a_killed_child_are_killed_even_while_it_starts_more(tmp_path):
+    start = f"Popen(['sleep', '1000'], start_new_session=True, cwd={str(tmp_path)!r})"
+    body = f"from subprocess import Popen\nfor n in range(100):\n    {start}\n    say(n)\nrequests.read()"
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PATH": os.environ["PATH"]}
+    parent = ChildWithChildren([sys.executable, "-c", TAKE + SAY + body], limits={}, env=env)
+    parent.receive(soon())
+    parent.kill()
+    children = [each for each in psutil.process_iter() if in_folder(each, tmp_path)]
+    assert all(ends(each.pid) for each in children)
+
+
+def in_folder(process: psutil.Process, folder: Path) -> bool:
+    with suppress(psutil.Error):
+        return process.cwd() == str(folder)
+    return False
+
+
+def test_a_process_that_ends_kills_the_children_that_wait_for_it():
+    make = "lambda: Child([sys.executable, '-c', 'import time; time.sleep(1000)'], limits={}, env={})"
+    body = f"""
+import sys, time
+from vlrl.sandbox.processes import Child, Standby
+pool = Standby({make}, most=2)
+pool.take().kill()
+while len(pool._ready) < 2:
+    time.sleep(0.01)
+print(*(each._process.pid for each in pool._ready))
+"""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", body], env=env, capture_output=True, text=True, timeout=60, check=True)
+    waiting = list(map(int, done.stdout.split()))
+    assert len(waiting) == 2 and all(map(ends, waiting))

@@ -5,6 +5,7 @@ and stdout. Children are started without a fork of Python code, so the parent ma
 limits before it sends the first line, and until a child reads that line it only runs our own code.
 """
 
+import atexit
 import os
 import resource
 import select
@@ -22,6 +23,7 @@ import psutil
 
 MAX_LINE = 1 << 20
 _IDLE_S = 0.05  # a pool starts children once nobody asked for one for this long
+_START_S = 30.0  # of a child that is being started while its process ends
 
 
 class Child:
@@ -134,6 +136,34 @@ class Child:
         return self._process.wait()
 
 
+class ChildWithChildren(Child):
+    """A child that starts children of its own, such as jails. `kill` kills them too."""
+
+    def kill(self) -> int:
+        if self._process.returncode is None:
+            _kill_tree(self._process.pid)
+        return super().kill()
+
+
+def _kill_tree(pid: int) -> None:
+    """Kills a process and all its descendants. All are stopped first, so that none starts another one meanwhile.
+
+    bubblewrap's --die-with-parent does not cover the moment in which it starts a jail: if its parent dies just then, the jail's
+    first process waits for ever, and holds the pipes that it inherited.
+    """
+    stopped: dict[int, psutil.Process] = {}
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        while fresh := [each for each in (parent, *parent.children(recursive=True)) if each.pid not in stopped]:
+            for each in fresh:
+                stopped[each.pid] = each
+                with suppress(psutil.NoSuchProcess):
+                    each.suspend()
+    for each in reversed(stopped.values()):
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
 AnyChild = TypeVar("AnyChild", bound=Child)
 
 
@@ -147,6 +177,7 @@ class Standby(Generic[AnyChild]):
         self._make, self._most = make, most
         self._ready: deque[AnyChild] = deque()
         self._requested = Condition()
+        self._is_closed = False
         # The thread that starts children must not end: a child is killed when its starting thread ends.
         self._starter = Thread(target=self._serve, name="standby", daemon=True)
 
@@ -154,6 +185,7 @@ class Standby(Generic[AnyChild]):
         """Returns a child for the caller alone. Raises what starting one raises."""
         if self._starter.ident is None:
             self._starter.start()
+            atexit.register(self._close)
         with self._requested:
             self._requested.notify()
             child = self._ready.popleft() if self._ready else None
@@ -163,12 +195,21 @@ class Standby(Generic[AnyChild]):
         return child or self._make()
 
     def _serve(self) -> None:
-        while True:
+        while not self._is_closed:
             with self._requested:
                 is_full = len(self._ready) >= self._most
                 if self._requested.wait(None if is_full else _IDLE_S):
                     continue  # leave the cores to the children that are working
             self._ready.append(self._make())
+
+    def _close(self) -> None:
+        """Kills the children that wait, at this process's end. Waits for one that is being started; see `_kill_tree`."""
+        with self._requested:
+            self._is_closed = True
+            self._requested.notify()
+        self._starter.join(_START_S)
+        while self._ready:
+            self._ready.popleft().kill()
 
 
 def _lower_limit(pid: int, kind: int, value: int) -> None:

@@ -20,7 +20,7 @@ from threading import Thread
 from types import MappingProxyType
 
 from vlrl.sandbox.jail import ISOLATION
-from vlrl.sandbox.processes import Child
+from vlrl.sandbox.processes import Child, ChildWithChildren
 from vlrl.scoring.jobs import Job, Jobs
 from vlrl.scoring.protocol import Item, dump_item, load_score
 from vlrl.types import Rollout, Row, Score, Status
@@ -164,7 +164,7 @@ class Scorer:
         # One thread per worker: each thread of a numerical library reserves address space, and the trainer needs the cores.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         env = {**os.environ, **threads, **self._isolation, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return Child([sys.executable, "-m", "vlrl.scoring.worker", *self.folders], limits=self._limits, env=env)
+        return ChildWithChildren([sys.executable, "-m", "vlrl.scoring.worker", *self.folders], limits=self._limits, env=env)
 
 
 def _failure(error: Exception, exit_code: int | None, timeout_s: float | None) -> Score:
