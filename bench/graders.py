@@ -5,9 +5,10 @@ r"""vlrl's verifiers beside the graders that others train with, on cases with kn
 --cases: a folder of TASK.jsonl files; bench/cases is the default. --items: generated puzzles of each family of reasoning-gym, if
 it is installed. --wrong: also prints every case that this grader gets wrong. The graders:
 
-vlrl: the task's `verify`. math-verify: its README's parse and verify, the reference in \boxed{}, the response whole; for multiple
-choice with its extraction of letters. TRL: its accuracy_reward, and its reasoning_accuracy_reward, which needs a closed <think>,
-so a response without reasoning gets an empty one. reasoning-gym: the family's score_answer, on what its extract_answer finds.
+vlrl: the task, as training scores with it. math-verify: its README's parse and verify, the reference in \boxed{}, the response
+whole; for multiple choice with its extraction of letters. TRL: its accuracy_reward, and its reasoning_accuracy_reward, which needs
+a closed <think>, so a response without reasoning gets an empty one. reasoning-gym: the family's score_answer, on what its
+extract_answer finds.
 
 Every grader runs in a process of its own, and a case that lasts longer than --timeout-s counts as not paid. A case is paid if its
 reward is at least a half. A case counts as unread, and not in a grader's other columns, if the grader cannot read the reference,
@@ -29,7 +30,8 @@ from typing import Any
 
 from bench.grader_cases import CASES, Case, written_cases
 from bench.measure import write_json
-from vlrl.tasks import BadRow, load_task
+from vlrl.tasks import load_task, score_response
+from vlrl.types import Status
 
 TASKS = Path(__file__).parents[1] / "tasks"
 COMPARED = {"math_number", "math_expression", "multiple_choice", "geometry", "counting", "chart"}  # with one reference
@@ -51,10 +53,8 @@ class Verdict:
 
 
 def vlrl(case: Case) -> float | None:
-    try:
-        return load_task(case.task, [TASKS]).verify(case.response, case.row).reward
-    except BadRow:
-        return None
+    score = score_response(load_task(case.task, [TASKS]), case.response, case.row)
+    return None if score.status is Status.BAD_ROW else score.reward
 
 
 def math_verify(case: Case) -> float | None:
