@@ -6,8 +6,8 @@ r"""vlrl's verifiers beside the graders that others train with, on cases with kn
 it is installed. --wrong: also prints every case that this grader gets wrong. The graders:
 
 vlrl: the task, as training scores with it. math-verify: its README's parse and verify, the reference in \boxed{}, the response
-whole; for multiple choice with its extraction of letters. TRL: its accuracy_reward, and its reasoning_accuracy_reward, which needs
-a closed <think>, so a response without reasoning gets an empty one. reasoning-gym: the family's score_answer, on what its
+whole; for multiple choice with its extraction of letters. TRL: its accuracy_reward, and its reasoning_accuracy_reward, which
+needs a closed <think>, so a response without reasoning gets an empty one. reasoning-gym: the family's score_answer, on what its
 extract_answer finds.
 
 Every grader runs in a process of its own, and a case that lasts longer than --timeout-s counts as not paid. A case is paid if its
