@@ -23,6 +23,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from string import ascii_uppercase
@@ -30,7 +31,7 @@ from typing import Any
 
 from bench.grader_cases import CASES, Case, written_cases
 from bench.measure import write_json
-from vlrl.tasks import load_task, score_response
+from vlrl.tasks import Task, load_task, score_response
 from vlrl.types import Status
 
 TASKS = Path(__file__).parents[1] / "tasks"
@@ -53,8 +54,13 @@ class Verdict:
 
 
 def vlrl(case: Case) -> float | None:
-    score = score_response(load_task(case.task, [TASKS]), case.response, case.row)
+    score = score_response(_loaded(case.task), case.response, case.row)
     return None if score.status is Status.BAD_ROW else score.reward
+
+
+@cache
+def _loaded(task: str) -> Task:
+    return load_task(task, [TASKS])
 
 
 def math_verify(case: Case) -> float | None:

@@ -13,12 +13,12 @@ from vlrl.types import Row
 
 # task: how many wrong cases are paid, and how many right ones refused; lower a number when a verifier improves
 FAULTS = {
-    "chart": (0, 13),
-    "counting": (1, 13),
-    "math_expression": (66, 45),
-    "math_number": (4, 55),
-    "multiple_choice": (3, 16),
-    "true_false": (10, 0),
+    "chart": (0, 0),
+    "counting": (0, 0),
+    "math_expression": (0, 4),
+    "math_number": (0, 2),
+    "multiple_choice": (0, 0),
+    "true_false": (0, 0),
 }
 NO_WRONG_TWIN = {"dress", "unit", "equation", "whole response", "letter"}  # other kinds of the same task have the wrong answers
 

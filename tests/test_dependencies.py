@@ -18,7 +18,7 @@ PARTS = {
     "vlrl": ["gpu"],
     "tasks": [],
     "data_recipes": ["recipes"],
-    "bench": ["gpu", "dev"],
+    "bench": ["gpu", "recipes", "dev"],
     "tests": ["gpu", "recipes", "dev"],
     "examples": ["gpu"],
 }

@@ -5,6 +5,7 @@ verifier's time, then the score. A worker exits when its input ends or its paren
 """
 
 import sys
+from functools import cache
 
 from vlrl.sandbox.child_stdio import take_pipes
 from vlrl.scoring.protocol import dump_score, load_item
@@ -14,6 +15,7 @@ from vlrl.types import Score, Status
 
 def main(folders: list[str]) -> None:
     requests, replies = take_pipes(silent=False)
+    loaded = cache(lambda name: load_task(name, folders))  # which reads the task's file and all that it imports
 
     def reply(line: bytes) -> None:
         replies.write(line + b"\n")
@@ -22,7 +24,7 @@ def main(folders: list[str]) -> None:
     for line in requests:
         item = load_item(line)
         try:
-            task = load_task(item.task, folders)
+            task = loaded(item.task)
         except ValueError as error:
             reply(b"started")
             reply(dump_score(Score(reward=0.0, status=Status.ERROR, detail=str(error))))
