@@ -30,6 +30,10 @@ _SCALE = re.compile(rf"(?<=[\d}}]) ?(?:(\\text\{{) ?)?({'|'.join(_SCALES)})(?![A
 
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot) ?(?:\{ ?(\d+) ?\}|(\d))")
 _BUILDER = re.compile(r"\\\{ ?([a-z])(?: ?\\in ?\\mathbb\{R\})? ?(?:\\mid|\||:) ?(?=.*[<>\\])(.*?) ?\\\}")
+_ALL_NUMBERS = re.compile(
+    r"(?:\\text\{ ?)?(?:[Tt]he set of )?[Aa]ll (?:(real|rational|complex)s?(?: numbers)?|(integer)s)(?: ?\})?", re.ASCII
+)
+_NUMBER_SETS = {"real": "R", "rational": "Q", "complex": "C", "integer": "Z"}
 
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -77,6 +81,8 @@ def respelled(text: str) -> str:
 
     >>> respelled(r"$\dfrac{\mathbf{1}}{2} \geqslant x.$"), respelled(r"\text{5 cm}"), respelled(r"3\text{ million}")
     ('\\frac{{1}}{2} \\geq x', '5\\text{ cm}', '3 \\times 10^{6}')
+    >>> respelled(r"\text{all real numbers}")
+    '\\mathbb{R}'
     """
     if len(text) > MAX_ANSWER:
         return ""
@@ -89,6 +95,8 @@ def respelled(text: str) -> str:
     for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("{", "}")):
         if text.startswith(opening) and text.endswith(closing) and _is_one_group(text, opening):
             text = text.removeprefix(opening).removesuffix(closing).strip()
+    if every := _ALL_NUMBERS.fullmatch(text):
+        return rf"\mathbb{{{_NUMBER_SETS[every[1] or every[2]]}}}"
     builder = _BUILDER.fullmatch(text)
     return builder[2] if builder else text
 
