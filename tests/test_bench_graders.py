@@ -50,6 +50,7 @@ def test_cases_differ_and_right_ones_have_wrong_ones_that_look_alike():
     assert {case.kind for case in cases if (case.task, case.kind) not in with_wrong} <= NO_WRONG_TWIN
 
 
+@pytest.mark.slow
 def test_a_case_beyond_the_time_limit_is_late_and_the_next_one_is_graded():
     tower = plain("math_number", "7", "\\boxed{9^{9^{9^{9}}}}", 0)
     easy = plain("math_number", "7", "\\boxed{7}", 1)

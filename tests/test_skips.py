@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import MAY_BE_SKIPPED, PATIENCE_S
 from tests.loop import ROOT
 
+pytestmark = pytest.mark.slow  # each test is a run of pytest
 WHOLE_MODULE = "import pytest\npytest.skip({reason!r}, allow_module_level=True)\n"
 ONE_TEST = "import pytest\n@pytest.mark.skipif(True, reason={reason!r})\ndef test_it(): pass\n"
 

@@ -42,6 +42,7 @@ def evaluated(tmp_path_factory, tiny_dense):
     return run
 
 
+@pytest.mark.slow
 def test_an_evaluation_reports_average_and_pass_at_k_of_the_first_rows(evaluated):
     summary = json.loads((evaluated.root / "one/evaluation.json").read_text())["tasks"]["split"]
     lines = [json.loads(line) for line in (evaluated.root / "one/split.jsonl").read_text().splitlines()[1:]]
@@ -54,6 +55,7 @@ def test_an_evaluation_reports_average_and_pass_at_k_of_the_first_rows(evaluated
     assert f"{summary['average']['mean']:.3f} ± " in evaluated.printed
 
 
+@pytest.mark.slow
 def test_an_evaluation_resumes_with_more_rows_and_equals_itself(evaluated):
     before = (evaluated.root / "one/split.jsonl").read_text()
     evaluated("one", **{"evaluation.rows": 8})
@@ -63,6 +65,7 @@ def test_an_evaluation_resumes_with_more_rows_and_equals_itself(evaluated):
     assert result.exit_code == 0 and "+0.000 ± 0.000" in result.output
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_complete_is_printed_again_without_torch(evaluated):
     evaluated("again")
     files = [evaluated.root / "again" / name for name in ("split.jsonl", "evaluation.json")]
@@ -75,6 +78,7 @@ def test_an_evaluation_that_is_complete_is_printed_again_without_torch(evaluated
     assert table and table == [line for line in printed.splitlines() if line.startswith("│")]
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_not_overwritten_by_one_with_other_weights_another_verifier_or_fewer_rows(evaluated, tiny_dense):
     evaluated("kept", **{"evaluation.rows": 5})
     before = {path.name: path.read_bytes() for path in (evaluated.root / "kept").iterdir()}
@@ -94,6 +98,7 @@ def test_an_evaluation_is_not_overwritten_by_one_with_other_weights_another_veri
     assert {path.name: path.read_bytes() for path in (evaluated.root / "kept").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_each_preset_is_measured_in_its_own_folder_with_its_settings_in_the_first_line(evaluated):
     also = {"greedy": {"temperature": 0, "samples": 1}, "short": {"max_new_tokens": 2, "top_k": 5}}
     printed = evaluated("ways", **{"evaluation.presets": also})

@@ -60,6 +60,7 @@ def lines(filtered, out="out") -> list[dict]:
     return [json.loads(line) for line in (filtered.root / out / "split/pass_rates.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_rows_that_are_solved_sometimes_are_kept_whole(filtered):
     before, kept = Dataset(filtered.root / "rows"), Dataset(filtered.root / "out/split")
     rates = [RowRewards(**line) for line in lines(filtered)[1:]]
@@ -71,6 +72,7 @@ def test_rows_that_are_solved_sometimes_are_kept_whole(filtered):
     assert (kept.manifest.source, kept.manifest.recipe_version) == ("made here", 3)
 
 
+@pytest.mark.slow
 def test_dropped_rows_are_counted_by_reason(filtered):
     never, always, broken = (lines(filtered)[1 + ANSWERS.index(answer)] for answer in ("never", "always", "broken"))
     assert (never["rewards"], always["rewards"], broken["rewards"], broken["failed"]) == ([0.0] * 6, [1.0] * 6, [], 6)
@@ -83,6 +85,7 @@ def test_dropped_rows_are_counted_by_reason(filtered):
     ]
 
 
+@pytest.mark.slow
 def test_a_filtering_that_was_stopped_resumes_with_the_rates_that_it_has(filtered):
     whole = lines(filtered)
     path = filtered.root / "again/split/pass_rates.jsonl"
@@ -99,6 +102,7 @@ def test_two_ranks_find_the_rates_of_one(filtered):
     assert lines(filtered, "two") == lines(filtered)
 
 
+@pytest.mark.slow
 def test_a_task_that_would_keep_no_row_is_refused(filtered):
     rows = [NewRow(question=f"Row {n}?", answer="never", response="own") for n in range(3)]
     write_dataset(filtered.root / "hard", rows, source="", licence="", recipe="split", recipe_version=1)
