@@ -23,6 +23,12 @@ def test_a_task_that_did_not_rise_is_named_with_what_to_do(capsys):
     assert "digits did not" not in said
 
 
+def test_a_task_that_fell_is_not_told_to_be_at_chance_level(capsys):
+    said = reported(capsys, digits=0.7, counting=0.05)
+    assert "counting fell by more than its interval, from 0.200 to 0.050. Lower policy.lr" in said
+    assert "chance level" not in said
+
+
 def test_without_a_cold_start_the_advice_is_to_have_one(capsys):
     said = reported(capsys, "coldstart.steps=0", counting=0.1)
     assert "(mixture.counting.coldstart_weight, with coldstart.steps above 0)" in said

@@ -71,7 +71,8 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
     files = {path.stem: path for folder in reversed(folders) for path in sorted(Path(folder).glob("[!_]*.py"))}
     if name not in files:
         places = [str(folder) for folder in folders]
-        raise ValueError(f"no task {name!r} in {places}; {nearest(name, files)}found {sorted(files)}")
+        found = f"found {sorted(files)}" if files else "there is no task file; name the folder with --tasks or task_folders"
+        raise ValueError(f"no task {name!r} in {places}; {nearest(name, files)}{found}")
     module = _load_module(files[name].resolve())
     missing = [part for part in _PARTS if part not in vars(module)]
     if missing:

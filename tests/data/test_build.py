@@ -224,6 +224,22 @@ def test_a_data_set_is_shown_with_its_manifest(made):
     assert '"licence": "none"' in printed and '"task": "chain_sum"' in printed and '"question": "How much' in printed
 
 
+def test_one_row_is_shown_by_its_number(made):
+    build(made)
+    code, printed = data("show", made / "out/train", "--row", 2, "--num", 1)
+    assert code == 0
+    assert printed.count('"question"') == 1 and '"key": "00000002"' in printed
+
+
+def test_a_verifier_that_raises_is_told_with_its_line_though_the_build_goes_on(made, caplog):
+    (made / "chain_sum.py").write_text(
+        NOTED.replace("    with open", "    assert row.answer != '8'\n    with open").format(calls="/dev/null")
+    )
+    code, printed = build(made, "out", "--tasks", made)
+    assert code == 0, printed
+    assert "the verifier of chain_sum failed on 1 of 9 records" in caplog.text and "chain_sum.py:8" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

@@ -52,6 +52,7 @@ def test_another_reward_and_another_status_are_shown_and_end_with_1(run):
     assert "slot 0 sample 0: 1 before, 0 now" in printed
     assert "slot 1 sample 0: 0 before, 1 now" in printed
     assert "slot 2 sample 0: timeout before, 0 now" in printed
+    assert [cell.strip() for cell in printed.splitlines()[-2].strip("│").split("│")][3:] == ["0.500", "0.333", "1 and 0"]
 
 
 def test_at_most_as_many_are_scored_as_asked_for(run):

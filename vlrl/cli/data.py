@@ -115,8 +115,9 @@ def check(
 def show(
     folder: Annotated[Path, typer.Argument(help="The data set.")],
     num: Annotated[int, typer.Option(help="Number of rows to show.")] = 3,
+    row: Annotated[int, typer.Option(help="The first row to show, such as the `row` of a line in rollouts.jsonl.")] = 0,
 ) -> None:
-    """Prints a data set's manifest and its first rows."""
+    """Prints a data set's manifest and some of its rows."""
     with sentences():
         from dataclasses import asdict
 
@@ -124,7 +125,7 @@ def show(
 
         dataset = Dataset(folder)
         print(json.dumps(asdict(dataset.manifest), indent=2))
-        for number in range(min(num, len(dataset))):
+        for number in range(row, min(row + num, len(dataset))):
             print(json.dumps(asdict(dataset[number]), ensure_ascii=False, indent=2))
 
 

@@ -233,7 +233,12 @@ def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) ->
     """A sentence for each task that did not rise by more than its interval, with what to do."""
     for task, values in tasks.items():
         rise, interval = _rise(values)
-        if rise <= interval:
+        if rise < -interval:
+            yield (
+                f"{task} fell by more than its interval, from {values['before']:.3f} to {values['after']:.3f}. Lower policy.lr, "
+                f"give the task a larger mixture.{task}.weight, or set on_collapse to rollback; see docs/learning.md"
+            )
+        elif rise <= interval:
             mix = config.mixture[task]
             now = f"{mix.coldstart_weight or mix.weight:g} now" if config.coldstart.steps else "with coldstart.steps above 0"
             yield (
@@ -263,6 +268,7 @@ def _report(config: Config, summary: dict[str, Any]) -> None:
     for each in summary.get("rollbacks", ()):
         console.print(f"The run went back from step {each['called_at']} to {each['to_step']}: {'; '.join(each['sentences'])}")
     console.print(f"The run is in {config.folder}: metrics.jsonl, rollouts.jsonl, summary.json, checkpoints/, model/")
+    console.print(f"See it: vlrl report {config.folder}")
 
 
 def _print_rises(console: Console, config: Config, summary: dict[str, Any]) -> None:

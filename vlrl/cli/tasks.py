@@ -150,11 +150,14 @@ def _load_checked(name: str, folders: list[Path]) -> Any:
 def _print_rescored(found: Sequence[Any], show: int) -> None:
     from vlrl.authoring.task_tools import verdict_of
 
-    table = Table("task", "rollouts", "another reward", "mean reward before", "now")
+    table = Table("task", "rollouts", "another reward", "mean reward before", "now", "no verdict")
     for task in dict.fromkeys(each.line["task"] for each in found):
         of_task = [each for each in found if each.line["task"] == task]
-        before, now = fmean(each.line["verifier_reward"] for each in of_task), fmean(each.score.reward for each in of_task)
-        table.add_row(task, str(len(of_task)), str(sum(each.differs for each in of_task)), f"{before:.3f}", f"{now:.3f}")
+        before = [each.line["verifier_reward"] for each in of_task if each.line["status"] == "ok"]
+        now = [each.score.reward for each in of_task if each.score.status == "ok"]
+        means = [f"{fmean(rewards):.3f}" if rewards else "" for rewards in (before, now)]
+        failed = f"{len(of_task) - len(before)} and {len(of_task) - len(now)}"
+        table.add_row(task, str(len(of_task)), str(sum(each.differs for each in of_task)), *means, failed)
     console = Console()
     for each in [each for each in found if each.differs][:show]:
         line, score = each.line, each.score

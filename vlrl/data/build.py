@@ -5,6 +5,7 @@ The scoring pool of training scores these answers, so the build finds answers th
 
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from vlrl.tasks import describe_error, gold, load_task
 from vlrl.telemetry.progress import progress
 from vlrl.types import Row, Score, Status
 
+log = logging.getLogger(__name__)
 _ACCEPTED_REWARD = 0.9  # rounding a box's coordinates costs less than the rest
 _ACCEPTED = "accepted.part"
 _CHUNK = 500
@@ -28,10 +30,14 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a task rejects a row's own answer. reason: what the build counts by; detail: the answer and its score."""
+    """Why a task rejects a row's own answer. reason: what the build counts by; detail: the answer and its score.
+
+    is_error: the verifier gave no score, because it raised an exception.
+    """
 
     reason: str
     detail: str
+    is_error: bool = False
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
@@ -109,6 +115,11 @@ def _with_gold_accepted(
     if not recipe.has_gold:
         return rows
     faults = _faults(recipe, [row for _, row in rows], scorer, accepted)
+    if errors := [(number, fault) for (number, _), fault in zip(rows, faults, strict=True) if fault and fault.is_error]:
+        log.warning(
+            "the verifier of %s failed on %d of %d records, which are left out; the first, record %d: %s; fix verify, or let it "
+            "raise BadRow for rows that it cannot score", recipe.task, len(errors), len(rows), errors[0][0], errors[0][1].detail,
+        )  # fmt: skip
     left_out += [_left(row, f.reason, f.detail, is_fault=True) for row, f in zip(rows, faults, strict=True) if f]
     return [row for row, fault in zip(rows, faults, strict=True) if not fault]
 
@@ -157,7 +168,7 @@ def _refused(task: str, row: Row, score: Score) -> Refused | None:
     result = f"reward {score.reward:g}" if score.status is Status.OK else str(score.status)
     result = f"{result}: {score.detail}" if score.detail else result
     reason = f"its own answer is not accepted by {task} ({verdict_of(score)})"
-    return Refused(reason, f"{gold(row)!r:.80} gets {' '.join(result.split())}")
+    return Refused(reason, f"{gold(row)!r:.80} gets {' '.join(result.split())}", score.status is Status.ERROR)
 
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
