@@ -95,7 +95,7 @@ def test_a_loop_is_a_wrong_answer_once_its_time_is_over(body):
 
 
 def test_calls_before_the_loop_keep_their_outcomes():
-    outcomes = run_calls("def f(x):\n    while x: pass\n    return 1", "f", [(0,), (1,), (0,)], timeout_s=10, memory_mb=256)
+    outcomes = run_calls("def f(x):\n    while x: pass\n    return 1", "f", [(0,), (1,), (0,)], timeout_s=2, memory_mb=256)
     assert [outcome.value for outcome in outcomes] == [1, None, None]
     assert [outcome.error for outcome in outcomes] == ["", "timeout", "timeout"]
 
