@@ -14,7 +14,14 @@ from vlrl.tasks import BadRow
 DOCUMENT = (Path(__file__).parents[2] / "docs/verifiers.md").read_text()
 MODULES = ("answers", "boxes", "choices", "code", "code_blocks", "dress", "grids", "literals", "logic", "outputs", "structured")
 MODULES += ("symbolic", "text")
-NOT_FOR_TASKS = {"run_calls", "is_blank", "bare_value", "without_lead_in", "plain_words"}  # what other functions are made of
+NOT_FOR_TASKS = {
+    "run_calls",
+    "is_blank",
+    "bare_value",
+    "without_lead_in",
+    "plain_words",
+    "written_number",
+}  # what other functions are made of
 
 
 def offered() -> dict[str, Any]:

@@ -120,9 +120,9 @@ def quantity(text: str, *, is_bare: bool = False) -> Fraction | None:
         return None
     value = (undress(text) if is_bare else bare_value(text)).translate(_CURRENCIES)
     if scaled := _SCALED.fullmatch(value):
-        factor = _written(scaled[1])
+        factor = written_number(scaled[1])
         return None if factor is None else factor * _SCALES[scaled[2].lower()]
-    return _written(value)
+    return written_number(value)
 
 
 def same_number(answer: str, gold: str) -> bool:
@@ -148,16 +148,7 @@ def same_text(answer: str, gold: str) -> bool:
     return bool(words := plain_words(answer)) and words == plain_words(gold)
 
 
-def plain_words(text: str) -> str:
-    """The undressed text in lower case.
-
-    >>> plain_words("**The  Blue** one.")
-    'the blue one'
-    """
-    return undress(text).casefold()
-
-
-def _written(text: str) -> Fraction | None:
+def written_number(text: str) -> Fraction | None:
     """A number, a mixed number such as 3\\frac{1}{2}, or a number times a power of ten; None if the text is anything else."""
     if (value := number(text)) is not None:
         return value
@@ -170,6 +161,15 @@ def _written(text: str) -> Fraction | None:
         factor = number(power[1])
         return None if factor is None else factor * Fraction(10) ** int(power[2] or power[3])
     return None
+
+
+def plain_words(text: str) -> str:
+    """The undressed text in lower case.
+
+    >>> plain_words("**The  Blue** one.")
+    'the blue one'
+    """
+    return undress(text).casefold()
 
 
 def _fraction(digits: str) -> Fraction:

@@ -32,7 +32,7 @@ from typing import Any
 from sympy import Derivative, Expr, I, Integral, Limit, Product, Sum, Symbol, binomial, factorial
 
 from vlrl.tasks import BadRow
-from vlrl.verifiers.answers import number, same_text
+from vlrl.verifiers.answers import number, same_text, written_number
 from vlrl.verifiers.equality import computed, rounds, same
 from vlrl.verifiers.latex import RELATION, elements, parsed
 from vlrl.verifiers.limits import depth, is_beyond_limits
@@ -55,8 +55,6 @@ _PERCENT = re.compile(r" ?(?:\\?%|percent|\\text\{ ?percent ?\})$")
 
 _APPROXIMATELY = re.compile(r" ?(?:\\approx(?![A-Za-z])|≈) ?")
 
-_MIXED = re.compile(r"([+-]?) ?(\d+) ?(\\frac.*|(?<= )\d+ ?/ ?\d+)")
-_SCIENTIFIC = re.compile(r"(.+?) ?(?:\\times|\\cdot|\*) ?10 ?\^ ?(?:\{ ?(-?\d{1,3}) ?\}|(\d))")
 _DECIMAL = re.compile(r"([+-]?)([\d,]*\.\d+)")
 _WRAPPED = re.compile(r"\( ?([^()]+?) ?\)|\{ ?([^{}]+?) ?\}")
 
@@ -222,17 +220,7 @@ def _rational(text: str) -> Fraction | None:
     """Reads `text` as a number, by rule 5; None if it is not one."""
     if wrapped := _WRAPPED.fullmatch(text):
         text = wrapped[1] or wrapped[2]
-    if (value := number(text)) is not None:
-        return value
-    if mixed := _MIXED.fullmatch(text):
-        whole, part = number(mixed[2]), number(mixed[3])
-        if whole is None or part is None or not 0 < part < 1:
-            return None
-        return -(whole + part) if mixed[1] == "-" else whole + part
-    if power := _SCIENTIFIC.fullmatch(text):
-        factor = number(power[1])
-        return None if factor is None else factor * Fraction(10) ** int(power[2] or power[3])
-    return None
+    return written_number(text)
 
 
 def _rounds(text: str, value: Fraction, digits: int) -> bool:
