@@ -43,6 +43,7 @@ class Checkpointing:
                 keep=settings.keep,
                 protected=self._protected | self._needed_for_a_rollback(step, watch),
                 rank=ranks.rank,
+                world_size=ranks.size,
                 agree=ranks.min,
             )
             self._good.add(step)

@@ -144,7 +144,7 @@ class Policy:
         self.ranks.barrier()
 
     def save(self, folder: Path) -> None:
-        """Writes weights, optimizer and schedule; every rank calls it with the same folder."""
+        """Writes weights, optimizer and schedule; every rank calls it, with a folder of its own or the same."""
         self.engine.save_checkpoint(str(folder), tag="policy", client_state={"version": self.version}, save_latest=False)
 
     def load(self, folder: Path, *, lr_scale: float = 1.0) -> None:
