@@ -144,6 +144,7 @@ class Trainer:
                     [group for group in batch.groups if group.prompt.minibatch == number],
                     filler=run.filler,
                     budget=self.policy.max_tokens_per_micro_batch,
+                    tokens_per_patch=self.policy.tokens_per_patch,
                     keep_zero=settings.kl_coefficient > 0,
                     mask_truncated=settings.mask_truncated,
                     ranks=run.ranks,

@@ -14,6 +14,7 @@ from vlrl.models.packed_model import TokenScores
 from vlrl.telemetry.clock import Clock
 from vlrl.telemetry.metrics import Key, Maximum, Mean, Metrics, Totals, combine
 from vlrl.trainer.micro_batch import MicroBatch, MiniBatch
+from vlrl.trainer.out_of_memory import explain_out_of_memory, smaller_than
 from vlrl.trainer.policy import Policy, Reference
 
 MOST_TRACED = 8192  # tokens of a task in a step: about 200 kB of the log
@@ -100,7 +101,8 @@ def update(
             micro = minibatch.micro_batches[number]
         replays_old = micro.old is not None and settings.routing_replay == "r2"
         routes = micro.old.routes if micro.old and replays_old else policy.routing.by_router(micro.engine_routes)
-        with policy.routing.replay(routes or None):
+        advice = smaller_than(micro.pack, policy.max_tokens_per_micro_batch)
+        with policy.routing.replay(routes or None), explain_out_of_memory(micro.pack, advice):
             with clock("time/forward"):
                 scores = policy.forward(micro.pack)
                 device = scores.logprobs.device
