@@ -63,7 +63,7 @@ def train(run: Run) -> dict[str, Any]:
                 with outside("time/log"):
                     metrics, counts = _reduce(trainer, batch, updates)
                     metrics |= evaluated | more
-                    _write(trainer, step, metrics, counts, batch, updates)
+                    write_step(trainer, step, metrics, counts, batch, updates)
                     trainer.warn_without_gradient(step, metrics)
                     trainer.stop_if_unscored(step, batch)
                 tick(1, _note(metrics))
@@ -108,7 +108,7 @@ def _reduce(trainer: Trainer, batch: Batch, updates: Sequence[UpdateStats]) -> t
     return metrics | {Key("policy/lr"): trainer.policy.lr}, counts
 
 
-def _write(
+def write_step(
     trainer: Trainer,
     step: int,
     metrics: Metrics,
