@@ -125,14 +125,19 @@ def python(*arguments: str | Path) -> Process:
     )
 
 
-def on_two_ranks(module: str, *arguments: str | Path) -> list[str]:
-    """What `python -m module arguments...` printed on each of two ranks, which both end well; where one fails, both end."""
+def started_on_two_ranks(module: str, *arguments: str | Path) -> list[WarmProcess]:
+    """`python -m module arguments...` as two ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     envs = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)} for rank in "01"]
-    ranks = [WarmProcess(module, [str(each) for each in arguments], env=env, cwd=ROOT) for env in envs]
+    return [WarmProcess(module, [str(each) for each in arguments], env=env, cwd=ROOT) for env in envs]
+
+
+def on_two_ranks(module: str, *arguments: str | Path) -> list[str]:
+    """What `python -m module arguments...` printed on each of two ranks, which both end well; where one fails, both end."""
+    ranks = started_on_two_ranks(module, *arguments)
     until = time.monotonic() + PATIENCE_S
     while any(each.poll() is None for each in ranks) and not any(each.poll() for each in ranks) and time.monotonic() < until:
         time.sleep(0.02)

@@ -51,6 +51,11 @@ def test_sampling_by_groups_and_growth_by_size_are_told(tiny_dense):
     assert "ranks: 1, a thread each" in ran("scaling", *few, "--axes", "ranks")
 
 
+def test_what_a_step_s_log_costs_is_told(tiny_dense):
+    printed = ran("logging", "--model", tiny_dense, "--prompts", "2", "--group-size", "2", "--tokens", "20")
+    assert "rank 0: " in printed and "12 of 12 rollouts kept" in printed
+
+
 def test_where_a_step_s_time_goes_is_told(tiny_dense, tmp_path):
     sizes = ("--train", "24", "--eval", "4")
     finished(python("-m", "vlrl.cli", "data", "build", "data_recipes/chain_sum.py", "--out", tmp_path, *sizes))

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted
-from vlrl.models.packing import PackedGroup, pack_groups, split_to_budget
+from vlrl.models.packing import PackedGroup, pack_groups, prompt_cost, split_to_budget
 from vlrl.rollout.groups import encode_demonstration
 from vlrl.run import Run
 from vlrl.telemetry.progress import announce, progress
+from vlrl.trainer.out_of_memory import explain_out_of_memory, smaller_than
 from vlrl.trainer.policy import Policy
 from vlrl.trainer.token_budget import PlannedGroup, choose_token_budget
 from vlrl.types import Draw
@@ -55,16 +56,17 @@ def _train(run: Run, folder: Path) -> None:
 def _supervised_step(run: Run, policy: Policy, draws: Sequence[Draw]) -> float:
     """One step on the demonstrations' tokens, averaged over the tokens of the whole batch. Returns that loss."""
     items = _demonstrations(run, [draw for number, draw in enumerate(draws) if number % run.ranks.size == run.ranks.rank])
-    sizes = [(len(prompt.tokens), [len(responses[0])]) for prompt, responses in items]
+    sizes = [(prompt_cost(prompt, policy.tokens_per_patch), [len(responses[0])]) for prompt, responses in items]
     pieces = [[items[n] for n, _ in piece] for piece in split_to_budget(sizes, policy.max_tokens_per_micro_batch)]
     pieces += [[]] * (int(run.ranks.max(len(pieces))) - len(pieces))
     num_tokens = run.ranks.sum({"tokens": sum(length for _, (length,) in sizes)})["tokens"]
     total = 0.0
     for piece in pieces:
         pack = pack_groups(piece, run.filler)
-        scores = policy.forward(pack)
-        loss = -scores.logprobs.sum() / num_tokens
-        policy.backward(loss + scores.zero)
+        with explain_out_of_memory(pack, smaller_than(pack, policy.max_tokens_per_micro_batch)):
+            scores = policy.forward(pack)
+            loss = -scores.logprobs.sum() / num_tokens
+            policy.backward(loss + scores.zero)
         total += loss.item()
     policy.step()
     return run.ranks.sum({"loss": total})["loss"]

@@ -127,7 +127,8 @@ class PolicyConfig(Section):
     """The trained model under DeepSpeed. `deepspeed` is merged over the configuration that vlrl makes.
 
     min_lr_ratio: the share of `lr` that is left at the last update, after a linear decay.
-    max_tokens_per_micro_batch: prompts and responses in one forward and backward; auto: as many as fit in memory.
+    max_tokens_per_micro_batch: prompts and responses in one forward and backward; auto: as many as fit in memory, and each patch
+    of an image counts as the share of a token that it is measured to need.
     expert_parallel: for MoE models, the number of ranks that share each layer's experts (DeepSpeed's AutoEP).
     """
 

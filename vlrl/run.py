@@ -43,7 +43,7 @@ class Run(Inputs):
     def origin(self) -> dict[str, Any]:
         """All that determines the model that the first step samples from. A cold start of the same origin is reused."""
         settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
-        policy = self.coldstart_policy.model_dump(mode="json")
+        policy = self.coldstart_policy.model_dump(mode="json", exclude={"max_tokens_per_micro_batch"})
         return {"weights": self.weights, **self.contents, "policy": policy, **settings}
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -21,13 +21,14 @@ from vlrl.common.signals import Interrupted, Stopped
 from vlrl.config import Config
 from vlrl.evaluation.evaluate import before_and_after, evaluate, evaluation_metrics
 from vlrl.rollout.batch import Batch, refilled
-from vlrl.rollout.groups import for_the_log, summarise
+from vlrl.rollout.groups import summarise
 from vlrl.run import Run
 from vlrl.run_file import dump_config
 from vlrl.stats import EvalResult
 from vlrl.telemetry.clock import Clock
 from vlrl.telemetry.metrics import Key, Metrics, combine, step_metrics, to_metrics
 from vlrl.telemetry.progress import announce, progress
+from vlrl.telemetry.run_log import rollout_lines
 from vlrl.trainer.trainer import Trainer
 from vlrl.trainer.update import UpdateStats, numbered
 from vlrl.types import Group
@@ -62,7 +63,7 @@ def train(run: Run) -> dict[str, Any]:
                 with outside("time/log"):
                     metrics, counts = _reduce(trainer, batch, updates)
                     metrics |= evaluated | more
-                    _write(trainer, step, metrics, counts, batch, updates)
+                    write_step(trainer, step, metrics, counts, batch, updates)
                     trainer.warn_without_gradient(step, metrics)
                     trainer.stop_if_unscored(step, batch)
                 tick(1, _note(metrics))
@@ -107,7 +108,7 @@ def _reduce(trainer: Trainer, batch: Batch, updates: Sequence[UpdateStats]) -> t
     return metrics | {Key("policy/lr"): trainer.policy.lr}, counts
 
 
-def _write(
+def write_step(
     trainer: Trainer,
     step: int,
     metrics: Metrics,
@@ -115,15 +116,19 @@ def _write(
     batch: Batch,
     updates: Sequence[UpdateStats],
 ) -> None:
-    """Logs the step: its metrics, histograms, rollouts, and a few responses token by token."""
-    ranks, log = trainer.run.ranks, trainer.log
-    groups = chain.from_iterable(ranks.gather([for_the_log(group) for group in batch.sampled]))
-    tokens = chain.from_iterable(ranks.gather(_token_lines(trainer.run, batch.groups, updates)))
+    """Logs the step: its metrics, histograms, rollouts, and a few responses token by token.
+
+    Each rank makes its lines, and the first one writes them all: they need neither the tokens nor their log-probs.
+    """
+    run, log = trainer.run, trainer.log
+    lines = [line for group in batch.sampled for line in rollout_lines(step, group)]
+    gathered = run.ranks.gather_on_first((lines, _token_lines(run, batch.groups, updates)))
     if log:
+        rollouts, tokens = (list(chain.from_iterable(each)) for each in zip(*gathered, strict=True))
         log.step(step, metrics)
         log.histograms(step, counts)
-        log.tokens(step, list(tokens))
-        log.rollouts(step, sorted(groups, key=attrgetter("prompt.slot", "prompt.round")))
+        log.tokens(step, tokens)
+        log.rollouts(step, sorted(rollouts, key=itemgetter("slot", "round", "sample")))
 
 
 def _token_lines(run: Run, groups: Sequence[Group], updates: Sequence[UpdateStats]) -> list[dict[str, Any]]:
@@ -131,7 +136,7 @@ def _token_lines(run: Run, groups: Sequence[Group], updates: Sequence[UpdateStat
     rollouts = [sample.rollout for group in groups for sample in group.samples]
     tokens = {(rollout.slot, rollout.sample): rollout.tokens for rollout in rollouts}
     return [
-        asdict(trace) | {"pieces": [run.encoder.decode([token]) for token in tokens[trace.slot, trace.sample]]}
+        asdict(trace) | {"pieces": run.encoder.pieces(tokens[trace.slot, trace.sample][: len(trace.ratios)])}
         for each in updates
         for trace in each.traces
     ]

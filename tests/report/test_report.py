@@ -20,7 +20,7 @@ from vlrl.report.page import serve_report, write_report
 from vlrl.report.read import RunData, read_run
 from vlrl.run_file import dump_config, parse_config
 from vlrl.telemetry.metrics import Key, step_metrics
-from vlrl.telemetry.run_log import RunLog
+from vlrl.telemetry.run_log import RunLog, rollout_lines
 from vlrl.trainer import rollback
 from vlrl.trainer.rollback import Rollback
 from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
@@ -44,7 +44,7 @@ def write_run(folder: Path, steps: int = 3, *, ended: bool = True, mixture: dict
         if step % 2 == 0:
             metrics |= {"eval/sums": 0.3, "eval/mean": 0.3}
         log.step(step, step_metrics(metrics))
-        log.rollouts(step, [group(folder, slot, step) for slot in range(4)])
+        log.rollouts(step, [line for slot in range(4) for line in rollout_lines(step, group(folder, slot, step))])
         bins = {"log_ratio": len(LOG_RATIO_EDGES) + 1, "log_ratio_var": len(VARIANCE_EDGES) + 1}
         log.histograms(step, {Key(f"{name}/pos", minibatch=2): [1] * count for name, count in bins.items()})
         log.tokens(step, [{"slot": 0, "sample": 1, "ratios": [0.9, 1.2], "weights": [0.99, 0.4], "pieces": ["a", "<b>"]}])
@@ -305,7 +305,7 @@ def test_a_served_report_is_local_and_rebuilt_at_each_visit(tmp_path, monkeypatc
         connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
         connection.request("GET", "/")
         pages.append(connection.getresponse().read().decode())
-        RunLog(run).rollouts(4, [group(run, 0, 4)])
+        RunLog(run).rollouts(4, list(rollout_lines(4, group(run, 0, 4))))
     servers[0].shutdown()
     thread.join()
     assert host == "127.0.0.1"

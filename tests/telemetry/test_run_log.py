@@ -9,16 +9,21 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from vlrl.common.jsonl import read_jsonl
 from vlrl.config import WandbConfig
+from vlrl.telemetry import run_log as run_log_module
 from vlrl.telemetry.metrics import step_metrics
 from vlrl.telemetry.progress import progress
-from vlrl.telemetry.run_log import RunLog
+from vlrl.telemetry.run_log import RunLog, rollout_lines
 from vlrl.telemetry.wandb_tracker import WandbTracker
 from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
 
@@ -59,7 +64,7 @@ def test_numbers_that_are_not_finite_are_strict_json_and_read_back(tmp_path):
 
 
 def test_each_rollout_is_a_line_with_its_images_by_reference(tmp_path):
-    run_log(tmp_path).rollouts(4, [group()])
+    run_log(tmp_path).rollouts(4, list(rollout_lines(4, group())))
     first, second = strict_lines(tmp_path / "rollouts.jsonl")
     assert first == {
         "step": 4,
@@ -86,7 +91,7 @@ def test_each_rollout_is_a_line_with_its_images_by_reference(tmp_path):
 
 @pytest.mark.parametrize("text", ["a\u2028b\nc\r\nd", "\ud800 half a pair", "\x00\x1b[31m", "数学"])
 def test_any_response_text_stays_on_one_line_and_reads_back(tmp_path, text):
-    run_log(tmp_path).rollouts(1, [group(reward=math.nan, text=text)])
+    run_log(tmp_path).rollouts(1, list(rollout_lines(1, group(reward=math.nan, text=text))))
     assert [line["response"] for line in strict_lines(tmp_path / "rollouts.jsonl")] == [text, text]
 
 
@@ -94,7 +99,7 @@ def test_a_resumed_run_cuts_both_files_back_to_its_checkpoint(tmp_path):
     log = run_log(tmp_path)
     for step in (1, 2, 3):
         log.step(step, step_metrics({"a": step}))
-        log.rollouts(step, [group()])
+        log.rollouts(step, list(rollout_lines(step, group())))
     run_log(tmp_path).truncate(2)
     assert [line["step"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2]
     assert [line["step"] for line in strict_lines(tmp_path / "rollouts.jsonl")] == [1, 1, 2, 2]
@@ -111,14 +116,47 @@ def test_a_torn_last_line_is_cut_off(tmp_path, tail):
     assert strict_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
 
 
-def test_a_crash_while_cutting_back_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("call", "left"), [("truncate", [1, 2]), ("fsync", [1])])
+def test_a_crash_while_cutting_back_leaves_the_file_as_it_was_or_cut_and_the_next_cut_ends_it(tmp_path, monkeypatch, call, left):
     log = run_log(tmp_path)
-    log.step(1, step_metrics({"a": 1.0}))
-    log.step(2, step_metrics({"a": 2.0}))
-    monkeypatch.setattr(os, "fsync", lambda handle: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    for step in (1, 2):
+        log.step(step, step_metrics({"a": step}))
+        log.rollouts(step, list(rollout_lines(step, group())))
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(os, call, lambda *_: 1 / 0)
         log.truncate(1)
-    assert [line["step"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert [line["step"] for line in strict_lines(tmp_path / "metrics.jsonl")] == left
+    assert [line["step"] for line in strict_lines(tmp_path / "rollouts.jsonl")] == [1, 1, 2, 2]
+    log.truncate(1)
+    assert [line["step"] for line in strict_lines(tmp_path / "rollouts.jsonl")] == [1, 1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.text(max_size=40)), max_size=12), st.integers(0, 30), st.integers(0, 60))
+def test_a_cut_at_any_step_and_after_any_torn_end_leaves_the_lines_up_to_it(lines, step, torn):
+    with TemporaryDirectory() as name:
+        log, at = RunLog(Path(name)), 1
+        for further, text in lines:
+            at += further
+            log.tokens(at, [{"slot": 0, "pieces": [text]}])
+        path = Path(name, "tokens.jsonl")
+        written = path.read_bytes() if lines else b""
+        path.write_bytes(written[: len(written) - min(torn, len(written))])
+        expected = [line for line in read_jsonl(path) if line["step"] <= step]
+        log.set_aside(step, Path(name, "left"))
+        aside = [line for line in read_jsonl(path) if line["step"] > step]
+        assert list(read_jsonl(Path(name, "left", "tokens.jsonl"))) == aside
+        log.truncate(step)
+        assert strict_lines(path) == expected
+
+
+def test_a_cut_reads_what_it_cuts_and_no_more(tmp_path, monkeypatch):
+    log = run_log(tmp_path)
+    for step in range(100):
+        log.step(step, step_metrics({"a": step}))
+    parsed = []
+    monkeypatch.setattr(run_log_module.json, "loads", lambda line, loads=json.loads: parsed.append(line) or loads(line))
+    log.truncate(97)
+    assert len(parsed) == 3
 
 
 def test_the_summary_is_written_anew(tmp_path):
@@ -136,7 +174,7 @@ def test_a_full_disk_is_an_error_with_a_sentence(tmp_path, name):
     log = run_log(tmp_path)
     with pytest.raises(OSError, match=rf"cannot write .*{name}: {os.strerror(errno.ENOSPC)}; make room"):
         log.step(1, step_metrics({"a": 1.0}))
-        log.rollouts(1, [group()])
+        log.rollouts(1, list(rollout_lines(1, group())))
 
 
 class CsvTracker:
@@ -173,7 +211,7 @@ def test_every_tracker_gets_what_the_files_get_and_another_copy_after_a_rollback
     trackers = [CsvTracker(tmp_path / name) for name in ("a", "b")]
     log = RunLog(tmp_path / "run", trackers)
     log.step(1, step_metrics({"reward/digits": 0.25, "time/step": 2.5}))
-    log.rollouts(1, [group()])
+    log.rollouts(1, list(rollout_lines(1, group())))
     log.begin_another_copy()
     log.step(1, step_metrics({"reward/digits": 0.5}))
     log.summary({"steps": 1})
@@ -298,13 +336,13 @@ import pathlib
 from tests.telemetry.test_run_log import group
 from vlrl.config import WandbConfig
 from vlrl.telemetry.metrics import step_metrics
-from vlrl.telemetry.run_log import RunLog
+from vlrl.telemetry.run_log import RunLog, rollout_lines
 from vlrl.telemetry.wandb_tracker import WandbTracker
 
 folder = pathlib.Path("run")
 log = RunLog(folder, [WandbTracker(WandbConfig(tables_every=1), folder, name="toy", config={{"steps": 1}})])
 log.step(1, step_metrics({{"reward/a": float("nan")}}))
-log.rollouts(1, [group(image={str(picture)!r}, box=[6, 6, 32, 24])])
+log.rollouts(1, list(rollout_lines(1, group(image={str(picture)!r}, box=[6, 6, 32, 24]))))
 task = {{"before": 0.1, "before_interval": 0.1, "after": 0.2, "after_interval": 0.1, "rows": 4}}
 log.summary({{"best": 1, "tasks": {{"digits": task}}}})
 log.close()

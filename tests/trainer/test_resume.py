@@ -17,6 +17,11 @@ def test_the_same_settings_may_resume_also_for_more_steps_and_with_another_logge
     check_same_config(CONFIG, {**CONFIG, "steps": 50, "wandb": {"mode": "online", "project": "x"}}, step=50)
 
 
+def test_micro_batches_may_be_smaller_after_memory_ran_out():
+    saved = {**CONFIG, "policy": {**CONFIG["policy"], "max_tokens_per_micro_batch": "auto"}, "max_tokens_per_micro_batch": 9000}
+    check_same_config(saved, {**saved, "policy": {**saved["policy"], "max_tokens_per_micro_batch": 6000}}, step=50)
+
+
 def test_every_setting_that_differs_is_named_with_both_values():
     other = {**CONFIG, "world_size": 4, "policy": {"lr": 0.0003, "warmup_steps": 5, "betas": [0.9, 0.95]}}
     with pytest.raises(ValueError, match="cannot resume") as refusal:

@@ -3,19 +3,22 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a .jsonl file, which may be growing, end with an incomplete line, or be missing."""
+def read_jsonl(path: Path, wanted: Callable[[str], bool] = bool) -> Iterator[dict[str, Any]]:
+    """The complete lines of a .jsonl file, which may be growing, end with an incomplete line, or be missing.
+
+    wanted: of a line's text, so that other lines are not parsed.
+    """
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:
         for line in file:
-            if line.endswith("\n"):
+            if line.endswith("\n") and wanted(line):
                 yield json.loads(line)
 
 

@@ -1,10 +1,10 @@
 """Checkpoints that are whole or not there: `step-000050/`, whose manifest.json names every file with its size and SHA-256.
 
-All ranks write into `.tmp-step-000050`; rank 0, in a thread beside the next step, syncs it to the disk, writes the manifest last
-and renames the folder, so that a run killed at any moment leaves either the new checkpoint or the old ones. Loading trusts
-nothing: a damaged checkpoint is named and the one before it taken. Ranks decide together through `agree(value)`, the smallest of
-all ranks' values, which returns on none before all have called it: if one rank fails, every rank stops, and all resume from
-the same step.
+All ranks write into `.tmp-step-000050`. Beside the next step, a thread of each rank syncs the files that this rank wrote to the
+disk, hashes them and notes the result; the thread of rank 0 waits for all notes, writes the manifest last and renames the folder.
+So a run killed at any moment leaves either the new checkpoint or the old ones. Loading trusts nothing: a damaged checkpoint is
+named and the one before it taken. Ranks decide together through `agree(value)`, the smallest of all ranks' values, which returns
+on none before all have called it: if one rank fails, every rank stops, and all resume from the same step.
 """
 
 import hashlib
@@ -12,14 +12,16 @@ import json
 import logging
 import math
 import shutil
+import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlrl.common.jsonl import sync
+from vlrl.common.jsonl import sync, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +29,17 @@ Agree = Callable[[int], int]
 
 MAY_DIFFER = (
     *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
-    *("max_tokens_per_micro_batch", "rollbacks"),
+    *("policy.max_tokens_per_micro_batch", "max_tokens_per_micro_batch", "tokens_per_patch", "rollbacks"),
 )
 """What may change at a resume: where a run is kept, how long it is and when it stops, but not what a step computes; and numbers
 that the run chose by itself, which the resumed run keeps."""
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
 _HEADROOM = 1.2
-_sealer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")  # a process that ends lets it come to its end
+DEADLINE_S = 25 * 60.0
+"""How long rank 0 waits for the other ranks to sync and hash their files; less than the ranks wait for each other."""
+_GRACE_S = 20.0  # the same in a process that is ending, such as after an error: another rank may have ended before its files were
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,15 +65,18 @@ def begin(
     keep: int,
     protected: Collection[int] = (),
     rank: int = 0,
+    world_size: int = 1,
     agree: Agree = alone,
     expected_bytes: int = 0,
 ) -> Callable[[], None]:
     """Writes what is to become `root/step-<step>`, and seals it in the background; every rank calls this, and then the result.
 
     Once that returns, the checkpoint is there, and of the others the `keep` newest up to it and the protected. write: puts this
-    rank's files into the folder it is given. state: JSON values. expected_bytes: the checkpoint's size, used while there is no
+    rank's files into the folder it is given, which is this rank's own; afterwards they move to the checkpoint's, under the same
+    names. state: JSON values. expected_bytes: the checkpoint's size, used while there is no
     earlier one to judge by. Checkpoints of later steps are removed: they belong to a future that the run has left. Both calls
-    raise OSError if the disk is too small, and RuntimeError if another rank failed.
+    raise OSError if the disk is too small, or some rank's files are not on it in time (DEADLINE_S); and RuntimeError if another
+    rank failed.
     """
     assert keep >= 1, "a run without a checkpoint cannot resume"
     fresh, final = root / f".tmp-{_name(step)}", root / _name(step)
@@ -80,19 +88,20 @@ def begin(
         if not fresh.is_dir():
             raise OSError(f"rank {rank} does not see {fresh}; put the run on a file system that all nodes share")
     with _all_or_none(agree, f"writing {final}"):
-        write(fresh)
+        names = _written(fresh, rank, write)
 
     def seal() -> None:
-        _seal(fresh, step, state)
-        _put_in_place(fresh, final)
-        _prune(root, step, keep, protected)
+        _note(fresh, rank, names)
+        if rank == 0:
+            _seal(fresh, step, state, _noted(fresh, world_size))
+            _put_in_place(fresh, final)
+            _prune(root, step, keep, protected)
 
-    sealing = _sealer.submit(seal) if rank == 0 else None
+    sealing = _in_background(seal)
 
     def finish() -> None:
         with _all_or_none(agree, f"finishing {final}"):
-            if sealing:
-                sealing.result()
+            sealing.result()
 
     return finish
 
@@ -175,18 +184,87 @@ def _make_room(root: Path, expected_bytes: int) -> None:
         raise OSError(f"{root}: a checkpoint needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make room and resume")
 
 
-def _seal(folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Syncs the folder's files to the disk, and only then writes and syncs the manifest that vouches for them."""
+def _written(folder: Path, rank: int, write: Callable[[Path], None]) -> list[str]:
+    """The names in `folder` of the files that this rank wrote."""
+    own = folder / f".rank-{rank}"
+    own.mkdir()
+    write(own)
+    names = [path.relative_to(own).as_posix() for path in sorted(own.rglob("*")) if path.is_file()]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).replace(folder / name)
+    shutil.rmtree(own)
+    return names
+
+
+def _in_background(work: Callable[[], None]) -> Future[None]:
+    """Does the work in a thread, which a process that ends lets come to its end."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint").start()
+    return done
+
+
+def _note(folder: Path, rank: int, names: list[str]) -> None:
+    """Syncs this rank's files to the disk, then notes for rank 0 their sizes and digests, or what prevented it."""
+    note: dict[str, Any] = {"error": "it was stopped"}
+    try:
+        for path in (folder / name for name in names):
+            sync(path)
+        note = {"files": {name: _entry(folder / name) for name in names}}
+    except Exception as error:
+        note = {"error": str(error)}
+        raise
+    finally:
+        write_atomically(_note_of(folder, rank), [json.dumps(note)])
+
+
+def _noted(folder: Path, world_size: int) -> dict[str, Any]:
+    """What all ranks noted of their files, by name, once the last of them has."""
+    start = time.monotonic()
+    while missing := [rank for rank in range(world_size) if not _note_of(folder, rank).exists()]:
+        if time.monotonic() - start > (DEADLINE_S if threading.main_thread().is_alive() else _GRACE_S):
+            named = ", ".join(map(str, missing))
+            raise TimeoutError(
+                f"{folder}: rank {named} did not sync and hash its files within {DEADLINE_S / 60:.0f} min after rank 0 had; look "
+                "at the file system there, then resume the run"
+            )
+        time.sleep(_POLL_S)
+    files: dict[str, Any] = {}
+    for rank in range(world_size):
+        note = json.loads(_note_of(folder, rank).read_text())
+        if "error" in note:
+            raise RuntimeError(f"{folder}: rank {rank} could not sync and hash its files: {note['error']}")
+        files |= note["files"]
+        _note_of(folder, rank).unlink()
+    return files
+
+
+def _note_of(folder: Path, rank: int) -> Path:
+    return folder / f".rank-{rank}.json"
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """A file in the manifest."""
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _seal(folder: Path, step: int, state: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """Writes and syncs the manifest, after all that it vouches for. files: by name what each rank noted, already synced."""
     (folder / _STATE).write_text(json.dumps(state))
-    paths = sorted(folder.rglob("*"))
-    for path in (*paths, folder):
-        sync(path)
-    files = [path for path in paths if path.is_file()]
-    table = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(files, _digests(files), strict=True)
-    }
-    (folder / _MANIFEST).write_text(json.dumps({"step": step, "files": table}, indent=2) + "\n")
+    sync(folder / _STATE)
+    table = {**files, _STATE: _entry(folder / _STATE)}
+    for inside in sorted(path for path in folder.rglob("*") if path.is_dir()):
+        sync(inside)
+    sync(folder)
+    (folder / _MANIFEST).write_text(json.dumps({"step": step, "files": dict(sorted(table.items()))}, indent=2) + "\n")
     sync(folder / _MANIFEST)
     sync(folder)
 

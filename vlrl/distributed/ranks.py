@@ -54,6 +54,14 @@ class Ranks:
         dist.all_gather_object(items, item, group=_host_group())
         return items
 
+    def gather_on_first(self, item: Any) -> list[Any]:
+        """Every rank's item, in the order of ranks, on the first rank; an empty list on the others."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] | None = [None] * self.size if self.is_first else None
+        dist.gather_object(item, items, dst=0, group=_host_group())
+        return items or []
+
     def broadcast(self, item: Any) -> Any:
         """The first rank's item, on every rank; what the others pass is ignored."""
         return self.gather(item if self.is_first else None)[0]

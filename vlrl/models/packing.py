@@ -4,6 +4,7 @@ A Pack is the input of one forward. DeepSpeed's ZeRO needs every rank to run the
 without an image ends in a filler, an image of zero pixels that takes no part in the loss.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -83,12 +84,17 @@ def _joined(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
     return torch.from_numpy(np.concatenate([part.numpy() for part in parts], axis))
 
 
+def prompt_cost(prompt: EncodedPrompt, tokens_per_patch: float) -> int:
+    """The prompt's share of a token budget: its tokens, and tokens_per_patch for each patch of its images, rounded up."""
+    return len(prompt.tokens) + math.ceil(tokens_per_patch * len(prompt.pixels))
+
+
 def split_to_budget(groups: Sequence[tuple[int, Sequence[int]]], budget: int) -> list[list[tuple[int, slice]]]:
     """Splits groups, in order, into micro-batches of at most `budget` tokens; a group too large for one is split by responses.
 
-    groups: (tokens of the prompt, tokens of each response). Returns, for each micro-batch, (number of the group, its responses).
-    A split group's prompt is repeated, which leaves the gradient as it is. A single response that exceeds the budget with its
-    prompt still gets a micro-batch of its own.
+    groups: (cost of the prompt, tokens of each response), see `prompt_cost`. Returns, for each micro-batch, (number of the
+    group, its responses). A split group's prompt is repeated, which leaves the gradient as it is. A single response that exceeds
+    the budget with its prompt still gets a micro-batch of its own.
 
     >>> split_to_budget([(4, [3, 3, 3]), (2, [5])], budget=10)
     [[(0, slice(0, 2, None))], [(0, slice(2, 3, None))], [(1, slice(0, 1, None))]]

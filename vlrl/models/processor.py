@@ -54,6 +54,7 @@ class Encoder:
         self.tokenizer = processor.tokenizer
         self.end_tokens = tuple(end_tokens)
         self._text_tokens = TextTokens(self.tokenizer)
+        self._pieces: dict[int, str] = {}
         self.images = images
         self.patch_size = processor.image_processor.patch_size
         self.merge_size = processor.image_processor.merge_size
@@ -71,6 +72,12 @@ class Encoder:
         if ids and ids[-1] in self.end_tokens:
             ids.pop()
         return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Each token as text by itself, an end token as an empty one. A token is decoded once in a process."""
+        for token in set(tokens).difference(self._pieces):
+            self._pieces[token] = self.decode([token])
+        return [self._pieces[token] for token in tokens]
 
     def encode_response(self, text: str, opened: str = "") -> list[int]:
         """A demonstration's ids with the end token, as the model should have sampled them.

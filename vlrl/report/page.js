@@ -56,7 +56,7 @@ function boxes(group) {
 
 // A token's background is blue if its ratio is above 1 and red if below, deeper the further from 1. It is underlined with dots if
 // its gate weight is below ½.
-function tokens(traced) {
+function tokens(traced, count) {
   const pre = element("pre");
   traced.pieces.forEach((piece, place) => {
     const ratio = traced.ratios[place], weight = traced.weights[place];
@@ -66,6 +66,7 @@ function tokens(traced) {
     if (weight < 0.5) token.style.borderBottom = "2px dotted";
     pre.append(token);
   });
+  if (traced.pieces.length < count) pre.append(" […]");
   return pre;
 }
 
@@ -78,7 +79,7 @@ function answer(rollout) {
   if (parts) facts.push(parts);
   const made = element("article", { class: `answer ${kind}` }, element("p", {}, facts.join(" · ")));
   if (rollout.detail) made.append(element("p", {}, rollout.detail));
-  made.append(rollout.tokens ? tokens(rollout.tokens) : element("pre", {}, rollout.response));
+  made.append(rollout.tokens ? tokens(rollout.tokens, rollout.num_tokens) : element("pre", {}, rollout.response));
   return made;
 }
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,7 @@ from vlrl.common.suggest import nearest_folder
 from vlrl.config import Config
 from vlrl.run_file import load_config
 from vlrl.stats import Estimate, estimate
+from vlrl.telemetry.run_log import step_of
 from vlrl.trainer.rollback import LEFT_BEHIND, Rollback, read_record
 
 MOST_ROLLOUTS = 10_000  # in the browser; a longer run shows the rollouts of evenly spaced steps
@@ -43,7 +44,8 @@ class RunData(Steps):
     """A run's settings and logs.
 
     rewards: the mean reward by task and step, with its interval over the means of the groups; groups: the rollouts of each
-    prompt, for the steps that the browser shows; left_behind: the abandoned steps of each rollback.
+    prompt, and traces the responses that were logged token by token, both for the steps that the browser shows; left_behind: the
+    abandoned steps of each rollback.
     """
 
     name: str
@@ -91,7 +93,11 @@ def read_run(folder: Path) -> RunData:
         rewards[task][step] = estimate(values)
     every = math.ceil(num_rollouts / MOST_ROLLOUTS) or 1
     last = steps.metrics[-1]["step"] if steps.metrics else 0
-    traces = {(line["step"], line["slot"], line["sample"]): line for line in read_jsonl(folder / "tokens.jsonl")}
+
+    def is_shown(line: str) -> bool:
+        return (last - step_of(line)) % every == 0
+
+    traces = {(line["step"], line["slot"], line["sample"]): line for line in read_jsonl(folder / "tokens.jsonl", is_shown)}
     return RunData(
         name=config.name,
         folder=folder,
@@ -99,7 +105,7 @@ def read_run(folder: Path) -> RunData:
         metrics=steps.metrics,
         histograms=steps.histograms,
         rewards=dict(rewards),
-        groups=[group for group in _groups(folder) if (last - group[0]["step"]) % every == 0],
+        groups=list(_groups(folder, is_shown)),
         traces=traces,
         summary=json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {},
         num_rollouts=num_rollouts,
@@ -113,6 +119,7 @@ def _lines(folder: Path) -> dict[str, list[Line]]:
     return {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in ("metrics", "histograms")}
 
 
-def _groups(folder: Path) -> Iterator[list[Line]]:
-    for _, lines in groupby(read_jsonl(folder / "rollouts.jsonl"), key=lambda line: (line["step"], line["slot"], line["round"])):
-        yield list(lines)
+def _groups(folder: Path, wanted: Callable[[str], bool] = bool) -> Iterator[list[Line]]:
+    lines = read_jsonl(folder / "rollouts.jsonl", wanted)
+    for _, group in groupby(lines, key=lambda line: (line["step"], line["slot"], line["round"])):
+        yield list(group)

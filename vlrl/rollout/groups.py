@@ -114,12 +114,6 @@ def with_advantages(group: Group, settings: cfg.AlgorithmConfig, *, weight: floa
     return replace(group, samples=tuple(weighted))
 
 
-def for_the_log(group: Group) -> Group:
-    """The group without its encoded prompt and the experts of its tokens, which are too large to send to the first rank."""
-    samples = tuple(replace(sample, rollout=replace(sample.rollout, routes=None)) for sample in group.samples)
-    return replace(group, prompt=replace(group.prompt, encoded=None), samples=samples)
-
-
 def summarise(groups: Sequence[Group]) -> Totals:
     """Metrics of the rollouts by task: reward and its parts, length, truncation, groups of equal rewards, failed scores.
 

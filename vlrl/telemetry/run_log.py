@@ -6,11 +6,14 @@ reads back) and carries its step, so that a resumed run can cut back what came a
 
 import json
 import math
+import mmap
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrl.common.jsonl import append_jsonl, read_jsonl, strict, write_atomically
+from vlrl.common.jsonl import append_jsonl, read_jsonl, strict, sync, write_atomically
 from vlrl.telemetry.metrics import Key, Metrics, name_of
 from vlrl.telemetry.tracker import Tracker
 from vlrl.types import Group
@@ -36,9 +39,8 @@ class RunLog:
         for tracker in self._trackers:
             tracker.step(step, named)
 
-    def rollouts(self, step: int, groups: Sequence[Group]) -> None:
-        """Records every rollout of a step, one line each; images stay references."""
-        lines = [line for group in groups for line in _rollout_lines(step, group)]
+    def rollouts(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Records every rollout of a step; see `rollout_lines`."""
         append_jsonl(self.folder / "rollouts.jsonl", lines)
         for tracker in self._trackers:
             tracker.rollouts(step, lines)
@@ -62,11 +64,14 @@ class RunLog:
         return list(read_jsonl(self.folder / "metrics.jsonl"))
 
     def truncate(self, step: int) -> None:
-        """Cuts the line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`."""
+        """Cuts the line files back to the lines of steps up to `step`; torn lines go too. For a run resumed after `step`.
+
+        Only what is cut is read. A run killed meanwhile leaves each file as it was or cut, and cuts again when it resumes.
+        """
         for path in (self.folder / name for name in _FILES):
             if path.exists():
-                with path.open(encoding="utf-8", errors="replace") as lines:
-                    write_atomically(path, (line for line in lines if _step_of(line) <= step))
+                os.truncate(path, _end_of(path, step))
+                sync(path)
 
     def set_aside(self, step: int, folder: Path) -> None:
         """Copies the lines of the steps after `step` into a new folder, whole or not at all, unless it exists."""
@@ -76,9 +81,13 @@ class RunLog:
         fresh.mkdir(parents=True, exist_ok=True)
         for path in (self.folder / name for name in _FILES):
             if path.exists():
-                with path.open(encoding="utf-8", errors="replace") as lines:
-                    write_atomically(fresh / path.name, (line for line in lines if step < _step_of(line) < math.inf))
+                with path.open("rb") as file, (fresh / path.name).open("wb") as copy:
+                    file.seek(_end_of(path, step))
+                    shutil.copyfileobj(file, copy)
+                os.truncate(fresh / path.name, _end_of(fresh / path.name, math.inf))
+                sync(fresh / path.name)
         fresh.rename(folder)
+        sync(folder.parent)
 
     def begin_another_copy(self) -> None:
         """Makes every tracker begin another copy, for a run that went back: the steps of a copy only go up."""
@@ -91,7 +100,8 @@ class RunLog:
             tracker.close()
 
 
-def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
+def rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
+    """A line of rollouts.jsonl for each of the group's samples; images stay references."""
     prompt = group.prompt
     for sample in group.samples:
         rollout, score = sample.rollout, sample.score
@@ -117,9 +127,32 @@ def _rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
         }
 
 
-def _step_of(line: str) -> float:
-    """The step that a line belongs to, infinite for a torn line."""
+def step_of(line: str) -> int:
+    """The step that a line of a log belongs to, from its beginning alone.
+
+    >>> step_of('{"step": 12, "reward/mean": 0.25}')
+    12
+    """
+    return int(line[len('{"step": ') : 32].partition(",")[0].rstrip("}\n"))
+
+
+def _end_of(path: Path, step: float) -> int:
+    """Where the last complete line of a step up to `step` ends; 0 if there is none. Reads from the end of the file."""
+    end = path.stat().st_size
+    if not end:
+        return 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        while end:
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            if _step_of_complete(content[start:end]) <= step:
+                break
+            end = start
+    return end
+
+
+def _step_of_complete(line: bytes) -> float:
+    """The step that a line belongs to, infinite for one that was not written to its end."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
     except (ValueError, TypeError):
         return math.inf

@@ -39,10 +39,12 @@ class Checkpointing:
                 step,
                 self._policy.save,
                 self._run.identity
-                | {"max_tokens_per_micro_batch": self._policy.max_tokens_per_micro_batch, "rollbacks": rollbacks},
+                | {"max_tokens_per_micro_batch": self._policy.max_tokens_per_micro_batch}
+                | {"tokens_per_patch": self._policy.tokens_per_patch, "rollbacks": rollbacks},
                 keep=settings.keep,
                 protected=self._protected | self._needed_for_a_rollback(step, watch),
                 rank=ranks.rank,
+                world_size=ranks.size,
                 agree=ranks.min,
             )
             self._good.add(step)
@@ -69,8 +71,11 @@ class Checkpointing:
         if found:
             checkpoints.check_same_config(found.state, self._run.identity, step=found.step)
             self._policy.load(found.path, lr_scale=lr_scale())
-            # With micro-batches of another size the last bits of the update would differ.
-            self._policy.max_tokens_per_micro_batch = found.state["max_tokens_per_micro_batch"]
+            # With micro-batches of another size the last bits of the update would differ; a number in the run file asks for that.
+            self._policy.max_tokens_per_micro_batch = (
+                self._policy.max_tokens_per_micro_batch or found.state["max_tokens_per_micro_batch"]
+            )
+            self._policy.tokens_per_patch = found.state["tokens_per_patch"]
             self._good = {found.step}
         return found
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from vlrl.distributed.prefetch import Prefetched
 from vlrl.distributed.ranks import Ranks
 from vlrl.models.packed_model import TokenScores
-from vlrl.models.packing import Pack, pack_groups, split_to_budget
+from vlrl.models.packing import Pack, pack_groups, prompt_cost, split_to_budget
 from vlrl.models.processor import EncodedPrompt
 from vlrl.models.routing_replay import engine_routes
+from vlrl.trainer.out_of_memory import explain_out_of_memory, smaller_than
 from vlrl.trainer.policy import Policy
 from vlrl.types import Group, Prompt, Rollout
 
@@ -65,11 +66,14 @@ def make_minibatch(
     *,
     filler: EncodedPrompt,
     budget: int,
+    tokens_per_patch: float = 0.0,
     keep_zero: bool,
     mask_truncated: bool = False,
     ranks: Ranks,
 ) -> MiniBatch:
     """Packs this rank's groups into micro-batches of at most `budget` tokens. All ranks call it together.
+
+    tokens_per_patch: how many tokens a patch of an image counts as.
 
     They hold the scored samples only and, with mask_truncated, only those that ended by themselves. Groups whose advantages are
     all zero are counted but not computed, unless keep_zero (a KL term gives them a gradient). A background thread packs the
@@ -79,7 +83,10 @@ def make_minibatch(
     lengths = [len(sample.rollout.tokens) for samples in trained for sample in samples]
     counts = ranks.sum({"scored": len(lengths), "tokens": sum(lengths)})
     computed = [samples for samples in trained if samples and (keep_zero or any(sample.advantage for sample in samples))]
-    sizes = [(len(samples[0].prompt.encoded.tokens), [len(each.rollout.tokens) for each in samples]) for samples in computed]
+    sizes = [
+        (prompt_cost(samples[0].prompt.encoded, tokens_per_patch), [len(each.rollout.tokens) for each in samples])
+        for samples in computed
+    ]
     pieces = [[computed[number][part] for number, part in piece] for piece in split_to_budget(sizes, budget)]
     pieces += [[]] * (max(1, int(ranks.max(len(pieces)))) - len(pieces))  # a step without gradients still moves momentum
     return MiniBatch(
@@ -93,7 +100,8 @@ def with_old_scores(policy: Policy, minibatch: MiniBatch) -> MiniBatch:
     """The mini-batch with each micro-batch's scores under the policy as it is, in the packing of the update."""
     scored = []
     for each in minibatch.micro_batches:
-        with policy.routing.replay(policy.routing.by_router(each.engine_routes)):
+        advice = smaller_than(each.pack, policy.max_tokens_per_micro_batch)
+        with policy.routing.replay(policy.routing.by_router(each.engine_routes)), explain_out_of_memory(each.pack, advice):
             scored.append(replace(each, old=policy.logprobs(each.pack)))
     return replace(minibatch, micro_batches=scored)
 

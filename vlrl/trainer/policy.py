@@ -32,7 +32,8 @@ class Policy:
 
     model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
     banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any;
-    `max_tokens_per_micro_batch` is 0 until the token budget is chosen; `lr_scale` multiplies the schedule's rate.
+    `max_tokens_per_micro_batch` is 0 until the token budget is chosen, and a patch of an image counts as `tokens_per_patch`
+    in it; `lr_scale` multiplies the schedule's rate.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Policy:
         self.max_tokens_per_micro_batch = (
             0 if settings.max_tokens_per_micro_batch == "auto" else settings.max_tokens_per_micro_batch
         )
+        self.tokens_per_patch = 0.0
         packed = _packed(settings, model, temperature, banned)
         self.family = family_of(packed.qwen.config.model_type)
         self.routing = Routing(packed, self.family.router_class())
@@ -144,7 +146,7 @@ class Policy:
         self.ranks.barrier()
 
     def save(self, folder: Path) -> None:
-        """Writes weights, optimizer and schedule; every rank calls it with the same folder."""
+        """Writes weights, optimizer and schedule; every rank calls it, with a folder of its own or the same."""
         self.engine.save_checkpoint(str(folder), tag="policy", client_state={"version": self.version}, save_latest=False)
 
     def load(self, folder: Path, *, lr_scale: float = 1.0) -> None:

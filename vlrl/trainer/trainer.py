@@ -8,11 +8,13 @@ import logging
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, StopSignal
 from vlrl.data.mixture import Mixture
+from vlrl.distributed.ranks import Ranks
 from vlrl.rollout.batch import Batch, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
@@ -37,7 +39,7 @@ from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
 from vlrl.trainer.policy import Policy, Reference
 from vlrl.trainer.rollback import Rollback
 from vlrl.trainer.token_budget import PlannedGroup, choose_token_budget
-from vlrl.trainer.update import TaskGates, UpdateStats, update
+from vlrl.trainer.update import MOST_TRACED, TaskGates, UpdateStats, update
 from vlrl.types import Group
 
 logger = logging.getLogger(__name__)
@@ -142,6 +144,7 @@ class Trainer:
                     [group for group in batch.groups if group.prompt.minibatch == number],
                     filler=run.filler,
                     budget=self.policy.max_tokens_per_micro_batch,
+                    tokens_per_patch=self.policy.tokens_per_patch,
                     keep_zero=settings.kl_coefficient > 0,
                     mask_truncated=settings.mask_truncated,
                     ranks=run.ranks,
@@ -150,6 +153,7 @@ class Trainer:
             ]
         with clock("time/old_logprobs"):
             minibatches[1:] = [with_old_scores(self.policy, minibatch) for minibatch in minibatches[1:]]
+        traced = _traced(batch.groups, settings.minibatches, run.ranks)
         return [
             update(
                 self.policy,
@@ -157,7 +161,7 @@ class Trainer:
                 gates=self.gates,
                 longest=run.config.sampling.max_new_tokens,
                 reference=self.reference if settings.kl_coefficient else None,
-                traced=_traced(batch.groups, settings.minibatches),
+                traced=traced,
                 clock=clock,
             )
             for minibatch in minibatches
@@ -283,7 +287,18 @@ def _open_log(run: Run) -> RunLog:
     return RunLog(config.folder, [wandb])
 
 
-def _traced(groups: list[Group], minibatches: int) -> set[int]:
-    """The first slot of each task with a gradient in the last mini-batch, which is the furthest from the old policy."""
-    learnt = [group.prompt for group in groups if group.prompt.minibatch == minibatches - 1 and group.has_gradient]
-    return set({prompt.task: prompt.slot for prompt in reversed(learnt)}.values())
+def _traced(groups: list[Group], minibatches: int, ranks: Ranks) -> set[tuple[int, int]]:
+    """The responses to log token by token, as (slot, sample): of one group of each task, the first of all ranks' groups with a
+    gradient in the last mini-batch, which is the furthest from the old policy. Of its responses those with the largest
+    advantages, up to MOST_TRACED tokens."""
+    learnt = {group.prompt.slot: group for group in groups if group.prompt.minibatch == minibatches - 1 and group.has_gradient}
+    everywhere = sorted(chain.from_iterable(ranks.gather([(slot, group.prompt.task) for slot, group in learnt.items()])))
+    first = {task: slot for slot, task in reversed(everywhere)}
+    chosen = set()
+    for group in (learnt[slot] for slot in first.values() if slot in learnt):
+        room = MOST_TRACED
+        for each in sorted(group.samples, key=lambda sample: -abs(sample.advantage)):
+            if room == MOST_TRACED or len(each.rollout.tokens) <= room:
+                chosen.add((group.prompt.slot, each.rollout.sample))
+                room -= len(each.rollout.tokens)
+    return chosen

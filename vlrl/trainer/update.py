@@ -14,12 +14,15 @@ from vlrl.models.packed_model import TokenScores
 from vlrl.telemetry.clock import Clock
 from vlrl.telemetry.metrics import Key, Maximum, Mean, Metrics, Totals, combine
 from vlrl.trainer.micro_batch import MicroBatch, MiniBatch
+from vlrl.trainer.out_of_memory import explain_out_of_memory, smaller_than
 from vlrl.trainer.policy import Policy, Reference
+
+MOST_TRACED = 8192  # tokens of a task in a step: about 200 kB of the log
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """One response's tokens in an update: each one's ratio to the old policy, and the weight that the gate gave it."""
+    """One response's first tokens in an update: each one's ratio to the old policy, and the weight that the gate gave it."""
 
     slot: int
     sample: int
@@ -80,13 +83,13 @@ def update(
     gates: TaskGates,
     longest: int = 1,
     reference: Reference | None = None,
-    traced: Collection[int] = (),
+    traced: Collection[tuple[int, int]] = (),
     clock: Clock | None = None,
 ) -> UpdateStats:
     """One optimizer step. Does nothing if no sample of any rank is scored.
 
-    longest: sampling.max_new_tokens, by which loss_aggregation: constant divides. traced: slots whose responses are
-    logged token by token; clock: of the step's pieces.
+    longest: sampling.max_new_tokens, by which loss_aggregation: constant divides. traced: (slot, sample) of the responses that
+    are logged token by token, each up to MOST_TRACED; clock: of the step's pieces.
     """
     if not minibatch.num_scored:
         return UpdateStats()
@@ -98,7 +101,8 @@ def update(
             micro = minibatch.micro_batches[number]
         replays_old = micro.old is not None and settings.routing_replay == "r2"
         routes = micro.old.routes if micro.old and replays_old else policy.routing.by_router(micro.engine_routes)
-        with policy.routing.replay(routes or None):
+        advice = smaller_than(micro.pack, policy.max_tokens_per_micro_batch)
+        with policy.routing.replay(routes or None), explain_out_of_memory(micro.pack, advice):
             with clock("time/forward"):
                 scores = policy.forward(micro.pack)
                 device = scores.logprobs.device
@@ -148,8 +152,8 @@ def _routing(policy: Policy, old: TokenScores | None) -> Totals:
     return totals if changed is None else totals | {Key("router/changed"): Mean(changed)}
 
 
-def _traces(micro: MicroBatch, tokens: LossTokens, gate: Gate, traced: Collection[int]) -> list[Trace]:
-    wanted = [number for number, sample in enumerate(micro.samples) if sample.rollout.slot in traced]
+def _traces(micro: MicroBatch, tokens: LossTokens, gate: Gate, traced: Collection[tuple[int, int]]) -> list[Trace]:
+    wanted = [number for number, each in enumerate(micro.samples) if (each.rollout.slot, each.rollout.sample) in traced]
     if not wanted:
         return []
     ratios, weights, sequence = tokens.log_ratio.exp().cpu(), gate_weight(tokens, gate).cpu(), tokens.sequence.cpu()
@@ -157,8 +161,8 @@ def _traces(micro: MicroBatch, tokens: LossTokens, gate: Gate, traced: Collectio
         Trace(
             slot=micro.samples[number].rollout.slot,
             sample=micro.samples[number].rollout.sample,
-            ratios=[round(ratio, 4) for ratio in ratios[sequence == number].tolist()],
-            weights=[round(weight, 4) for weight in weights[sequence == number].tolist()],
+            ratios=[round(ratio, 4) for ratio in ratios[sequence == number][:MOST_TRACED].tolist()],
+            weights=[round(weight, 4) for weight in weights[sequence == number][:MOST_TRACED].tolist()],
         )
         for number in wanted
     ]
