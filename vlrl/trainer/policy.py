@@ -6,6 +6,7 @@ The caller normalises the loss by the global count of its mini-batch. DeepSpeed 
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vlrl.models.packed_model import PackedModel, TokenScores, token_scores
 from vlrl.models.packing import Pack
 from vlrl.models.processor import Encoder
 from vlrl.models.routing_replay import Routing
+from vlrl.models.weight_files import download_once
 from vlrl.trainer.weight_change import Changes
 
 _BUCKET_BYTES = 512 << 20
@@ -47,7 +49,7 @@ class Policy:
         self.max_tokens_per_micro_batch = (
             0 if settings.max_tokens_per_micro_batch == "auto" else settings.max_tokens_per_micro_batch
         )
-        packed = _packed(settings, model, temperature, banned)
+        packed = _packed(settings, model, ranks, temperature, banned)
         self.family = family_of(packed.qwen.config.model_type)
         self.routing = Routing(packed, self.family.router_class())
         config = deepspeed_config(settings)
@@ -164,7 +166,7 @@ class Reference:
     def __init__(self, settings: cfg.PolicyConfig, model: str, *, ranks: Ranks, temperature: float, banned: list[int]):
         import deepspeed
 
-        packed = _packed(settings, model, temperature, banned).requires_grad_(False)
+        packed = _packed(settings, model, ranks, temperature, banned).requires_grad_(False)
         self.ranks = ranks
         if settings.zero_stage == 3:
             sharded = {
@@ -172,7 +174,7 @@ class Reference:
             }
             self.module, *_ = deepspeed.initialize(model=packed, config=sharded)
         else:
-            self.module = packed.to(ranks.device)
+            self.module = packed
 
     def logprobs(self, pack: Pack) -> TokenScores:
         """Scores the pack's response tokens, without gradient."""
@@ -239,14 +241,27 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _packed(settings: cfg.PolicyConfig, model: str, temperature: float, banned: list[int]) -> PackedModel:
-    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+def _packed(settings: cfg.PolicyConfig, model: str, ranks: Ranks, temperature: float, banned: list[int]) -> PackedModel:
+    """The model on this rank's device; under ZeRO-3 this rank's share of each weight, which it never holds more of."""
+    download_once(model, ranks)
     loaded = load_model(
-        model, dtype=dtype, freeze_vision=settings.freeze_vision, gradient_checkpointing=settings.gradient_checkpointing
+        model,
+        dtype=torch.float32 if settings.dtype == "float32" else torch.bfloat16,
+        freeze_vision=settings.freeze_vision,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        device=ranks.device,
+        shard=partial(_shard, deepspeed_config(settings)) if settings.zero_stage == 3 else None,
     )
     if settings.zero_stage == 3:
         _keep_experts_together(loaded)
-    return PackedModel(loaded, temperature=temperature, banned=banned)
+    return PackedModel(loaded, temperature=temperature, banned=banned).to(ranks.device)
+
+
+def _shard(config: dict[str, Any], weights: nn.ParameterList) -> None:
+    """Leaves each rank its share of the weights, the first rank's."""
+    import deepspeed
+
+    deepspeed.zero.Init(module=weights, config_dict_or_path=config)
 
 
 def _schedule(settings: cfg.PolicyConfig, updates: int) -> Callable[[int], float]:
