@@ -1,17 +1,16 @@
-"""Host memory that a rank takes to load the policy, at its highest and when it is loaded, in bytes a parameter.
+"""The most host memory that a rank takes to load the model, and then to start DeepSpeed on it, in bytes a parameter.
 
-    torchrun --nproc_per_node 2 -m bench.loading models/random-200M --stage 3
+    MALLOC_MMAP_THRESHOLD_=262144 torchrun --nproc_per_node 2 -m bench.loading models/random-150M --stage 3
 
-A model folder that does not exist is written first, with random weights of about 200M parameters. The peak is of resident memory,
-so that mapped files count too.
+A model folder that does not exist is written first, with random weights of about 150M parameters, MoE. The memory is the resident
+one, so that mapped files count too. With the threshold, memory that is freed is given back, as that of larger tensors always is.
 """
 
 import argparse
-import ctypes
 import gc
 from pathlib import Path
+from typing import Any
 
-import psutil
 import torch
 
 from vlrl import config as cfg
@@ -19,15 +18,13 @@ from vlrl.distributed.ranks import join_ranks
 from vlrl.models.qwen3_vl import QWEN3_VL
 from vlrl.models.tiny import write_random
 from vlrl.trainer.peak_memory import peak_bytes
-from vlrl.trainer.policy import Policy
+from vlrl.trainer.policy import Policy, load_packed
 
 
 def write_model(folder: Path, dtype: torch.dtype) -> None:
-    text, vision = QWEN3_VL.tiny_configs(False)
-    rope = text["rope_parameters"] | {"mrope_section": [16, 8, 8]}
-    text |= {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 12, "num_attention_heads": 16}
-    text |= {"num_key_value_heads": 8, "head_dim": 64, "rope_parameters": rope}
-    write_random(folder, ["0123456789"], text, vision | {"out_hidden_size": 1024}, tied=True, dtype=dtype)
+    text, vision = QWEN3_VL.tiny_configs(True)
+    text |= {"hidden_size": 512, "moe_intermediate_size": 384, "num_experts": 32, "num_hidden_layers": 8}
+    write_random(folder, ["0123456789"], text, vision | {"out_hidden_size": 512}, tied=True, dtype=dtype)
 
 
 def main() -> None:
@@ -42,22 +39,16 @@ def main() -> None:
         write_model(options.model, getattr(torch, options.dtype))
     ranks.barrier()
     settings = cfg.PolicyConfig(dtype=options.dtype, zero_stage=options.stage)
-    loaded: list[Policy] = []
-
-    def load() -> None:
-        loaded.append(Policy(settings, str(options.model), ranks=ranks, updates=1, temperature=1.0, banned=[]))
-
-    process = psutil.Process()
-    before = process.memory_info().rss
-    peak = peak_bytes(load)
+    shared: dict[str, Any] = {"ranks": ranks, "temperature": 1.0, "banned": []}
+    held: list[Any] = []
+    loading = peak_bytes(lambda: held.append(load_packed(settings, str(options.model), **shared)))
+    parameters = sum(getattr(each, "ds_numel", each.numel()) for each in held.pop().parameters())
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    steady = process.memory_info().rss - before
-    parameters = sum(getattr(each, "ds_numel", each.numel()) for each in loaded[0].engine.module.parameters())
-    for rank, (highest, left) in enumerate(ranks.gather((peak / parameters, steady / parameters))):
+    starting = peak_bytes(lambda: held.append(Policy(settings, str(options.model), updates=1, **shared)))
+    for rank, (loads, starts) in enumerate(ranks.gather((loading / parameters, starting / parameters))):
         if ranks.is_first:
             print(f"rank {rank} of {ranks.size}, {parameters / 1e6:.0f} M parameters, ZeRO-{options.stage}, {options.dtype}:")
-            print(f"  bytes a parameter: {highest:.1f} at the peak, {left:.1f} when loaded", flush=True)
+            print(f"  bytes a parameter: {loads:.2f} to load, {starts:.2f} to load and start DeepSpeed", flush=True)
 
 
 if __name__ == "__main__":

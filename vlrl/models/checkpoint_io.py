@@ -58,8 +58,8 @@ def load_model(
 ) -> nn.Module:
     """The checkpoint's model on the device, ready to train: with group attention and fast operators.
 
-    A tensor at a time goes from its file to the device. shard: called with the weights of each module as soon as they are there, so
-    that a process never holds more of the model than its share.
+    A tensor at a time goes from its file to the device. shard: called with the weights of each module as soon as they are there,
+    so that a process never holds more of the model than its share.
 
     Raises ValueError for tensors that the checkpoint lacks or its model does not have, and for a model with dropout.
     """

@@ -45,7 +45,8 @@ def check_tensors(model: str) -> dict[str, Path]:
     if head in held and head not in expected:  # tied
         if embedding in held and not read_tensor(held, head).equal(read_tensor(held, embedding)):
             raise ValueError(
-                f"model {model!r}: its {head} is not its embedding, but config.json has tie_word_embeddings: true; set it to false"
+                f"model {model!r}: its {head} is not its embedding, but config.json has tie_word_embeddings: true; "
+                "set it to false"
             )
         del shapes[head]
     _compare(model, expected, shapes, head=head)

@@ -23,8 +23,8 @@ Shape = tuple[int, ...]
 def download_once(model: str, ranks: Ranks) -> None:
     """Downloads a model on the hub into each machine's cache, by the machine's first process while the others wait.
 
-    All ranks call it; it does nothing for a folder. Raises ValueError, on all ranks, if a download fails, and RuntimeError after six
-    hours.
+    All ranks call it; it does nothing for a folder. Raises ValueError, on all ranks, if a download fails, and RuntimeError after
+    six hours.
     """
     if Path(model).is_dir():
         return
@@ -47,13 +47,17 @@ def hub_folder(model: str, *, local_only: bool = True) -> Path:
 
 
 def weight_files(model: str) -> list[Path]:
-    """A checkpoint's safetensors files, as transformers chooses them; none if a model on the hub is not in the cache."""
-    folder = Path(model)
-    if not folder.is_dir():
-        try:
-            folder = hub_folder(model)
-        except (OSError, ValueError):
-            return []
+    """A checkpoint's safetensors files, as transformers chooses them; none if a model on the hub is not all in the cache."""
+    if Path(model).is_dir():
+        return _files(Path(model))
+    try:
+        files = _files(hub_folder(model))
+    except (OSError, ValueError):
+        return []
+    return files if all(file.is_file() for file in files) else []
+
+
+def _files(folder: Path) -> list[Path]:
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
     if (folder / _INDEX).is_file():
