@@ -1,6 +1,6 @@
 """What tests/models/test_loading.py runs on each of two ranks.
 
-python -m tests.models.loading_on_ranks equal|lean MODEL
+python -m tests.models.loading_on_ranks equal|lean MODEL [SMALL_MODEL]
 """
 
 import ctypes
@@ -31,12 +31,12 @@ def equal(model: str, ranks: Ranks) -> None:
     assert weights.keys() == files.keys() and all(weight.equal(files[name]) for name, weight in weights.items())
 
 
-def lean(model: str, ranks: Ranks) -> None:
+def lean(model: str, ranks: Ranks, small: str) -> None:
     """Loading to a share of one half takes less than the model, by more than its largest tensor and some room to work in."""
     ctypes.CDLL("libc.so.6").mallopt(_MMAP_THRESHOLD, 1 << 18)  # what is freed is given back, as larger tensors always are
     settings = cfg.PolicyConfig(zero_stage=3)
     loaded: list = []
-    load_packed(settings, model, ranks, temperature=1.0, banned=[])  # imports, and buffers of the process group
+    load_packed(settings, small, ranks, temperature=1.0, banned=[])  # imports, and buffers of the process group
     peak = peak_bytes(lambda: loaded.append(load_packed(settings, model, ranks, temperature=1.0, banned=[])))
     whole = sum(2 * parameter.ds_numel for parameter in loaded[0].parameters())
     print(f"peak {peak / whole:.2f} of the model's {whole / 2**20:.0f} MiB", flush=True)
@@ -45,5 +45,5 @@ def lean(model: str, ranks: Ranks) -> None:
 
 torch.set_num_threads(1)
 ranks = join_ranks()
-{"equal": equal, "lean": lean}[sys.argv[1]](sys.argv[2], ranks)
+{"equal": equal, "lean": lean}[sys.argv[1]](sys.argv[2], ranks, *sys.argv[3:])
 ranks.barrier()

@@ -99,9 +99,9 @@ class Policy:
 
     @property
     def bytes_to_come(self) -> int:
-        """What the optimizer's moments will take at the first step; under ZeRO they are there from the start."""
-        trained = sum(parameter.numel() for parameter in self.engine.module.parameters() if parameter.requires_grad)
-        return 0 if self.settings.zero_stage else 8 * trained
+        """What Adam's two moments will take at the first step: nothing at the ZeRO stages where DeepSpeed makes them at the start."""
+        optimizer = self.engine.basic_optimizer
+        return 0 if optimizer.state else 8 * sum(each.numel() for group in optimizer.param_groups for each in group["params"])
 
     @property
     def lr(self) -> float:
@@ -163,8 +163,10 @@ class Policy:
     def close(self) -> None:
         """Gives the memory of weights, gradients and moments back; the policy cannot be used afterwards."""
         self.engine.destroy()
+        for parameter in self.engine.module.parameters():
+            parameter.__dict__.clear()  # DeepSpeed's methods, each of which holds the parameter, and its share of the weights
         del self.engine, self.routing
-        gc.collect()  # hooks and parameters hold one another
+        gc.collect()  # hooks and modules hold one another
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
