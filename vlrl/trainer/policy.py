@@ -99,7 +99,7 @@ class Policy:
 
     @property
     def bytes_to_come(self) -> int:
-        """What Adam's two moments will take at the first step: nothing at the ZeRO stages where DeepSpeed makes them at the start."""
+        """What Adam's two moments will take at the first step: nothing where DeepSpeed makes them at the start."""
         optimizer = self.engine.basic_optimizer
         return 0 if optimizer.state else 8 * sum(each.numel() for group in optimizer.param_groups for each in group["params"])
 
