@@ -101,7 +101,7 @@ def test_bfloat16_gradients_of_many_passes_are_summed_in_float32(request, ranks,
 def test_an_optimizer_on_the_host_makes_the_same_steps(tiny_dense, pictures, ranks, dtype, stage):
     minibatches = fixed_minibatches(tiny_dense, pictures, ranks, budget=SPLIT)
     results = []
-    # The two sum the gradients' norm in different orders. Clipping would pass that on, and bfloat16 weights would round otherwise.
+    # The two sum the gradients' norm in different orders. Clipping would pass that on to bfloat16 weights.
     settings = {"dtype": dtype, "zero_stage": stage, "gradient_clipping": 1.0 if dtype == "float32" else UNCLIPPED}
     for offload in (False, True):
         policy = open_policy(tiny_dense, ranks, **settings, offload_optimizer=offload)
