@@ -161,7 +161,10 @@ class Policy:
             group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)  # the next update's, else as it was when saved
 
     def close(self) -> None:
-        """Gives the memory of weights, gradients and moments back; the policy cannot be used afterwards."""
+        """Gives the memory of weights, gradients and moments back; the policy cannot be used afterwards.
+
+        Under ZeRO-3 something in DeepSpeed still holds the engine, and its memory stays.
+        """
         self.engine.destroy()
         for parameter in self.engine.module.parameters():
             parameter.__dict__.clear()  # DeepSpeed's methods, each of which holds the parameter, and its share of the weights
