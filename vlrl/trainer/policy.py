@@ -99,9 +99,12 @@ class Policy:
 
     @property
     def bytes_to_come(self) -> int:
-        """What Adam's two moments will take at the first step: nothing where DeepSpeed makes them at the start."""
+        """What Adam's two moments will take of the device's memory at the first step; ZeRO-3 makes them at the start."""
         optimizer = self.engine.basic_optimizer
-        return 0 if optimizer.state else 8 * sum(each.numel() for group in optimizer.param_groups for each in group["params"])
+        if optimizer.state:
+            return 0
+        weights = [each for group in optimizer.param_groups for each in group["params"]]
+        return 8 * sum(each.numel() for each in weights if each.device.type == self.ranks.device.type)
 
     @property
     def lr(self) -> float:
