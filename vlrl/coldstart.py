@@ -48,6 +48,7 @@ def _train(run: Run, folder: Path) -> None:
             loss = _supervised_step(run, policy, mixture.draw(step))
             tick(1, f"loss {loss:.3f}")
     policy.export(folder, config.model, run.encoder)
+    policy.close()  # the run's own needs the memory
     if run.ranks.is_first:
         write_atomically(folder / _DONE, [json.dumps(run.origin)])
     run.ranks.barrier()

@@ -129,6 +129,7 @@ class PolicyConfig(Section):
     min_lr_ratio: the share of `lr` that is left at the last update, after a linear decay.
     max_tokens_per_micro_batch: prompts and responses in one forward and backward; auto: as many as fit in memory, and each patch
     of an image counts as the share of a token that it is measured to need.
+    offload_optimizer: keeps the fp32 weights and the optimizer's moments in host memory, and makes its steps there.
     expert_parallel: for MoE models, the number of ranks that share each layer's experts (DeepSpeed's AutoEP).
     """
 
@@ -142,6 +143,7 @@ class PolicyConfig(Section):
     gradient_clipping: Positive = 1.0
     zero_stage: Literal[0, 1, 2, 3] = 2
     max_tokens_per_micro_batch: Count | Literal["auto"] = "auto"
+    offload_optimizer: bool = False
     expert_parallel: Count = 1
     gradient_checkpointing: bool = False
     freeze_vision: bool = False
@@ -326,6 +328,8 @@ def _faults(config: Config) -> Iterator[str]:
             yield f"mixture.{task}: tau_pos, tau_neg are the sapo gate's, and algorithm.gate is {algorithm.gate}; leave them out"
     if config.policy.dtype == "bfloat16" and config.policy.zero_stage == 0:
         yield "policy.zero_stage: 0 gives bfloat16 training another trajectory than the other stages do; use zero_stage: 1"
+    if config.policy.offload_optimizer and config.policy.zero_stage == 0:
+        yield "policy.offload_optimizer: requires zero_stage 1, 2 or 3, got 0; use zero_stage: 2"
     if config.policy.expert_parallel > 1 and config.policy.zero_stage not in (1, 2):
         yield f"policy.expert_parallel: requires zero_stage 1 or 2, got {config.policy.zero_stage}; use zero_stage: 1"
     if config.policy.expert_parallel > 1 and algorithm.routing_replay != "none":

@@ -8,6 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+
+# isort: split
+from transformers import AutoModelForImageTextToText
+
 from tests.conftest import SMALL_IMAGES, TEXTS
 from tests.models.helpers import message
 from tests.models.thinking import SAMPLING, write_thinking
@@ -99,15 +104,25 @@ def test_a_shard_that_is_missing_or_cut_off_is_refused_by_its_name(checkpoint, d
         load(checkpoint)
 
 
-@pytest.mark.parametrize(("name", "says"), [(NORM, f"lacks 1 .{NORM}"), (None, "has 1 .more")])
-def test_a_checkpoint_without_headers_is_checked_once_it_is_loaded(checkpoint, name, says):
-    tensors = load_file(checkpoint / "model-00001.safetensors") | ({} if name else {"more": torch.ones(1)})
-    tensors.pop(name, None)
+def test_a_checkpoint_without_safetensors_files_is_refused(checkpoint):
+    torch.save(load_file(checkpoint / "model-00001.safetensors"), checkpoint / "pytorch_model.bin")
     for file in checkpoint.glob("model*"):
         file.unlink()
-    torch.save(tensors, checkpoint / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match="has no safetensors files; save it with transformers' save_pretrained"):
         load(checkpoint)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["tiny_dense", "tiny_moe"])
+def test_a_loaded_model_is_the_one_that_transformers_loads_buffers_too(request, kind, dtype):
+    folder = request.getfixturevalue(kind)
+    loaded = load_model(folder, dtype=dtype, freeze_vision=False, gradient_checkpointing=False)
+    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    for own, theirs in ((loaded.named_parameters(), plain.named_parameters()), (loaded.named_buffers(), plain.named_buffers())):
+        expected = dict(theirs)
+        held = dict(own)
+        assert held.keys() == expected.keys()
+        assert all(held[name].dtype == each.dtype and held[name].equal(each) for name, each in expected.items())
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,11 @@ CASES = [
         overrides=("policy.dtype=bfloat16", "policy.zero_stage=0"),
     ),
     Case(
+        input="an offloaded optimizer at ZeRO stage 0",
+        says="requires zero_stage 1, 2 or 3, got 0",
+        overrides=("policy.offload_optimizer=true", "policy.zero_stage=0"),
+    ),
+    Case(
         input="expert parallel under ZeRO-3",
         says="requires zero_stage 1 or 2, got 3",
         overrides=("policy.expert_parallel=2", "policy.zero_stage=3"),

@@ -1,15 +1,24 @@
 """The policy's weights by name: in buckets, whole blocks together, right also after their bucket is given up."""
 
+import weakref
+from itertools import product
+
 import pytest
 import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from deepspeed.utils import safe_get_full_fp32_param
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.trainer.replay import fixed_minibatches, losses_of, open_policy, weights_of
-from vlrl.trainer.policy import block_of, in_buckets
+from tests.conftest import SMALL_IMAGES
+from tests.models.helpers import message
+from tests.trainer.replay import SGD, UNCLIPPED, fixed_minibatches, losses_of, open_policy, weights_of
+from vlrl.models.checkpoint_io import load_encoder
+from vlrl.models.packing import pack_groups
+from vlrl.trainer.policy import block_of, deepspeed_config, in_buckets, largest_block
 
+SPLIT = 60  # tokens of a micro-batch: several to an update
 SHARDED = {"zero_stage": 3, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}
 
 
@@ -48,11 +57,15 @@ def test_sharded_weights_are_gathered_a_bucket_at_a_time_and_outlive_it(tiny_moe
     assert all(torch.equal(weight, expected[name]) for name, weight in kept)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_a_policy_that_goes_back_repeats_its_updates_to_the_last_bit(tiny_dense, pictures, ranks, tmp_path, zero_stage):
+RESUMED = [("tiny_dense", *each) for each in (("float32", 0), *product(("float32", "bfloat16"), (1, 2, 3)))]
+
+
+@pytest.mark.parametrize(("kind", "dtype", "stage"), [*RESUMED, ("tiny_moe", "bfloat16", 1), ("tiny_moe", "bfloat16", 3)])
+def test_a_policy_that_goes_back_repeats_its_updates_to_the_last_bit(request, pictures, ranks, tmp_path, kind, dtype, stage):
     """To a checkpoint in the middle, and to one from before the first update, when the optimizer has no moments yet."""
-    policy = open_policy(tiny_dense, ranks, zero_stage=zero_stage, warmup_steps=3)
-    minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
+    model = request.getfixturevalue(kind)
+    policy = open_policy(model, ranks, dtype=dtype, zero_stage=stage, warmup_steps=3)
+    minibatches = fixed_minibatches(model, pictures, ranks, budget=SPLIT)
     policy.save(tmp_path / "start")
     first = losses_of(policy, minibatches, 2)
     policy.save(tmp_path / "middle")
@@ -61,6 +74,77 @@ def test_a_policy_that_goes_back_repeats_its_updates_to_the_last_bit(tiny_dense,
         policy.load(tmp_path / folder)
         assert losses_of(policy, minibatches, len(losses)) == losses
         assert all(torch.equal(weight, weights[name]) for name, weight in policy.named_weights())
+
+
+@pytest.mark.parametrize("kind", ["tiny_dense", "tiny_moe"])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_gradients_of_many_passes_are_summed_in_float32(request, ranks, stage, kind):
+    """64 equal passes move the fp32 weights as one of 64 times the loss: in bfloat16 no sum but the first few is exact."""
+    model = request.getfixturevalue(kind)
+    encoder = load_encoder(model, SMALL_IMAGES)
+    pack = pack_groups([(encoder.encode(message("What is 12 + 34?")), [[30, 31, 32]])], encoder.filler())
+    moved = []
+    for passes in (64, 1):
+        policy = open_policy(model, ranks, dtype="bfloat16", zero_stage=stage, gradient_clipping=UNCLIPPED, deepspeed=SGD)
+        named = dict(policy.engine.module.qwen.named_parameters())
+        before = {name: safe_get_full_fp32_param(weight).clone() for name, weight in named.items()}
+        for _ in range(passes):
+            scores = policy.forward(pack)
+            policy.backward((scores.zero - scores.logprobs.mean()) * (64 / passes))
+        policy.step()
+        moved.append({name: safe_get_full_fp32_param(weight) - before[name] for name, weight in named.items()})
+    assert any(change.any() for change in moved[1].values())
+    assert all(change.equal(moved[1][name]) for name, change in moved[0].items())
+
+
+@pytest.mark.parametrize(("dtype", "stage"), [("float32", 1), ("bfloat16", 1), ("bfloat16", 2), ("bfloat16", 3)])
+def test_an_optimizer_on_the_host_makes_the_same_steps(tiny_dense, pictures, ranks, dtype, stage):
+    minibatches = fixed_minibatches(tiny_dense, pictures, ranks, budget=SPLIT)
+    results = []
+    # The two sum the gradients' norm in different orders. Clipping would pass that on to bfloat16 weights.
+    settings = {"dtype": dtype, "zero_stage": stage, "gradient_clipping": 1.0 if dtype == "float32" else UNCLIPPED}
+    for offload in (False, True):
+        policy = open_policy(tiny_dense, ranks, **settings, offload_optimizer=offload)
+        assert bool(policy.engine.zero_cpu_offload()) is offload
+        changes = policy.changes()
+        results.append((losses_of(policy, minibatches, 3), changes.since(), weights_of(policy)))
+    (losses, moved, weights), (offloaded, also_moved, others) = results
+    assert offloaded == pytest.approx(losses, rel=1e-5) and also_moved == pytest.approx(moved, rel=1e-4)
+    atol = 1e-5 if dtype == "float32" else 1e-3
+    assert all(torch.allclose(weight, others[name], rtol=8e-3, atol=atol) for name, weight in weights.items())
+
+
+def test_zero_3_gathers_a_whole_sparse_block_ahead(tiny_moe, ranks):
+    policy = open_policy(tiny_moe, ranks, zero_stage=3)
+    assert largest_block(policy.engine.module.qwen) == 8 * 128 + 8 * 3 * 96 * 128  # router and experts, also when sharded
+    zero = deepspeed_config(policy.settings, block_size=604_241_920)["zero_optimization"]
+    assert zero["stage3_prefetch_bucket_size"] == 604_241_920 and zero["stage3_max_live_parameters"] > 2 * 604_241_920
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "come"), [("float32", 0, 8), ("bfloat16", 1, 8), ("bfloat16", 2, 8), ("bfloat16", 3, 0)]
+)
+def test_the_moments_that_the_first_step_will_make_are_foreseen(tiny_dense, pictures, ranks, dtype, stage, come):
+    policy = open_policy(tiny_dense, ranks, dtype=dtype, zero_stage=stage)
+    trained = sum(getattr(each, "ds_numel", each.numel()) for each in policy.engine.module.parameters())
+    assert come * trained <= policy.bytes_to_come <= come * (trained + 1000)  # DeepSpeed pads its flat copies
+    losses_of(policy, fixed_minibatches(tiny_dense, pictures, ranks), 1)
+    assert policy.bytes_to_come == 0
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_closed_policy_leaves_no_weight_gradient_or_moment_behind(tiny_moe, pictures, ranks, stage):
+    dtype = "bfloat16" if stage else "float32"
+    policy = open_policy(tiny_moe, ranks, dtype=dtype, zero_stage=stage, gradient_checkpointing=True)
+    losses_of(policy, fixed_minibatches(tiny_moe, pictures, ranks), 1)
+    optimizer = policy.engine.basic_optimizer
+    states = [each for state in optimizer.state.values() for each in state.values()]
+    trained = [each for group in optimizer.param_groups for each in group["params"]]
+    assert states
+    held = [weakref.ref(each) for each in (*policy.engine.module.parameters(), *trained, *states)]
+    del optimizer, states, trained
+    policy.close()
+    assert [each().shape for each in held if each() is not None] == []
 
 
 def test_a_scale_of_the_rate_holds_from_the_next_update_on_and_is_not_applied_twice(tiny_dense, pictures, ranks, tmp_path):

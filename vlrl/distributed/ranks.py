@@ -94,6 +94,15 @@ class Ranks:
     def barrier(self) -> None:
         self.gather(None)
 
+    def wait(self, what: str, limit: timedelta) -> None:
+        """A barrier with a limit of its own. RuntimeError, naming what was waited for, if a rank is not there by then."""
+        if self.size == 1:
+            return
+        try:
+            dist.monitored_barrier(_host_group(), timeout=limit, wait_all_ranks=True)
+        except RuntimeError as error:
+            raise RuntimeError(f"rank {self.rank} waited for {what}, at most {limit}: {error}") from None
+
 
 _groups: list[Any] = []
 

@@ -7,7 +7,7 @@ transformers does not convert them back, so everything that leaves the trainer (
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from vlrl.models.attention import GROUP_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
 from vlrl.models.family import Family
 from vlrl.models.processor import Encoder
-from vlrl.models.tensor_check import check_loaded, check_tensors
+from vlrl.models.tensor_check import check_tensors
+from vlrl.models.weight_files import read_tensor
 
 _SHARD_BYTES = 4 * 1024**3
 _GENERATION = "generation_config.json"
@@ -46,13 +47,29 @@ def check_model(model: str) -> dict:
     return config.to_dict()
 
 
-def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_checkpointing: bool) -> nn.Module:
-    """The checkpoint's model, ready to train: whole, with group attention and fast operators.
+def load_model(
+    model: str,
+    *,
+    dtype: torch.dtype,
+    freeze_vision: bool,
+    gradient_checkpointing: bool,
+    device: torch.device | str = "cpu",
+    shard: Callable[[nn.ParameterList], object] | None = None,
+) -> nn.Module:
+    """The checkpoint's model on the device, ready to train: with group attention and fast operators.
+
+    A tensor at a time goes from its file to the device. shard: called with the weights of each module as soon as they are there,
+    so that a process never holds more of the model than its share.
 
     Raises ValueError for tensors that the checkpoint lacks or its model does not have, and for a model with dropout.
     """
-    loaded = _load_whole(model, dtype)
+    check_model(model)
+    files = check_tensors(model)
+    if not files:
+        raise ValueError(f"model {model!r} has no safetensors files in this machine's cache; run `hf download {model}`")
+    loaded = _without_weights(model, dtype)
     family = family_of(loaded.config.model_type)
+    _fill(loaded, files, family, device=torch.device(device), shard=shard)
     _choose_operators(loaded, family)
     if freeze_vision:
         loaded.get_submodule(family.vision_tower).requires_grad_(False)
@@ -61,23 +78,45 @@ def load_model(model: str, *, dtype: torch.dtype, freeze_vision: bool, gradient_
     return loaded.train()
 
 
-def _load_whole(model: str, dtype: torch.dtype) -> Any:
-    """The checkpoint with every tensor from its files."""
-    from transformers import AutoModelForImageTextToText
+def _without_weights(model: str, dtype: torch.dtype) -> Any:
+    """The checkpoint's model with its parameters on torch's meta device, and its buffers, which no file holds, as they are."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
 
-    check_model(model)
-    check_tensors(model)
-    result: Any = AutoModelForImageTextToText.from_pretrained(
-        model,
-        dtype=dtype,
-        attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"},
-        output_loading_info=True,
-    )
-    loaded, report = result
-    check_loaded(model, loaded, missing=report["missing_keys"], unexpected=report["unexpected_keys"])
-    if loaded.config.text_config.attention_dropout:
+    with init_empty_weights(include_buffers=False), no_init_weights():
+        built = AutoModelForImageTextToText.from_config(
+            AutoConfig.from_pretrained(model),
+            dtype=dtype,
+            attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"},
+        )
+    if built.config.text_config.attention_dropout:
         raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
-    return loaded
+    return built
+
+
+def _fill(
+    built: Any,
+    files: Mapping[str, Path],
+    family: Family,
+    *,
+    device: torch.device,
+    shard: Callable[[nn.ParameterList], object] | None,
+) -> None:
+    """Reads each module's own parameters from the files, in the released layout; a tied head becomes the embedding."""
+    for path, module in built.named_modules():
+        for leaf, empty in list(module.named_parameters(recurse=False)):
+            name = f"{path}.{leaf}"
+            if name == family.tied_weights[1] and built.config.tie_word_embeddings:
+                continue
+            weight = torch.empty_like(empty, device=device)
+            family.released_layout(name, weight).copy_(read_tensor(files, name))
+            setattr(module, leaf, nn.Parameter(weight))
+        own = list(module.parameters(recurse=False))
+        if shard and own and not own[0].is_meta:
+            shard(nn.ParameterList(own))
+    built.tie_weights()
+    built.to(device)  # the buffers
 
 
 def _choose_operators(loaded: Any, family: Family) -> None:

@@ -61,7 +61,7 @@ class PackedModel(nn.Module):
         self.qwen = qwen
         self.temperature = temperature
         qwen.lm_head = LogProbHead(self.qwen.lm_head.weight)
-        never = torch.zeros(len(qwen.lm_head.weight), dtype=torch.bool)
+        never = torch.zeros(self.qwen.config.text_config.vocab_size, dtype=torch.bool)  # a sharded head has no length
         never[list(banned)] = True
         self.register_buffer("banned", never, persistent=False)
 

@@ -3,20 +3,16 @@
 The files' headers have names and shapes, so a run checks a local checkpoint before anything is loaded.
 """
 
-import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from vlrl.models.config_json import family_of
+from vlrl.models.weight_files import Shape, read_header, read_tensor, weight_files
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _NAMED = 3  # tensors in a sentence
-
-Shape = tuple[int, ...]
 
 
 def empty_model(model: str) -> Any:
@@ -27,55 +23,34 @@ def empty_model(model: str) -> Any:
         return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
 
 
-def check_tensors(model: str) -> None:
-    """Raises ValueError, naming the tensors, if a checkpoint's files lack some of its model's, have others or other shapes.
+def check_tensors(model: str) -> dict[str, Path]:
+    """The file of each tensor, by the names of a checkpoint's files; empty for one on the hub that is not downloaded.
 
-    A checkpoint on the hub, or one without safetensors files, is left to `check_loaded`.
+    Raises ValueError, naming the tensors, if the files lack some of the model's, have others or other shapes.
     """
-    files = _files(Path(model))
+    files = weight_files(model)
     if not files:
-        return
-    held = {name: (shape, file) for file in files for name, shape in _header(model, file).items()}
+        if Path(model).is_dir():
+            raise ValueError(f"model {model!r} has no safetensors files; save it with transformers' save_pretrained first")
+        return {}
+    shapes, held = {}, {}
+    for file in files:
+        header = read_header(model, file)
+        shapes |= header
+        held |= dict.fromkeys(header, file)
     built = empty_model(model)
     family = family_of(built.config.model_type)
     embedding, head = family.tied_weights
     expected = {name: tuple(family.released_layout(name, tensor).shape) for name, tensor in built.named_parameters()}
-    shapes = {name: shape for name, (shape, _) in held.items()}
     if head in held and head not in expected:  # tied
-        if embedding in held and not _read(held[head][1], head).equal(_read(held[embedding][1], embedding)):
-            raise ValueError(_two_heads(model, head))
+        if embedding in held and not read_tensor(held, head).equal(read_tensor(held, embedding)):
+            raise ValueError(
+                f"model {model!r}: its {head} is not its embedding, but config.json has tie_word_embeddings: true; "
+                "set it to false"
+            )
         del shapes[head]
     _compare(model, expected, shapes, head=head)
-
-
-def check_loaded(model: str, loaded: Any, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:
-    """Raises ValueError, naming the tensors, by what transformers reports of a model that it has loaded."""
-    head = family_of(loaded.config.model_type).tied_weights[1]
-    if loaded.config.tie_word_embeddings and loaded.get_output_embeddings().weight is not loaded.get_input_embeddings().weight:
-        raise ValueError(_two_heads(model, head))
-    _refuse(model, sorted(missing), sorted(unexpected), len(list(loaded.named_parameters())), head=head)
-
-
-def _files(folder: Path) -> list[Path]:
-    """The safetensors files of a local checkpoint, as transformers chooses them."""
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    if (folder / _INDEX).is_file():
-        return [folder / name for name in sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))]
-    return []
-
-
-def _header(model: str, file: Path) -> dict[str, Shape]:
-    try:
-        with safe_open(file, "pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except Exception as error:  # safetensors raises its own exception, and OSError
-        raise ValueError(f"model {model!r}: {file.name} cannot be read ({error}); download or export the model again") from None
-
-
-def _read(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, "pt") as opened:
-        return opened.get_tensor(name)
+    return held
 
 
 def _compare(model: str, expected: Mapping[str, Shape], held: Mapping[str, Shape], *, head: str) -> None:
@@ -100,10 +75,6 @@ def _refuse(model: str, missing: Collection[str], unexpected: Collection[str], t
             f"model {model!r} has {_listed(unexpected)} besides its {total} tensors, which its config.json does not describe; "
             "remove them, or correct config.json"
         )
-
-
-def _two_heads(model: str, head: str) -> str:
-    return f"model {model!r}: its {head} is not its embedding, but config.json has tie_word_embeddings: true; set it to false"
 
 
 def _listed(names: Collection[str]) -> str:

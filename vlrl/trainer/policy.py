@@ -4,8 +4,10 @@ The caller normalises the loss by the global count of its mini-batch. DeepSpeed 
 `scale_wrt_gas` says, so the loss is multiplied by the number of ranks here, and only here.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from vlrl.models.packed_model import PackedModel, TokenScores, token_scores
 from vlrl.models.packing import Pack
 from vlrl.models.processor import Encoder
 from vlrl.models.routing_replay import Routing
+from vlrl.models.weight_files import download_once
 from vlrl.trainer.weight_change import Changes
 
 _BUCKET_BYTES = 512 << 20
@@ -49,10 +52,10 @@ class Policy:
             0 if settings.max_tokens_per_micro_batch == "auto" else settings.max_tokens_per_micro_batch
         )
         self.tokens_per_patch = 0.0
-        packed = _packed(settings, model, temperature, banned)
+        packed = load_packed(settings, model, ranks, temperature=temperature, banned=banned)
         self.family = family_of(packed.qwen.config.model_type)
         self.routing = Routing(packed, self.family.router_class())
-        config = deepspeed_config(settings)
+        config = deepspeed_config(settings, block_size=largest_block(packed.qwen))
         if settings.expert_parallel > 1:
             preset = expert_parallel_settings(packed.qwen.config, settings.expert_parallel)
             config["expert_parallel"] = preset | config.get("expert_parallel", {})
@@ -98,9 +101,12 @@ class Policy:
 
     @property
     def bytes_to_come(self) -> int:
-        """What the optimizer's moments will take at the first step; under ZeRO they are there from the start."""
-        trained = sum(parameter.numel() for parameter in self.engine.module.parameters() if parameter.requires_grad)
-        return 0 if self.settings.zero_stage else 8 * trained
+        """What Adam's two moments will take of the device's memory at the first step; ZeRO-3 makes them at the start."""
+        optimizer = self.engine.basic_optimizer
+        if optimizer.state:
+            return 0
+        weights = [each for group in optimizer.param_groups for each in group["params"]]
+        return 8 * sum(each.numel() for each in weights if each.device.type == self.ranks.device.type)
 
     @property
     def lr(self) -> float:
@@ -159,6 +165,19 @@ class Policy:
         for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
             group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)  # the next update's, else as it was when saved
 
+    def close(self) -> None:
+        """Gives the memory of weights, gradients and moments back; the policy cannot be used afterwards.
+
+        Under ZeRO-3 something in DeepSpeed still holds the engine, and its memory stays.
+        """
+        self.engine.destroy()
+        for parameter in self.engine.module.parameters():
+            parameter.__dict__.clear()  # DeepSpeed's methods, each of which holds the parameter, and its share of the weights
+        del self.engine, self.routing
+        gc.collect()  # hooks and modules hold one another
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
 
 class Reference:
     """The reference of the KL term: the starting checkpoint, frozen; sharded if the policy is."""
@@ -166,15 +185,15 @@ class Reference:
     def __init__(self, settings: cfg.PolicyConfig, model: str, *, ranks: Ranks, temperature: float, banned: list[int]):
         import deepspeed
 
-        packed = _packed(settings, model, temperature, banned).requires_grad_(False)
+        packed = load_packed(settings, model, ranks, temperature=temperature, banned=banned).requires_grad_(False)
         self.ranks = ranks
         if settings.zero_stage == 3:
-            sharded = {
-                key: value for key, value in deepspeed_config(settings).items() if key not in ("optimizer", "gradient_clipping")
-            }
+            sharded = deepspeed_config(settings, block_size=largest_block(packed.qwen))
+            del sharded["optimizer"], sharded["gradient_clipping"]
+            sharded["zero_optimization"].pop("offload_optimizer", None)  # with it DeepSpeed looks for one
             self.module, *_ = deepspeed.initialize(model=packed, config=sharded)
         else:
-            self.module = packed.to(ranks.device)
+            self.module = packed
 
     def logprobs(self, pack: Pack) -> TokenScores:
         """Scores the pack's response tokens, without gradient."""
@@ -215,16 +234,33 @@ def block_of(name: str) -> str:
     return name.rpartition(".")[0] if number is None else ".".join(parts[: number + 2])
 
 
-def deepspeed_config(settings: cfg.PolicyConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration: what vlrl needs, then the run file's `deepspeed:` block on top."""
+def largest_block(model: nn.Module) -> int:
+    """The parameters of the largest block, such as a sparse block with its experts."""
+    blocks = groupby(model.named_parameters(), key=lambda item: block_of(item[0]))
+    return max(sum(_whole_size(parameter) for _, parameter in members) for _, members in blocks)
+
+
+def deepspeed_config(settings: cfg.PolicyConfig, *, block_size: int = 0) -> dict[str, Any]:
+    """DeepSpeed's configuration: what vlrl needs, then the run file's `deepspeed:` block on top.
+
+    block_size: parameters of the model's largest block, which ZeRO-3 gathers while it computes the block before.
+    """
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.zero_stage == 3:
+        # DeepSpeed's defaults, which a sparse block of a large MoE model exceeds. Live at most: two blocks, and one's gradients.
+        zero |= {"stage3_prefetch_bucket_size": max(5 * 10**7, block_size)}
+        zero |= {"stage3_max_live_parameters": max(10**9, 3 * block_size)}
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     adam = {"lr": settings.lr, "betas": list(settings.betas), "eps": settings.eps, "weight_decay": settings.weight_decay}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,  # any number of micro-batches, then one step
         "gradient_clipping": settings.gradient_clipping,
-        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_optimization": zero,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},  # else bfloat16 gradients are summed in bfloat16, 3 % off after 64 passes
         "optimizer": {"type": "AdamW", "params": adam | {"torch_adam": True, "fused": True}},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
@@ -241,14 +277,27 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _packed(settings: cfg.PolicyConfig, model: str, temperature: float, banned: list[int]) -> PackedModel:
-    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+def load_packed(settings: cfg.PolicyConfig, model: str, ranks: Ranks, *, temperature: float, banned: list[int]) -> PackedModel:
+    """The model on this rank's device; under ZeRO-3 this rank's share of each weight, which it never holds more of."""
+    download_once(model, ranks)
     loaded = load_model(
-        model, dtype=dtype, freeze_vision=settings.freeze_vision, gradient_checkpointing=settings.gradient_checkpointing
+        model,
+        dtype=torch.float32 if settings.dtype == "float32" else torch.bfloat16,
+        freeze_vision=settings.freeze_vision,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        device=ranks.device,
+        shard=partial(_shard, deepspeed_config(settings)) if settings.zero_stage == 3 else None,
     )
     if settings.zero_stage == 3:
         _keep_experts_together(loaded)
-    return PackedModel(loaded, temperature=temperature, banned=banned)
+    return PackedModel(loaded, temperature=temperature, banned=banned).to(ranks.device)
+
+
+def _shard(config: dict[str, Any], weights: nn.ParameterList) -> None:
+    """Leaves each rank its share of the weights, the first rank's."""
+    import deepspeed
+
+    deepspeed.zero.Init(module=weights, config_dict_or_path=config)
 
 
 def _schedule(settings: cfg.PolicyConfig, updates: int) -> Callable[[int], float]:
