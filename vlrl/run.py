@@ -41,7 +41,10 @@ class Run(Inputs):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """All that determines the model that the first step samples from, on any ranks. A cold start of the same origin is reused."""
+        """All that determines the model that the first step samples from. A cold start of the same origin is reused.
+
+        How the policy lies on its ranks is not among it.
+        """
         settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
         policy = self.coldstart_policy.model_dump(mode="json", exclude={"zero_stage", "expert_parallel"})
         return {"weights": self.weights, **self.contents, "policy": policy, **settings}
