@@ -80,7 +80,7 @@ def _opened(models: Path, cell: str, ranks: Ranks, *, other: bool) -> Policy:
 
 
 def _check_saved_state(policy: Policy, folder: Path) -> None:
-    """Asserts that the files hold each weight and moment as DeepSpeed itself gathers it, which it cannot for experts or ZeRO 0."""
+    """Asserts that the files hold each weight and moment as DeepSpeed gathers it, which it cannot for experts or ZeRO 0."""
     state, _ = whole_state(folder)
     if link := getattr(policy.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None):
         link()

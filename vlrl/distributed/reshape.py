@@ -103,7 +103,7 @@ def _plain(flat: Flat) -> tuple[dict[str, Tensor], dict[str, Any], list[tuple[st
             numbers[key] = (value, isinstance(value, Tensor) and value.device == flat.weight.device)
         else:
             raise ValueError(f"policy.deepspeed: no checkpoint can be made of an optimizer with a state {key!r} of its own shape")
-    return tensors, numbers, [tuple(part) for part in flat.parts]
+    return tensors, numbers, [(*part,) for part in flat.parts]
 
 
 def _compact(tensor: Tensor) -> Tensor:

@@ -85,15 +85,6 @@ def merged_parts(name: str, parameter: Any, first: int, numel: int) -> Iterator[
         done += length
 
 
-def copy_number(parameter: Any) -> int:
-    """Which of the ranks that hold the same whole parameter this one is."""
-    from deepspeed.utils import groups
-
-    if getattr(parameter, "allreduce", True):
-        return dist.get_rank()
-    return groups._get_expert_data_parallel_rank(parameter.group_name)
-
-
 def _expert_rank(parameter: Any) -> int:
     return 0 if getattr(parameter, "allreduce", True) else dist.get_rank(_group(parameter))
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vlrl.distributed import reshape
 from vlrl.distributed.reshape import Flat, Part
-from vlrl.models.expert_parallel import copy_number, expert_parallel_size, merged_parts, released_name
+from vlrl.models.expert_parallel import expert_parallel_size, merged_parts, released_name
 
 _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 
@@ -40,7 +40,7 @@ def save(engine: Any, folder: Path, rank: int, progress: Mapping[str, Any]) -> N
     """Writes this rank's part into the folder. All ranks call it. progress: more plain values to keep."""
     counters = {name: getattr(engine, name) for name in _COUNTERS}
     group = {key: value for key, value in _torch_optimizer(engine).param_groups[0].items() if key == "step"}  # of FusedAdam
-    kept = {**progress, "counters": counters, "schedule": engine.lr_scheduler.state_dict(), "group": group}
+    kept = {**progress, "counters": counters, "scheduled": engine.lr_scheduler.last_epoch, "group": group}
     reshape.save(folder, rank, list(flats_of(engine)), _sizes(engine), kept)
 
 
@@ -56,7 +56,7 @@ def load(engine: Any, folder: Path, rank: int) -> dict[str, Any]:
         optimizer.checkpoint_event_epilogue()
     for name in _COUNTERS:
         setattr(engine, name, progress["counters"][name])
-    engine.lr_scheduler.load_state_dict(progress["schedule"])
+    engine.lr_scheduler.last_epoch = progress["scheduled"]  # its rates are the run file's, for as many groups as there are now
     for group in _torch_optimizer(engine).param_groups:
         group.pop("step", None)
         group.update(progress["group"])
@@ -84,7 +84,6 @@ def flats_of(engine: Any) -> Iterator[Flat]:
 def _stepped(optimizer: Any) -> Iterator[tuple[Tensor, list[_Held], bool]]:
     """Each tensor that the optimizer steps, what lies in it, and whether this rank saves it."""
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
-    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
     from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
@@ -99,12 +98,9 @@ def _stepped(optimizer: Any) -> Iterator[tuple[Tensor, list[_Held], bool]]:
             yield from zip(optimizer.single_partition_of_fp32_groups, map(_linked, optimizer.bit16_groups), repeat(True))
         case BF16_Optimizer():
             yield from zip(optimizer.fp32_groups_flat_partition, map(_linked, optimizer.bf16_groups), repeat(True))
-        case FP16_UnfusedOptimizer():  # ZeRO 0: each parameter whole on every rank
-            for parameter, master in zip(chain(*optimizer.fp16_groups), chain(*optimizer.fp32_groups), strict=True):
-                yield master, [_whole(parameter)], copy_number(parameter) == 0
-        case torch.optim.Optimizer():
+        case torch.optim.Optimizer():  # ZeRO 0: each parameter whole on every rank
             for parameter in chain(*(group["params"] for group in optimizer.param_groups)):
-                yield parameter, [_whole(parameter)], copy_number(parameter) == 0
+                yield parameter, [_whole(parameter)], dist.get_rank() == 0
         case _:
             raise ValueError(f"{_UNKNOWN}: {type(optimizer).__name__}; leave policy.deepspeed.optimizer out")
 
@@ -154,9 +150,6 @@ def _round_weights(optimizer: Any) -> None:
             for each in held:
                 shard = each.parameter.ds_tensor
                 shard.data.copy_(master[each.start : each.start + shard.numel()])
-    elif hasattr(optimizer, "fp32_groups"):  # bf16 at ZeRO 0
-        for parameter, master in zip(chain(*optimizer.fp16_groups), chain(*optimizer.fp32_groups), strict=True):
-            parameter.data.copy_(master)
 
 
 def _torch_optimizer(engine: Any) -> Any:
