@@ -22,8 +22,6 @@ from vlrl.distributed.reshape import Flat, Part
 from vlrl.models.expert_parallel import expert_parallel_size, merged_parts, released_name
 
 _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
-
-
 _UNKNOWN = "policy.deepspeed: no checkpoint can be made of this optimizer"
 
 
