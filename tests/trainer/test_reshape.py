@@ -23,7 +23,7 @@ ROUNDED = [f"dense.bfloat16.{stage}.1" for stage in (1, 2, 3)] + [
     f"dense.bfloat16_fp32_gradients.{stage}.1" for stage in (1, 2, 3)
 ]
 TABLE = [  # (ranks, saved cell, ranks, resumed cell)
-    *[(2, cell, 1, cell) for cell in [*KINDS, *ROUNDED]],
+    *[(2, cell, 1, cell) for cell in KINDS],
     *[(1, cell, 2, cell) for cell in KINDS],
     *[(2, cell, 3, cell) for cell in [*KINDS, *ROUNDED]],
     *[(2, f"moe.float32.{stage}.2", 1, f"moe.float32.{stage}.1") for stage in (1, 2)],
@@ -70,12 +70,14 @@ def test_one_rank_goes_on_from_what_two_have_saved(models, pictures, ranks, tmp_
 def resumed(models, pictures, tmp_path_factory) -> Path:
     """The folder in which every cell of the table was saved and resumed."""
     folder = tmp_path_factory.mktemp("reshaped")
-    for size in (1, 2):
-        cells = sorted({saved for before, saved, _, _ in TABLE if before == size})
-        on_ranks(size, "tests.trainer.reshape_on_ranks", models, ",".join(pictures), folder, *cells)
-    for size in (1, 2, 3):
-        jobs = [f"{cell}@{saved}.on{before}" for before, saved, after, cell in TABLE if after == size]
-        on_ranks(size, "tests.trainer.reshape_on_ranks", models, ",".join(pictures), folder, *jobs)
+    saves = [(size, sorted({saved for before, saved, _, _ in TABLE if before == size})) for size in (1, 2)]
+    resumes = [
+        (size, [f"{cell}@{saved}.on{before}" for before, saved, after, cell in TABLE if after == size]) for size in (1, 2, 3)
+    ]
+    for size, jobs in saves + resumes:
+        for begin in range(0, len(jobs), 6):  # so that each process ends in time
+            some = jobs[begin : begin + 6]
+            on_ranks(size, "tests.trainer.reshape_on_ranks", models, ",".join(pictures), folder, *some)
     return folder
 
 
