@@ -19,7 +19,11 @@ from vlrl.models.expert_parallel import expert_parallel_size
 from vlrl.trainer.policy import Policy
 
 UPDATES = {"before": 2, "after": 5}
-FP32_GRADIENTS = {"data_types": {"grad_accum_dtype": "fp32"}}
+DEEPSPEED = {
+    "": {},
+    "fp32gradients": {"data_types": {"grad_accum_dtype": "fp32"}},
+    "offloaded": {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+}
 
 
 def main(models: str, pictures: str, folder: str, *jobs: str) -> None:
@@ -73,10 +77,9 @@ def whole_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], set[float]]
 def _opened(models: Path, cell: str, ranks: Ranks, *, other: bool) -> Policy:
     kind, dtype, stage, expert_parallel = cell.split(".")
     settings: dict[str, Any] = {"zero_stage": int(stage), "expert_parallel": int(expert_parallel), "warmup_steps": 4}
-    settings["dtype"] = dtype.removesuffix("_fp32_gradients")
-    deepspeed = FP32_GRADIENTS if dtype.endswith("_fp32_gradients") else {}
+    settings["dtype"], _, more = dtype.partition("-")
     model = models / (f"{kind}_other" if other else kind)
-    return open_policy(str(model), ranks, **settings, freeze_vision=True, deepspeed=deepspeed)
+    return open_policy(str(model), ranks, **settings, freeze_vision=True, deepspeed=DEEPSPEED[more])
 
 
 def _check_saved_state(policy: Policy, folder: Path) -> None:

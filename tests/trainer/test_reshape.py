@@ -19,13 +19,11 @@ QUICK = [  # on two ranks -> on one; all with a frozen vision tower
     ("dense.bfloat16.1.1", "dense.bfloat16.1.1"),
 ]
 KINDS = [f"{kind}.float32.{stage}.1" for kind in ("dense", "moe") for stage in (1, 2, 3)]
-ROUNDED = [f"dense.bfloat16.{stage}.1" for stage in (1, 2, 3)] + [
-    f"dense.bfloat16_fp32_gradients.{stage}.1" for stage in (1, 2, 3)
-]
+MORE = [f"dense.{how}.{stage}.1" for how in ("bfloat16", "bfloat16-fp32gradients", "bfloat16-offloaded") for stage in (1, 2, 3)]
 TABLE = [  # (ranks, saved cell, ranks, resumed cell)
     *[(2, cell, 1, cell) for cell in KINDS],
     *[(1, cell, 2, cell) for cell in KINDS],
-    *[(2, cell, 3, cell) for cell in [*KINDS, *ROUNDED]],
+    *[(2, cell, 3, cell) for cell in [*KINDS, *MORE]],
     *[(2, f"moe.float32.{stage}.2", 1, f"moe.float32.{stage}.1") for stage in (1, 2)],
     *[(2, f"moe.float32.{stage}.2", 3, f"moe.float32.{stage}.1") for stage in (1, 2)],
     *[(1, f"moe.float32.{stage}.1", 2, f"moe.float32.{stage}.2") for stage in (1, 2)],

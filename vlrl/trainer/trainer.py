@@ -8,13 +8,11 @@ import logging
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, StopSignal
 from vlrl.data.mixture import Mixture
-from vlrl.distributed.ranks import Ranks
 from vlrl.rollout.batch import Batch, sample_batch
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
@@ -152,7 +150,6 @@ class Trainer:
             ]
         with clock("time/old_logprobs"):
             minibatches[1:] = [with_old_scores(self.policy, minibatch) for minibatch in minibatches[1:]]
-        traced = _traced(batch.groups, settings.minibatches, run.ranks)
         return [
             update(
                 self.policy,
@@ -160,7 +157,7 @@ class Trainer:
                 gates=self.gates,
                 longest=run.config.sampling.max_new_tokens,
                 reference=self.reference if settings.kl_coefficient else None,
-                traced=traced,
+                traced=_traced(batch.groups, settings.minibatches),
                 clock=clock,
             )
             for minibatch in minibatches
@@ -286,11 +283,7 @@ def _open_log(run: Run) -> RunLog:
     return RunLog(config.folder, [wandb])
 
 
-def _traced(groups: list[Group], minibatches: int, ranks: Ranks) -> set[int]:
-    """The first slot of each task with a gradient in the last mini-batch, which is the furthest from the old policy.
-
-    Of all ranks' groups, so that their number changes nothing in the log.
-    """
+def _traced(groups: list[Group], minibatches: int) -> set[int]:
+    """The first slot of each task with a gradient in the last mini-batch, which is the furthest from the old policy."""
     learnt = [group.prompt for group in groups if group.prompt.minibatch == minibatches - 1 and group.has_gradient]
-    everywhere = chain.from_iterable(ranks.gather([(prompt.slot, prompt.task) for prompt in learnt]))
-    return set({task: slot for slot, task in sorted(everywhere, reverse=True)}.values())
+    return set({prompt.task: prompt.slot for prompt in reversed(learnt)}.values())
