@@ -103,7 +103,7 @@ def _stepped(optimizer: Any) -> Iterator[tuple[Tensor, list[_Held], bool]]:
             raise ValueError(f"{_UNKNOWN}: {type(optimizer).__name__}; leave policy.deepspeed.optimizer out")
 
 
-def _linked(group: Iterable[nn.Parameter]) -> list[_Held]:
+def _linked(group: Iterable[Any]) -> list[_Held]:
     """What this rank's shard of a row of parameters holds of each of them."""
     links = [(parameter, parameter._hp_mapping) for parameter in group if parameter._hp_mapping]
     places = [(each, link.lp_fragment_address, link.hp_fragment_address) for each, link in links]
