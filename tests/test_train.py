@@ -278,12 +278,14 @@ def test_two_ranks_go_on_with_what_one_began(dense):
     loop = copied(dense, "two_go_on", launcher=TORCHRUN, policy__zero_stage=3)
     shutil.rmtree(loop.folder / f"checkpoints/step-{STEPS:06d}")
     kept, printed = STEPS - 2, loop.run()
-    assert f"Checkpoint step-{kept:06d} is laid out anew (world_size 1 -> 2, policy.zero_stage 2 -> 3)" in printed
+    assert f"Checkpoint step-{kept:06d} is laid out anew (world_size 1 -> 2, policy.zero_stage 1 -> 3)" in printed
     assert f"{loop.folder} continues after step {kept}" in printed and "cold start" not in printed
     assert loop.steady_metrics[:kept] == dense.steady_metrics[:kept]
     for line, expected in zip(loop.steady_metrics[kept:], dense.steady_metrics[kept:], strict=True):
         assert {name for name in line if not name.startswith("balance/")} == {n for n in expected if not n.startswith("balance/")}
-        assert line == pytest.approx(expected | {name: line[name] for name in line if name.startswith("balance/")}, rel=1e-3)
+        assert line == pytest.approx(
+            expected | {name: line[name] for name in line if name.startswith("balance/")}, rel=1e-3, abs=1e-6
+        )
     sampled = [{name: line[name] for name in ("step", "slot", "sample", "row", "response")} for line in loop.rollouts]
     assert sampled == [{name: line[name] for name in sampled[0]} for line in dense.rollouts]
 
