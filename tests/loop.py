@@ -125,19 +125,24 @@ def python(*arguments: str | Path) -> Process:
     )
 
 
-def started_on_two_ranks(module: str, *arguments: str | Path) -> list[WarmProcess]:
-    """`python -m module arguments...` as two ranks."""
+def started_on_ranks(number: int, module: str, *arguments: str | Path) -> list[WarmProcess]:
+    """`python -m module arguments...` as so many ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    envs = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)} for rank in "01"]
+    size = str(number)
+    group = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    envs = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)} for rank in map(str, range(number))]
     return [WarmProcess(module, [str(each) for each in arguments], env=env, cwd=ROOT) for env in envs]
 
 
 def on_two_ranks(module: str, *arguments: str | Path) -> list[str]:
-    """What `python -m module arguments...` printed on each of two ranks, which both end well; where one fails, both end."""
-    ranks = started_on_two_ranks(module, *arguments)
+    return on_ranks(2, module, *arguments)
+
+
+def on_ranks(number: int, module: str, *arguments: str | Path) -> list[str]:
+    """What `python -m module arguments...` printed on each of the ranks, which all end well; where one fails, all end."""
+    ranks = started_on_ranks(number, module, *arguments)
     until = time.monotonic() + PATIENCE_S
     while any(each.poll() is None for each in ranks) and not any(each.poll() for each in ranks) and time.monotonic() < until:
         time.sleep(0.02)

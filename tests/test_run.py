@@ -25,7 +25,9 @@ def opened(tiny_dense, tmp_path, monkeypatch):
     return open_with
 
 
-@pytest.mark.parametrize("override", ["policy.lr=1e-5", "algorithm.tau_neg=1.2", "steps=7", "evaluation.rows=3"])
+@pytest.mark.parametrize(
+    "override", ["policy.lr=1e-5", "algorithm.tau_neg=1.2", "steps=7", "evaluation.rows=3", "policy.zero_stage=1"]
+)
 def test_what_comes_after_a_cold_start_leaves_its_origin_as_it_is(opened, override):
     assert opened(override).origin == opened().origin
 

@@ -12,6 +12,7 @@ import torch
 
 from tests.conftest import needs_a_jail
 from tests.loop import DEEPSPEED, EVEN_LENGTH, TORCHRUN, Loop, finished, python, same_weights
+from tests.trainer.reshape_on_ranks import whole_state
 from vlrl.data.images import open_image
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import NewRow, write_dataset
@@ -143,13 +144,10 @@ def test_transformers_loads_the_exported_model_as_the_last_checkpoint_has_it(str
         straight.folder / "model", dtype=torch.float32, output_loading_info=True
     )
     assert not any(info.values()), info
-    saved = torch.load(straight.folder / f"checkpoints/step-{STEPS:06d}/policy/mp_rank_00_model_states.pt", weights_only=False)[
-        "module"
-    ]
-    trained = {name.removeprefix("qwen."): tensor for name, tensor in saved.items() if name.startswith("qwen.")}
-    loaded = model.state_dict()
-    assert trained.keys() >= dict(model.named_parameters()).keys()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in trained.items())
+    saved, _ = whole_state(straight.folder / f"checkpoints/step-{STEPS:06d}")
+    loaded = {f"qwen.{name}": parameter for name, parameter in model.named_parameters()}
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(loaded[name].view(-1), tensors["weight"]) for name, tensors in saved.items())
 
 
 EXPORTED = """
@@ -230,7 +228,7 @@ def check_equal(loop: Loop, other: Loop) -> None:
 @pytest.mark.slow
 def test_a_longer_run_resumes_from_the_checkpoint_before_a_damaged_one(dense):
     loop = copied(dense, "longer", steps=STEPS + 1)
-    damaged = next((loop.folder / f"checkpoints/step-{STEPS:06d}").rglob("*optim_states.pt"))
+    damaged = next((loop.folder / f"checkpoints/step-{STEPS:06d}").rglob("rank-*.pt"))
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
@@ -273,6 +271,23 @@ def test_two_ranks_run_the_loop_and_resume_after_sigterm(small):
     assert (saved := loop.checkpoints()[-1]) == len(loop.metrics) < 4
     assert f"continues after step {saved}" in loop.run()
     check_files(loop, 4)
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_with_what_one_began(dense):
+    loop = copied(dense, "two_go_on", launcher=TORCHRUN, policy__zero_stage=3)
+    shutil.rmtree(loop.folder / f"checkpoints/step-{STEPS:06d}")
+    kept, printed = STEPS - 2, loop.run()
+    assert f"Checkpoint step-{kept:06d} is laid out anew (world_size 1 -> 2, policy.zero_stage 1 -> 3)" in printed
+    assert f"{loop.folder} continues after step {kept}" in printed and "cold start" not in printed
+    assert loop.steady_metrics[:kept] == dense.steady_metrics[:kept]
+    for line, expected in zip(loop.steady_metrics[kept:], dense.steady_metrics[kept:], strict=True):
+        assert {name for name in line if not name.startswith("balance/")} == {n for n in expected if not n.startswith("balance/")}
+        assert line == pytest.approx(
+            expected | {name: line[name] for name in line if name.startswith("balance/")}, rel=1e-3, abs=1e-6
+        )
+    sampled = [{name: line[name] for name in ("step", "slot", "sample", "row", "response")} for line in loop.rollouts]
+    assert sampled == [{name: line[name] for name in sampled[0]} for line in dense.rollouts]
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ class Inputs:
         return replace(self, rows=rows)
 
     def resume_identity(self, world_size: int) -> dict[str, Any]:
-        """The values that a resumed run must share with the saved one, including the tasks' order, which decides their slots."""
+        """The values that a resumed run is compared with the saved one by; the tasks' order decides their slots."""
         settings = self.config.model_dump(mode="json")
         return {"world_size": world_size, "tasks": list(self.config.mixture), **self.contents, **settings}
 

@@ -41,9 +41,13 @@ class Run(Inputs):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """All that determines the model that the first step samples from. A cold start of the same origin is reused."""
+        """All that determines the model that the first step samples from. A cold start of the same origin is reused.
+
+        How the policy lies on its ranks is not among it.
+        """
         settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
-        policy = self.coldstart_policy.model_dump(mode="json", exclude={"max_tokens_per_micro_batch"})
+        on_ranks = {"zero_stage", "expert_parallel", "offload_optimizer", "max_tokens_per_micro_batch"}
+        policy = self.coldstart_policy.model_dump(mode="json", exclude=on_ranks)
         return {"weights": self.weights, **self.contents, "policy": policy, **settings}
 
     @property

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.loop import finished, started_on_two_ranks
+from tests.loop import finished, started_on_ranks
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from tests.loop import finished, started_on_two_ranks
     ],
 )
 def test_memory_that_runs_out_in_a_backward_on_one_rank_ends_both_and_says_what_to_set(tiny_dense, pictures, where, sentence):
-    ranks = started_on_two_ranks("tests.trainer.out_of_memory_on_ranks", tiny_dense, ",".join(pictures), where)
+    ranks = started_on_ranks(2, "tests.trainer.out_of_memory_on_ranks", tiny_dense, ",".join(pictures), where)
     try:
         printed = finished(ranks[1], 2)
         assert re.search(sentence, printed), printed

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from vlrl.common.signals import StopSignal
-from vlrl.distributed.checkpoint import check_same_config
+from vlrl.distributed.checkpoint import check_same_config, layout_changes
 
-CONFIG = {"steps": 100, "world_size": 2, "policy": {"lr": 0.001, "betas": [0.9, 0.95]}, "wandb": {"mode": "offline"}}
+CONFIG = {"steps": 100, "seed": 1, "world_size": 2, "policy": {"lr": 0.001, "betas": [0.9, 0.95]}, "wandb": {"mode": "offline"}}
 
 
 def test_the_same_settings_may_resume_also_for_more_steps_and_with_another_logger():
@@ -23,13 +23,26 @@ def test_micro_batches_may_be_smaller_after_memory_ran_out():
 
 
 def test_every_setting_that_differs_is_named_with_both_values():
-    other = {**CONFIG, "world_size": 4, "policy": {"lr": 0.0003, "warmup_steps": 5, "betas": [0.9, 0.95]}}
+    other = {**CONFIG, "seed": 4, "policy": {"lr": 0.0003, "warmup_steps": 5, "betas": [0.9, 0.95]}}
     with pytest.raises(ValueError, match="cannot resume") as refusal:
         check_same_config(CONFIG, other, step=50)
     assert [line.strip() for line in str(refusal.value).splitlines()[1:]] == [
-        "world_size was 2 in the checkpoint, 4 now",
+        "seed was 1 in the checkpoint, 4 now",
         "policy.lr was 0.001 in the checkpoint, 0.0003 now",
         "policy.warmup_steps was absent in the checkpoint, 5 now",
+    ]
+
+
+def test_another_layout_may_resume_and_is_named():
+    saved = CONFIG | {"policy": {"zero_stage": 3, "expert_parallel": 2}, "engine": {"tensor_parallel": 2}}
+    other = saved | {"world_size": 1, "policy": {"zero_stage": 2, "expert_parallel": 1}, "engine": {"tensor_parallel": 1}}
+    check_same_config(saved, other, step=50)
+    assert layout_changes(saved, saved | {"steps": 200}) == []
+    assert layout_changes(saved, other) == [
+        "world_size 2 -> 1",
+        "policy.zero_stage 3 -> 2",
+        "policy.expert_parallel 2 -> 1",
+        "engine.tensor_parallel 2 -> 1",
     ]
 
 

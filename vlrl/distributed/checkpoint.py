@@ -27,12 +27,16 @@ logger = logging.getLogger(__name__)
 
 Agree = Callable[[int], int]
 
+LAYOUT = (*("world_size", "policy.zero_stage", "policy.expert_parallel", "policy.offload_optimizer", "engine.tensor_parallel"),)
+"""How a run lies on its ranks. With another layout a step computes the same to last bits, in which sums have another order."""
+
 MAY_DIFFER = (
     *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
     *("policy.max_tokens_per_micro_batch", "max_tokens_per_micro_batch", "tokens_per_patch", "rollbacks"),
+    *LAYOUT,
 )
-"""What may change at a resume: where a run is kept, how long it is and when it stops, but not what a step computes; and numbers
-that the run chose by itself, which the resumed run keeps."""
+"""What may change at a resume: where a run is kept, how long it is and when it stops, and on which ranks, but not what a step
+computes; and numbers that the run chose by itself, which the resumed run keeps."""
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
 _HEADROOM = 1.2
@@ -159,6 +163,12 @@ def check_same_config(
         lines.append(f"steps is {current['steps']} now, and the checkpoint is already at step {step}")
     if lines:
         raise ValueError("cannot resume; put these back, or start a run of another name:\n  " + "\n  ".join(lines))
+
+
+def layout_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Each setting of LAYOUT that differs, with both values. saved, current: as in `check_same_config`."""
+    was, now = dict(_flat(saved)), dict(_flat(current))
+    return [f"{name} {was.get(name)} -> {now[name]}" for name in LAYOUT if was.get(name) != now[name]]
 
 
 @contextmanager

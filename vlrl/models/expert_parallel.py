@@ -61,6 +61,34 @@ def released_name(name: str) -> str:
     return name.replace(".router.gate.", ".gate.")
 
 
+def merged_parts(name: str, parameter: Any, first: int, numel: int) -> Iterator[tuple[str, int, int, int]]:
+    """Where elements of a parameter lie in the parameter of transformers that it is a part of.
+
+    parameter: this rank's share of the experts, or any other parameter, of which `numel` elements count, from `first` on. Yields
+    for each piece its name and first element there, how many elements come before it, and how many it has.
+    """
+    found = _EXPERTS.fullmatch(name)
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    if found is None:
+        yield released_name(name), first, 0, numel
+        return
+    expert = shape[1] * shape[2]
+    first += _expert_rank(parameter) * shape[0] * expert
+    if found[2] == "2":
+        yield released_name(name), first, 0, numel
+        return
+    done = 0
+    while done < numel:  # an expert's gate_up_proj is its w1, then its w3
+        number, place = divmod(first + done, expert)
+        length = min(expert - place, numel - done)
+        yield released_name(name), (2 * number + (found[2] == "3")) * expert + place, done, length
+        done += length
+
+
+def _expert_rank(parameter: Any) -> int:
+    return 0 if getattr(parameter, "allreduce", True) else dist.get_rank(_group(parameter))
+
+
 def _gather(parameter: nn.Parameter) -> Tensor:
     """[E, ...] of the ranks' [E / ranks, ...], in the order of the ranks, which is that of the experts."""
     share = parameter.detach().contiguous()

@@ -84,7 +84,8 @@ def balance(
         )
         for group in groups
     ]
-    loads = [load for part in ranks.gather(mine) for load in part]
+    # In the order of slots, since sums of costs must not depend on the number of ranks.
+    loads = sorted((load for part in ranks.gather(mine) for load in part), key=lambda load: load.slot)
     drawn, chosen = {load.slot: load.minibatch for load in loads}, balance_minibatches(loads, minibatches)
     metrics = {
         "balance/minibatches_before": imbalance(loads, drawn, minibatches),

@@ -7,6 +7,7 @@ from vlrl.distributed import checkpoint as checkpoints
 from vlrl.distributed.checkpoint import Checkpoint
 from vlrl.run import Run
 from vlrl.telemetry.collapse_watch import CollapseWatch
+from vlrl.telemetry.progress import announce
 from vlrl.trainer import rollback
 from vlrl.trainer.policy import Policy
 
@@ -64,18 +65,28 @@ class Checkpointing:
         )
 
     def load_newest(self, lr_scale: Callable[[], float]) -> Checkpoint | None:
-        """Loads the newest good checkpoint into the policy; None if there is none."""
+        """Loads the newest good checkpoint into the policy; None if there is none.
+
+        If it was saved under another layout, it is laid out anew, and the policy's token budget stays as it is.
+        """
         ranks = self._run.ranks
         self._protected = set()
         found = checkpoints.newest_good(self.root, rank=ranks.rank, world_size=ranks.size, agree=ranks.min)
         if found:
             checkpoints.check_same_config(found.state, self._run.identity, step=found.step)
             self._policy.load(found.path, lr_scale=lr_scale())
-            # With micro-batches of another size the last bits of the update would differ; a number in the run file asks for that.
-            self._policy.max_tokens_per_micro_batch = (
-                self._policy.max_tokens_per_micro_batch or found.state["max_tokens_per_micro_batch"]
-            )
-            self._policy.tokens_per_patch = found.state["tokens_per_patch"]
+            if changes := checkpoints.layout_changes(found.state, self._run.identity):
+                announce(
+                    f"Checkpoint {found.path.name} is laid out anew ({', '.join(changes)}); from here on results may differ in "
+                    "their last bits from those of the unchanged run",
+                    shown=ranks.is_first,
+                )
+            else:
+                # With micro-batches of another size the last bits of the update would differ; a number in the run file asks for it.
+                self._policy.max_tokens_per_micro_batch = (
+                    self._policy.max_tokens_per_micro_batch or found.state["max_tokens_per_micro_batch"]
+                )
+                self._policy.tokens_per_patch = found.state["tokens_per_patch"]
             self._good = {found.step}
         return found
 

@@ -25,6 +25,7 @@ from vlrl.models.packing import Pack
 from vlrl.models.processor import Encoder
 from vlrl.models.routing_replay import Routing
 from vlrl.models.weight_files import download_once
+from vlrl.trainer import policy_state
 from vlrl.trainer.weight_change import Changes
 
 _BUCKET_BYTES = 512 << 20
@@ -66,6 +67,7 @@ class Policy:
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: self.lr_scale * self._rate(n)),
             config=config,
         )
+        list(policy_state.flats_of(self.engine))  # raises before the first step if no checkpoint can be made
 
     def forward(self, pack: Pack) -> TokenScores:
         """Scores the pack's response tokens, with gradient."""
@@ -152,15 +154,16 @@ class Policy:
         self.ranks.barrier()
 
     def save(self, folder: Path) -> None:
-        """Writes weights, optimizer and schedule; every rank calls it, with a folder of its own or the same."""
-        self.engine.save_checkpoint(str(folder), tag="policy", client_state={"version": self.version}, save_latest=False)
+        """Writes weights, optimizer and schedule; every rank calls it with a folder of its own or the same."""
+        policy_state.save(self.engine, folder / "policy", self.ranks.rank, {"version": self.version})
 
     def load(self, folder: Path, *, lr_scale: float = 1.0) -> None:
-        """Restores what `save` wrote; every rank calls it with the same folder. lr_scale: of the rate from now on."""
-        path, state = self.engine.load_checkpoint(str(folder), tag="policy")
-        if path is None:
-            raise ValueError(f"no policy in {folder}")
-        self.version, self.lr_scale = state["version"], lr_scale
+        """Restores what `save` wrote on any number of ranks; every rank calls it with the same folder.
+
+        lr_scale: of the rate from now on.
+        """
+        progress = policy_state.load(self.engine, folder / "policy", self.ranks.rank)
+        self.version, self.lr_scale = progress["version"], lr_scale
         schedule = self.engine.lr_scheduler
         for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
             group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)  # the next update's, else as it was when saved

@@ -116,13 +116,13 @@ class Trainer:
         """Returns the step to continue from: 0, or that of the newest good checkpoint, which it loads."""
         run, config = self.run, self.run.config
         step = self._load()
-        if step is None:
+        if not self.policy.max_tokens_per_micro_batch:  # also of a checkpoint of other ranks, which had other memory left
             self.engine.sleep()
             groups = config.prompts_per_step // config.algorithm.minibatches
             choose_token_budget(run, self.policy, self._planned_groups, groups=-(-groups // run.ranks.size), phase="training")
             self.engine.wake()
-            if config.on_collapse == "rollback":
-                self.save(0, wait=True)
+        if step is None and config.on_collapse == "rollback":
+            self.save(0, wait=True)
         if self.log:
             if step is not None:
                 print(f"{config.folder} continues after step {step}", flush=True)
