@@ -27,7 +27,7 @@ Agree = Callable[[int], int]
 
 MAY_DIFFER = (
     *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
-    *("max_tokens_per_micro_batch", "rollbacks"),
+    *("max_tokens_per_micro_batch", "rollbacks", "heartbeat_s", "collective_timeout_s"),
 )
 """What may change at a resume: where a run is kept, how long it is and when it stops, but not what a step computes; and numbers
 that the run chose by itself, which the resumed run keeps."""
