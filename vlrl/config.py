@@ -351,8 +351,8 @@ def _faults(config: Config) -> Iterator[str]:
             )
     if 0 < config.heartbeat_s < SHORTEST_SILENCE_S:
         yield (
-            f"heartbeat_s: {config.heartbeat_s:g} s would end a healthy run, since a busy machine is silent for a few seconds; use "
-            f"{SHORTEST_SILENCE_S} or more, or 0 for no heartbeat"
+            f"heartbeat_s: {config.heartbeat_s:g} s would end a healthy run, since a busy machine may be silent for seconds; "
+            f"use {SHORTEST_SILENCE_S} or more, or 0 for no heartbeat"
         )
     if config.on_collapse != "rollback" and config.rollback != RollbackConfig():
         yield f"rollback: has no effect with on_collapse: {config.on_collapse}; set on_collapse: rollback, or leave it out"

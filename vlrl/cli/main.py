@@ -1,8 +1,8 @@
 """Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for the work before and after a run.
 
 Exit codes: 0 for success; 1 if a comparison or a check fails; 2 for an error, which is printed as one sentence (set
-VLRL_TRACEBACK=1 for the traceback); 3 if another rank or its host was lost or failed; 143 after SIGTERM, 130 after Ctrl-C, 141 if the reader of a pipe has gone. Under torchrun
-every failure becomes torchrun's own 1.
+VLRL_TRACEBACK=1 for the traceback); 3 if another rank was lost or failed; 143 after SIGTERM, 130 after Ctrl-C, 141 if the reader
+of a pipe has gone. Under torchrun every failure becomes torchrun's own 1.
 """
 
 import math
@@ -187,10 +187,12 @@ def report(
 def status(run: Annotated[Path, typer.Argument(help="The run's folder, such as runs/cpu.")]) -> None:
     """Prints what each rank of a running run does now, its step and the time left. Exits with 1 if the run is not running."""
     with sentences():
+        from vlrl.distributed.status import STATUS
         from vlrl.distributed.status import status as status_of
         from vlrl.report.read import check_is_run
 
-        check_is_run(run)
+        if not (run / STATUS).exists():
+            check_is_run(run)
         is_running, lines = status_of(run)
         for line in lines:
             print(line)

@@ -34,7 +34,7 @@ _BEATS_S = 8 * _PERIOD_S
 class Heartbeat:
     """This rank's part, from `__init__` to `end`.
 
-    silent_s: how long a rank may be silent. wait_s: the time limit of collectives; a rank that others have waited for half as long
+    silent_s: how long a rank may be silent. wait_s: the time limit of collectives; a rank that others have waited for half of it
     is named in a warning. folder: the run's, where the first rank writes status.json; None for none.
     """
 
@@ -196,7 +196,9 @@ class Heartbeat:
             if not news.get("waits") and place not in self._warned:
                 self._warned.add(place)
                 where = f"in: {place[1]}, for {news['for_s']:.0f} s" if place[1] else "not heard from yet"
-                _say(f"warning: others wait for rank {place[0]} ({news['host']}), {where}; they give up after {self._wait_s:.0f} s")
+                _say(
+                    f"warning: others wait for rank {place[0]} ({news['host']}), {where}; they give up after {self._wait_s:.0f} s"
+                )
 
     def _end_run(self, culprit: int, sentence: str) -> NoReturn:
         """Prints the sentence, on one rank of each host, and ends this process once the others have had time to read it."""
