@@ -200,13 +200,33 @@ def status(run: Annotated[Path, typer.Argument(help="The run's folder, such as r
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: vlrl doctor")
-def doctor() -> None:
-    """Prints which of the things that a run needs this machine has."""
-    from vlrl.cli.doctor import doctor as lines
+@app.command(
+    context_settings=SETTINGS,
+    epilog="Example: vlrl doctor; on two hosts: torchrun --nnodes 2 ... -m vlrl.cli doctor configs/qwen3vl_8b.yaml",
+)
+def doctor(
+    run_file: Annotated[Path | None, typer.Argument(help="Under torchrun: a run file, whose folders all hosts must see.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Prints which of the things that a run needs this machine has.
 
-    for line in lines():
-        print(line)
+    Under torchrun it compares the hosts: packages, folders, clocks, and whether they reach one another. Exits with 1 on a fault.
+    """
+    with sentences():
+        from vlrl.cli.doctor import compare
+        from vlrl.cli.doctor import doctor as lines
+
+        config = load(run_file, overrides) if run_file else None
+        is_first = os.environ.get("RANK", "0") == "0"
+        for line in lines() if is_first else ():
+            print(line)
+        faults = compare(config) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else []
+        for fault in faults if is_first else ():
+            print(fault)
+        if "RANK" in os.environ and is_first and not faults:
+            print("hosts: agree, and reach one another")
+    if faults:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: vlrl tiny models/moe --moe --texts data/chain_sum/train --texts data/digits/train")
