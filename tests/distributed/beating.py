@@ -67,12 +67,13 @@ class Beating:
 
 
 def _obey(heartbeat: Heartbeat, lines: Iterable[str]) -> int:
+    waiting = phase.within(phase.WAITING)  # one that is let go of would end
     for line in lines:
         word, _, rest = line.strip().partition(" ")
         if word == "do":
             phase.begin(rest)
         elif word == "wait":
-            phase.within(phase.WAITING).__enter__()
+            waiting.__enter__()
         else:
             heartbeat.end(rest, is_consequence=word == "lose")
             return 0 if word == "end" else 2

@@ -111,7 +111,8 @@ def test_ranks_that_end_one_after_another_all_end_well(start):
     ranks.store = None  # with the launcher of the first rank
     time.sleep(SILENT_S / 2)
     ranks.each[1].say("end")
-    assert ranks.each[1].end() == (0, "")
+    code, printed = ranks.each[1].end()
+    assert code == 0 and "vlrl:" not in printed  # torch itself may print that the store is gone
 
 
 def test_ranks_that_were_all_stopped_for_longer_than_the_limit_continue(start):

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(bool(refusal()), reason=f"needs ip netns: {refusal()}"),
 ]
 STEPS = 16
-LAUNCHER, WORKER = "torch.distributed.run", "-u -m vlrl.cli train"
+LAUNCHER, WORKER = "torchrun --nnodes", "-u -m vlrl.cli train"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def break_it(hosts: TwoHosts, what: str) -> None:
 @pytest.mark.parametrize("lost", FAULTS)
 def test_a_lost_host_ends_the_run_on_the_other_with_its_name(hosts, lossy, lost, tmp_path):
     done = len(lossy.metrics)
-    launchers = [hosts.train(host, lossy, tmp_path / str(host)) for host in (0, 1)]
+    launchers = [hosts.start(host, tmp_path / str(host), *lossy.command[1:]) for host in (0, 1)]
     try:
         waited_for(lambda: len(lossy.metrics) > done or any(each.poll() is not None for each in launchers))
         break_it(hosts, lost)
@@ -107,3 +107,20 @@ def test_a_run_that_lost_hosts_continues_on_one_and_equals_the_uninterrupted_one
     assert len(lossy.metrics) == STEPS
     for line, other in zip(lossy.steady_metrics, one_host.steady_metrics, strict=True):
         assert line == pytest.approx(other, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("interface", "expected"),
+    [
+        ({}, "hosts: agree, and reach one another"),
+        ({"GLOO_SOCKET_IFNAME": "lo"}, "network: hostb uses the interface lo, but its route"),
+    ],
+    ids=["well", "wrong interface"],
+)
+def test_the_doctor_finds_whether_the_hosts_reach_one_another(hosts, lossy, interface, expected, tmp_path):
+    arguments = lossy.command[1:]
+    launchers = [
+        hosts.start(host, tmp_path / str(host), *arguments, COMMAND="doctor", **(interface if host else {})) for host in (0, 1)
+    ]
+    assert [each.wait(PATIENCE_S) for each in launchers] == [int(bool(interface))] * 2
+    assert expected in (tmp_path / "0").read_text()

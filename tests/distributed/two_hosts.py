@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.loop import ROOT, Loop
+from tests.loop import ROOT
 
 NAMES = ("hosta", "hostb")
 _ADDRESS = "10.77.0.{}"
@@ -61,22 +61,19 @@ class TwoHosts:
         for pid in self.processes(host, name):
             os.kill(pid, number)
 
-    def start(self, host: int, printed: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Starts one rank of `python -m module arguments...` on the host, under torchrun; what it prints goes to the file."""
-        launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", "--node_rank", str(host)]
-        launcher += ["--master_addr", _ADDRESS.format(1), "--master_port", "29555", "-m", module, *arguments]
+    def start(self, host: int, printed: Path, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
+        """Starts one rank on the host as examples/launch/two_hosts.sh does; what it prints goes to the file."""
         named = ["unshare", "--uts", "sh", "-c", f'hostname {NAMES[host]}; exec "$@"', "sh"]
+        script = [ROOT / "examples/launch/two_hosts.sh", str(host), _ADDRESS.format(1), *arguments]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         with printed.open("w") as file:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.spaces[host], *named, sys.executable, *launcher],
+                ["ip", "netns", "exec", self.spaces[host], *named, *script],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+                env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PATH": path, "GPUS": "1"} | env,
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-
-    def train(self, host: int, loop: Loop, printed: Path) -> subprocess.Popen[bytes]:
-        return self.start(host, printed, "vlrl.cli", *loop.command)
 
 
 def refusal() -> str:

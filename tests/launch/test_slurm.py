@@ -37,7 +37,21 @@ def requeued(folder) -> str:
 
 def test_each_node_starts_torchrun_with_the_first_as_master_and_a_good_end_is_the_end(job, tmp_path):
     assert job('printf "%s\\n" "$@" > $NOTES/arguments').wait(PATIENCE_S) == 0
-    launcher = "--nnodes 2 --nproc_per_node 8 --node_rank 0 --master_addr node7 --master_port 29500 -m vlrl.cli train".split()
+    launcher = [
+        "--nnodes",
+        "2",
+        "--nproc_per_node",
+        "8",
+        "--node_rank",
+        "0",
+        "--master_addr",
+        "node7",
+        "--master_port",
+        "29500",
+        "-m",
+        "vlrl.cli",
+        "train",
+    ]
     assert (tmp_path / "arguments").read_text().splitlines() == [*launcher, "configs/cpu.yaml", "name=two words"]
     assert not requeued(tmp_path)
 

@@ -80,6 +80,8 @@ class Heartbeat:
 
     def _send_last_words(self) -> None:
         """Waits until they are in the store; the first rank, which may hold it, also until the others have ended."""
+        if self.rank and self._has_ended(0):
+            return
         self._sent.clear()
         self._sent.wait(4 * _PERIOD_S)
         until = time.monotonic() + 4 * _PERIOD_S
