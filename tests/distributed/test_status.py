@@ -1,6 +1,7 @@
 """`vlrl status`: whether a run goes is judged by its file's count, and a run that ended leaves its reason or nothing."""
 
 import json
+import re
 import time
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_running_run_shows_its_step_and_what_each_rank_does(folder):
         file.end()
     assert is_running
     assert lines[0] == "Training 5/9; newest checkpoint: step 4"
-    assert lines[1].startswith("rank 0 on a (process ") and "): Training 5/9 for 0 s; last heard from 0 s ago" in lines[1]
+    assert re.fullmatch(r"rank 0 on a \(process \d+\): Training 5/9 for \d+ s; last heard from 0 s ago", lines[1])
     assert lines[2] == "rank 1 on b (process 7): Training 5/9, score for 3 s; last heard from 1 s ago"
     assert lines[3] == "rank 2 on ? (process ?): not heard from yet"
 
