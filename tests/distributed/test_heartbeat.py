@@ -53,7 +53,7 @@ def start(tmp_path):
         rank.close()
 
 
-@pytest.mark.parametrize("lost", [1, 0])
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_rank_that_hangs_ends_the_others_with_its_name_phase_and_silence(start, lost):
     ranks = start()
     ranks.each[lost].say("do generate")
@@ -78,6 +78,7 @@ def test_a_rank_that_fails_ends_the_others_with_its_sentence(start, failing):
         assert code == LOST and f"vlrl: rank {failing} ({HOST}) failed: the disk is full. Start it" in printed
 
 
+@pytest.mark.slow
 def test_after_a_failed_collective_a_killed_rank_is_named_long_before_its_silence_would_end_the_run(start):
     ranks = start(silent_s=PATIENCE_S)
     ranks.each[1].send(signal.SIGKILL)
@@ -87,6 +88,7 @@ def test_after_a_failed_collective_a_killed_rank_is_named_long_before_its_silenc
         assert code == LOST and f"vlrl: rank 1 ({HOST}, last seen in: Starting) is gone or hangs" in printed
 
 
+@pytest.mark.slow
 def test_a_failed_collective_of_ranks_that_are_all_well_is_the_fault_of_the_one_that_reports_it(start):
     ranks = start(silent_s=PATIENCE_S)
     ranks.each[1].say("lose gloo: out of memory")
@@ -103,6 +105,7 @@ def test_a_store_that_is_closed_ends_the_others(start):
         assert code == LOST and "has ended, or its launcher has: its store is closed" in printed
 
 
+@pytest.mark.slow
 def test_ranks_that_end_one_after_another_all_end_well(start):
     ranks = start()
     for rank in (0, 2):
@@ -115,6 +118,7 @@ def test_ranks_that_end_one_after_another_all_end_well(start):
     assert code == 0 and "vlrl:" not in printed  # torch itself may print that the store is gone
 
 
+@pytest.mark.slow
 def test_ranks_that_were_all_stopped_for_longer_than_the_limit_continue(start):
     ranks = start()
     for rank in range(3):

@@ -34,7 +34,11 @@ def compare_hosts(versions: Mapping[str, str], folders: Sequence[Path], runs: Pa
     every = _share(store, rank, size, "facts", facts)
     if mark and not rank:
         Path(mark).unlink()
-    return [*differences(every, runs), *_network_faults(store, rank, size, every)]
+    faults = [*differences(every, runs), *_network_faults(store, rank, size, every)]
+    store.set(f"end/{rank}", "")
+    if is_master:  # the store ends with this process
+        store.wait([f"end/{other}" for other in range(size)])
+    return faults
 
 
 def differences(hosts: Sequence[Mapping[str, Any]], runs: Path | None = None) -> Iterator[str]:
