@@ -26,7 +26,13 @@ SETTINGS = {"ignore_unknown_options": True}  # for commands with overrides: the 
 
 _CONTINUES = "; the same command continues with what was kept"
 _heartbeat: list[Heartbeat] = []  # of the command in this process, from when its ranks have joined
-_OF_A_COLLECTIVE = ("gloo", "NCCL", "Dist", "ProcessGroup", "on another rank")  # in an error that another rank may have caused
+_OF_A_COLLECTIVE = (
+    "gloo",
+    "NCCL",
+    "DistBackendError",
+    "DistNetworkError",
+    "on another rank",
+)  # in an error that another rank may have caused
 _UNREAD = 141  # 128 + SIGPIPE, as other tools in a pipe exit
 
 
@@ -107,6 +113,9 @@ def _tell_other_ranks() -> Iterator[None]:
     sentence, is_consequence = "", False
     try:
         yield
+    except Interrupted as stop:
+        sentence = "" if stop.said else str(stop)  # if it says what was saved, the ranks agreed to stop
+        raise
     except Exception as error:
         sentence = str(error) or type(error).__name__
         is_consequence = any(word in f"{type(error).__name__} {error}" for word in _OF_A_COLLECTIVE)
