@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.conftest import PATIENCE_S
-from vlrl.distributed.status import STATUS, StatusFile, own_news, status
+from vlrl.distributed.status import STATUS, StatusFile, own_news, shows_life, status
 from vlrl.telemetry import phase
 
 
@@ -63,6 +63,11 @@ def test_a_run_that_was_killed_is_found_by_its_silence(folder):
     (folder / STATUS).write_text(json.dumps({"count": 3, "ended": "", "checkpoint": 4, "ranks": ranks}))
     is_running, lines = status(folder, patience_s=0.3)
     assert not is_running and lines[1].startswith("It ended without a word") and len(lines) == 2 + len(ranks)
+    assert not shows_life(folder, patience_s=0.3)
+
+
+def test_a_run_without_a_status_file_may_be_alive(folder):
+    assert shows_life(folder, patience_s=0.3)
 
 
 def test_a_command_that_fails_before_the_run_has_begun_leaves_no_file(tmp_path):

@@ -8,6 +8,7 @@ of a pipe has gone. Under torchrun every failure becomes torchrun's own 1.
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, o
 from vlrl.cli.tasks import new, rescore, try_task, verify
 from vlrl.common.folder_lock import held
 from vlrl.config import Config
+from vlrl.distributed.status import STATUS, shows_life
+from vlrl.distributed.status import status as status_of
 from vlrl.run_file import dump_config
 
 HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
@@ -50,7 +53,8 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
     """
     with sentences(resumes=True):
         config = load(run_file, overrides)
-        with held(config.folder, doing="trained", remedy="choose another name"):
+        alive = partial(shows_life, config.folder)
+        with held(config.folder, doing="trained", remedy="choose another name", is_alive=alive):
             run = open_run(config)
             if config.threads:
                 import torch
@@ -187,8 +191,6 @@ def report(
 def status(run: Annotated[Path, typer.Argument(help="The run's folder, such as runs/cpu.")]) -> None:
     """Prints what each rank of a running run does now, its step and the time left. Exits with 1 if the run is not running."""
     with sentences():
-        from vlrl.distributed.status import STATUS
-        from vlrl.distributed.status import status as status_of
         from vlrl.report.read import check_is_run
 
         if not (run / STATUS).exists():

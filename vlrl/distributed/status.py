@@ -60,14 +60,27 @@ class StatusFile:
 
 def status(folder: Path, patience_s: float = 5 * _PERIOD_S) -> tuple[bool, list[str]]:
     """Whether the run in this folder goes, and lines about it. Waits patience_s for a sign of life."""
-    first = _read(folder)
+    is_running, now = _watch(folder, patience_s)
+    return is_running, [*_running(now)] if is_running and now else [*_ended(folder, now)]
+
+
+def shows_life(folder: Path, patience_s: float = 120.0) -> bool:
+    """Whether the run in this folder goes, or has no status file to judge by.
+
+    patience_s: longer than a shared file system serves an old file from its cache, 60 seconds under NFS.
+    """
+    is_running, now = _watch(folder, patience_s)
+    return is_running or now is None
+
+
+def _watch(folder: Path, patience_s: float) -> tuple[bool, dict[str, Any] | None]:
+    """Waits until the status counts on; whether it does, and the newest status."""
+    first = now = _read(folder)
     until = time.monotonic() + patience_s
-    now = first
     while first and not first["ended"] and now and now["count"] == first["count"] and time.monotonic() < until:
         time.sleep(0.1)
         now = _read(folder)
-    is_alive = bool(now and first and now["count"] != first["count"] and not now["ended"])
-    return is_alive, [*_running(now)] if is_alive and now else [*_ended(folder, now)]
+    return bool(now and first and now["count"] != first["count"] and not now["ended"]), now
 
 
 def _running(now: Mapping[str, Any]) -> Iterator[str]:
