@@ -46,7 +46,7 @@ def loop(tmp_path, tiny_dense) -> Loop:
     (tmp_path / "even_length.py").write_text(EVEN_LENGTH)
     rows = [NewRow(question=f"Row {n}?", answer="1", response="ab") for n in range(24)]
     write_dataset(tmp_path / "rows", rows, source="made up", licence="none", recipe="test", recipe_version=1)
-    settings = {"name": "run", "runs": tmp_path / "runs", "model": tiny_dense, "task_folders": [tmp_path], "steps": 6}
+    settings = {"name": "run", "runs": tmp_path / "runs", "model": tiny_dense, "task_folders": [tmp_path], "steps": 12}
     settings |= {"mixture": {"even_length": {"weight": 1, "rows": tmp_path / "rows"}}, "prompts_per_step": 4}
     settings |= {"sampling.group_size": 4, "policy.max_tokens_per_micro_batch": 512, "policy.zero_stage": 2}
     settings |= {"coldstart.steps": 0, "checkpoints.every": 1, "wandb.mode": "disabled", "heartbeat_s": 0}
@@ -57,9 +57,9 @@ def rank_of(launcher: psutil.Process, rank: int) -> psutil.Process:
     return next(child for child in launcher.children() if child.environ().get("RANK") == str(rank))
 
 
-def waited_for_step(loop: Loop, process) -> None:
+def waited_for_checkpoint(loop: Loop, process) -> None:
     until = time.monotonic() + PATIENCE_S
-    while not loop.metrics and process.poll() is None and time.monotonic() < until:
+    while not loop.checkpoints() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
 
 
@@ -67,7 +67,7 @@ def waited_for_step(loop: Loop, process) -> None:
 def test_a_stopped_rank_is_noticed_within_the_time_limit_also_without_a_heartbeat(loop):
     loop = loop.with_(launcher=TORCHRUN, collective_timeout_s=LIMIT_S, steps=1000)
     process = loop.start()
-    waited_for_step(loop, process)
+    waited_for_checkpoint(loop, process)
     rank_of(psutil.Process(process.pid), 1).send_signal(signal.SIGSTOP)
     printed = finished(process, exit_code=1)
     assert re.search(rf"vlrl: .*(?i:timed out).*{LIMIT_S}000 ?ms", printed), printed
@@ -78,11 +78,10 @@ def test_a_run_whose_process_is_killed_starts_again_by_itself_and_equals_the_uni
     settings = {"launcher": (*TORCHRUN[:-1], "--max-restarts", "1", "-m"), "heartbeat_s": 60}
     killed = loop.with_(**settings)
     process = killed.start()
-    waited_for_step(killed, process)
+    waited_for_checkpoint(killed, process)
     rank_of(psutil.Process(process.pid), 1).kill()
     printed = finished(process)
-    assert re.search(r"vlrl: rank 1 \(.*\) is gone or hangs", printed), printed
-    assert re.search(r"continues after step \d", printed)
+    assert re.search(r"continues after step \d", printed), printed
     whole = loop.with_(name="whole", launcher=TORCHRUN)
     whole.run()
     assert killed.steady_metrics == whole.steady_metrics

@@ -113,14 +113,14 @@ def test_a_run_that_lost_hosts_continues_on_one_and_equals_the_uninterrupted_one
     ("interface", "expected"),
     [
         ({}, "hosts: agree, and reach one another"),
-        ({"GLOO_SOCKET_IFNAME": "lo"}, "network: hostb uses the interface lo, but its route"),
+        ({"GLOO_SOCKET_IFNAME": "lo"}, "network: hosta uses the interface lo, but its route"),
     ],
     ids=["well", "wrong interface"],
 )
 def test_the_doctor_finds_whether_the_hosts_reach_one_another(hosts, lossy, interface, expected, tmp_path):
     arguments = lossy.command[1:]
     launchers = [
-        hosts.start(host, tmp_path / str(host), *arguments, COMMAND="doctor", **(interface if host else {})) for host in (0, 1)
+        hosts.start(host, tmp_path / str(host), *arguments, COMMAND="doctor", **({} if host else interface)) for host in (0, 1)
     ]
     assert [each.wait(PATIENCE_S) for each in launchers] == [int(bool(interface))] * 2
     assert expected in (tmp_path / "0").read_text()
