@@ -88,7 +88,12 @@ def _network_faults(store: Any, rank: int, size: int, hosts: Sequence[Mapping[st
     except (RuntimeError, ValueError) as error:
         fault = " ".join(str(error).split())[:200]
     said = ""
-    if fault and chosen != right:
+    # A loopback interface was seen to connect two ranks all the same; that is no promise for more.
+    has_loopback = len({host["host"] for host in hosts}) > 1 and "lo" in (chosen, right)
+    if has_loopback and right == "lo":
+        name = os.environ["MASTER_ADDR"]
+        said = f"network: on {hosts[rank]['host']} the first host's name {name} is {address}; start the ranks with its address"
+    elif (fault or has_loopback) and chosen != right:
         said = (
             f"network: {hosts[rank]['host']} uses the interface {chosen or 'of its own name'}, but its route to the first host "
             f"is by {right or 'none'} ({address or 'no address'}); set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME there to {right}"
@@ -96,7 +101,7 @@ def _network_faults(store: Any, rank: int, size: int, hosts: Sequence[Mapping[st
     elif fault:
         said = f"network: {hosts[rank]['host']} cannot reach the other ranks over gloo: {fault}; look at firewalls between hosts"
     every = list(dict.fromkeys(filter(None, _share(store, rank, size, "network", said))))
-    blamed = [each for each in every if "uses the interface" in each]
+    blamed = [each for each in every if "cannot reach" not in each]
     return blamed or every  # where one host uses a wrong interface, all fail
 
 
