@@ -25,7 +25,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 """Samples of real data and published test vectors, where they are beside the project. They add to the project's own cases."""
 collect_ignore = [] if SHARED.exists() else ["published"]
 
-MAY_BE_SKIPPED = ("needs a jail", "needs a tmpfs", "needs /dev/full", "needs Chromium", "needs a GPU")
+MAY_BE_SKIPPED = ("needs a jail", "needs a tmpfs", "needs /dev/full", "needs Chromium", "needs a GPU", "needs ip netns")
 """How the reason of a skip begins. Any other skip is a failure, so that no guard is left out unseen."""
 
 TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", "def f(x):\n    return x + 3"] * 10

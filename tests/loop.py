@@ -65,10 +65,18 @@ class Loop:
         named = {key.replace("__", "."): value for key, value in overrides.items()}
         return replace(self, overrides=self.overrides | named, launcher=launcher)
 
+    @property
+    def command(self) -> list[str]:
+        """The command's arguments."""
+        return [
+            "train",
+            "configs/cpu.yaml",
+            *(f"{key}={json.dumps(value, default=str)}" for key, value in self.overrides.items()),
+        ]
+
     def start(self, *module: str) -> Process:
         """The run's process; of the command itself, or of another module with arguments before the command's."""
-        settings = [f"{key}={json.dumps(value, default=str)}" for key, value in self.overrides.items()]
-        return python("-m", *self.launcher, *(module or ("vlrl.cli",)), "train", "configs/cpu.yaml", *settings)
+        return python("-m", *self.launcher, *(module or ("vlrl.cli",)), *self.command)
 
     def run(self) -> str:
         """Runs to the end, which must be a good one. Returns what it printed."""

@@ -12,9 +12,9 @@ from tests.conftest import PATIENCE_S
 ROOT = Path(__file__).parents[1]
 # A room has a floor; what stands higher or lower than its room is named with it.
 FLOORS = {
-    0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.clock", "telemetry.progress"]
-    + ["telemetry.metrics"],
-    1: ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.family"],
+    0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.metrics", "telemetry.phase"],
+    1: ["telemetry.clock", "telemetry.progress"]
+    + ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.family"],
     2: ["run_file", "verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
     3: ["rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log", "preflight.model_settings"],

@@ -15,6 +15,7 @@ GroupSize = Annotated[int, Field(ge=2)]
 
 _GSPO_CLIPS = {"clip_low": 3e-4, "clip_high": 4e-4}  # arXiv 2507.18071, section 5.1
 _MAX_GSPO_CLIP = 0.05
+SHORTEST_SILENCE_S = 5
 FEWEST_STEPS_KEPT = 5  # the steps after which the collapse watch has seen how well a checkpoint's weights do
 
 
@@ -261,6 +262,12 @@ class WandbConfig(Section):
 
 
 class Config(Section):
+    """A run.
+
+    heartbeat_s: a rank that is silent for longer ends the run on all hosts; 0 turns that off. collective_timeout_s: the longest
+    wait of one rank for another, as for the one with the longest responses; it must be longer than any that is legitimate.
+    """
+
     name: Annotated[str, Field(min_length=1)]
     model: str
     steps: Count
@@ -270,6 +277,8 @@ class Config(Section):
     runs: Path = Path("runs")
     task_folders: tuple[Path, ...] = (Path("tasks"),)
     threads: Annotated[int, Field(ge=0)] = 0
+    heartbeat_s: Annotated[float, Field(ge=0)] = 60.0
+    collective_timeout_s: Positive = 1800.0
     on_collapse: Literal["warn", "stop", "rollback"] = "warn"
     rollback: RollbackConfig = RollbackConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -345,6 +354,11 @@ def _faults(config: Config) -> Iterator[str]:
                 f"engine.max_model_len: {context} tokens leave no room for a prompt beside max_new_tokens "
                 f"{config.max_new_tokens(task)} of task {task!r}; raise the one or lower the other"
             )
+    if 0 < config.heartbeat_s < SHORTEST_SILENCE_S:
+        yield (
+            f"heartbeat_s: {config.heartbeat_s:g} s would end a healthy run, since a busy machine may be silent for seconds; "
+            f"use {SHORTEST_SILENCE_S} or more, or 0 for no heartbeat"
+        )
     if config.on_collapse != "rollback" and config.rollback != RollbackConfig():
         yield f"rollback: has no effect with on_collapse: {config.on_collapse}; set on_collapse: rollback, or leave it out"
     if config.on_collapse == "rollback" and not config.rollback.signals:

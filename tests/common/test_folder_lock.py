@@ -98,6 +98,22 @@ def test_a_forked_process_does_not_keep_the_lock(tmp_path):
         os.waitpid(child, 0)
 
 
+@pytest.mark.parametrize(("host", "is_alive"), [("another", True), (socket.gethostname(), False)])
+def test_a_holder_that_is_alive_or_on_this_host_keeps_its_lock(tmp_path, host, is_alive):
+    with hold(tmp_path):
+        (tmp_path / LOCK).write_text(f"trained by process 7 on {host}")
+        with pytest.raises(ValueError, match="is being trained by process 7"), hold(tmp_path, is_alive=lambda: is_alive):
+            pass
+
+
+def test_the_lock_of_another_host_that_shows_no_sign_of_life_is_taken_over(tmp_path, caplog):
+    with hold(tmp_path):
+        (tmp_path / LOCK).write_text("trained by process 7 on another")
+        with hold(tmp_path, is_alive=lambda: False):
+            assert (tmp_path / LOCK).read_text().endswith(f" on {socket.gethostname()}")
+    assert "process 7 on another, which shows no sign of life; its lock is taken over" in caplog.text
+
+
 def test_the_other_ranks_leave_the_lock_to_the_first(tmp_path, monkeypatch):
     with hold(tmp_path):
         monkeypatch.setenv("RANK", "1")

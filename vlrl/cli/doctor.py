@@ -6,6 +6,8 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vlrl.config import Config
+from vlrl.distributed.hosts import compare_hosts
 from vlrl.sandbox.jail import unavailable_reason
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "vllm")
@@ -25,6 +27,17 @@ def doctor() -> list[str]:
         f"C++ compiler: {_compiler()}",
         f"jail for code: {unavailable_reason() or 'works'}",
     ]
+
+
+def compare(config: Config | None) -> list[str]:
+    """Faults of the hosts of a launcher's ranks, on every rank; with a run file, of its folders too."""
+    versions = {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}}
+    folders: list[Path] = []
+    if config:
+        rows = [each for mix in config.mixture.values() for each in (mix.rows, mix.eval_rows) if each]
+        model = [Path(config.model)] if Path(config.model).is_absolute() or Path(config.model).exists() else []
+        folders = [*dict.fromkeys([*model, *rows, *config.task_folders])]
+    return compare_hosts(versions, folders, config.runs if config else None)
 
 
 def _version(package: str) -> str:

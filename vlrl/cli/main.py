@@ -1,13 +1,14 @@
 """Trains Qwen-VL models by reinforcement learning: `vlrl train RUN.yaml`, and commands for the work before and after a run.
 
 Exit codes: 0 for success; 1 if a comparison or a check fails; 2 for an error, which is printed as one sentence (set
-VLRL_TRACEBACK=1 for the traceback); 143 after SIGTERM, 130 after Ctrl-C, 141 if the reader of a pipe has gone. Under torchrun
-every failure becomes torchrun's own 1.
+VLRL_TRACEBACK=1 for the traceback); 3 if another rank was lost or failed; 143 after SIGTERM, 130 after Ctrl-C, 141 if the reader
+of a pipe has gone. Under torchrun every failure becomes torchrun's own 1.
 """
 
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, o
 from vlrl.cli.tasks import new, rescore, try_task, verify
 from vlrl.common.folder_lock import held
 from vlrl.config import Config
+from vlrl.distributed.status import STATUS, shows_life
+from vlrl.distributed.status import status as status_of
 from vlrl.run_file import dump_config
 
 HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
@@ -50,7 +53,8 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
     """
     with sentences(resumes=True):
         config = load(run_file, overrides)
-        with held(config.folder, doing="trained", remedy="choose another name"):
+        alive = partial(shows_life, config.folder)
+        with held(config.folder, doing="trained", remedy="choose another name", is_alive=alive):
             run = open_run(config)
             if config.threads:
                 import torch
@@ -183,13 +187,48 @@ def report(
             print(f"{path}: {write_report(runs, path) / 1e6:.1f} MB")
 
 
-@app.command(epilog="Example: vlrl doctor")
-def doctor() -> None:
-    """Prints which of the things that a run needs this machine has."""
-    from vlrl.cli.doctor import doctor as lines
+@app.command(epilog="Example: vlrl status runs/cpu")
+def status(run: Annotated[Path, typer.Argument(help="The run's folder, such as runs/cpu.")]) -> None:
+    """Prints what each rank of a running run does now, its step and the time left. Exits with 1 if the run is not running."""
+    with sentences():
+        from vlrl.report.read import check_is_run
 
-    for line in lines():
-        print(line)
+        if not (run / STATUS).exists():
+            check_is_run(run)
+        is_running, lines = status_of(run)
+        for line in lines:
+            print(line)
+    if not is_running:
+        raise typer.Exit(1)
+
+
+@app.command(
+    context_settings=SETTINGS,
+    epilog="Example: vlrl doctor; on two hosts: torchrun --nnodes 2 ... -m vlrl.cli doctor configs/qwen3vl_8b.yaml",
+)
+def doctor(
+    run_file: Annotated[Path | None, typer.Argument(help="Under torchrun: a run file, whose folders all hosts must see.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Prints which of the things that a run needs this machine has.
+
+    Under torchrun it compares the hosts: packages, folders, clocks, and whether they reach one another. Exits with 1 on a fault.
+    """
+    with sentences():
+        from vlrl.cli.doctor import compare
+        from vlrl.cli.doctor import doctor as lines
+
+        config = load(run_file, overrides) if run_file else None
+        is_first = os.environ.get("RANK", "0") == "0"
+        for line in lines() if is_first else ():
+            print(line)
+        faults = compare(config) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else []
+        for fault in faults if is_first else ():
+            print(fault)
+        if "RANK" in os.environ and is_first and not faults:
+            print("hosts: agree, and reach one another")
+    if faults:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: vlrl tiny models/moe --moe --texts data/chain_sum/train --texts data/digits/train")

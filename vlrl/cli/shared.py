@@ -14,6 +14,7 @@ import typer
 
 from vlrl.common.signals import Interrupted, interruptible
 from vlrl.config import ColdStartConfig, Config
+from vlrl.distributed.heartbeat import Heartbeat
 from vlrl.run_file import load_config
 from vlrl.telemetry.progress import announce
 
@@ -24,6 +25,14 @@ TASKS = [Path("tasks")]
 SETTINGS = {"ignore_unknown_options": True}  # for commands with overrides: the error for `--steps 4` can then suggest `steps=4`
 
 _CONTINUES = "; the same command continues with what was kept"
+_heartbeat: list[Heartbeat] = []  # of the command in this process, from when its ranks have joined
+_OF_A_COLLECTIVE = (
+    "gloo",
+    "NCCL",
+    "DistBackendError",
+    "DistNetworkError",
+    "on another rank",
+)  # in an error that another rank may have caused
 _UNREAD = 141  # 128 + SIGPIPE, as other tools in a pipe exit
 
 
@@ -85,7 +94,7 @@ def sentences(*, resumes: bool = False) -> Iterator[None]:
     if logging.lastResort:
         logging.lastResort.setFormatter(_WithLevel())
     try:
-        with interruptible():
+        with interruptible(), _tell_other_ranks():
             yield
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":
@@ -96,6 +105,24 @@ def sentences(*, resumes: bool = False) -> Iterator[None]:
             raise
         print(f"vlrl: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def _tell_other_ranks() -> Iterator[None]:
+    """Ends the heartbeat with the block, and with its error, if there is one."""
+    sentence, is_consequence = "", False
+    try:
+        yield
+    except Interrupted as stop:
+        sentence = "" if stop.said else str(stop)  # if it says what was saved, the ranks agreed to stop
+        raise
+    except Exception as error:
+        sentence = str(error) or type(error).__name__
+        is_consequence = any(word in f"{type(error).__name__} {error}" for word in _OF_A_COLLECTIVE)
+        raise
+    finally:
+        while _heartbeat:
+            _heartbeat.pop().end(sentence, is_consequence=is_consequence)
 
 
 def open_run(config: Config, *, to_train: bool = True) -> Any:
@@ -110,7 +137,17 @@ def open_run(config: Config, *, to_train: bool = True) -> Any:
     from vlrl.distributed.ranks import join_ranks
     from vlrl.preflight.full_checks import preflight
 
-    return preflight(config, join_ranks(), to_train=to_train)
+    ranks = join_ranks(config.collective_timeout_s)
+    _heartbeat.append(
+        Heartbeat(
+            ranks.rank,
+            ranks.size,
+            silent_s=config.heartbeat_s,
+            wait_s=config.collective_timeout_s,
+            folder=config.folder if to_train else None,
+        )
+    )
+    return preflight(config, ranks, to_train=to_train)
 
 
 def open_to_sample(run_file: Path, overrides: list[str] | None) -> Any:

@@ -27,12 +27,13 @@ logger = logging.getLogger(__name__)
 
 Agree = Callable[[int], int]
 
-LAYOUT = (*("world_size", "policy.zero_stage", "policy.expert_parallel", "policy.offload_optimizer", "engine.tensor_parallel"),)
+LAYOUT = ("world_size", "policy.zero_stage", "policy.expert_parallel", "policy.offload_optimizer", "engine.tensor_parallel")
 """How a run lies on its ranks. With another layout a step computes the same to last bits, in which sums have another order."""
 
 MAY_DIFFER = (
     *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
     *("policy.max_tokens_per_micro_batch", "max_tokens_per_micro_batch", "tokens_per_patch", "rollbacks"),
+    *("heartbeat_s", "collective_timeout_s"),
     *LAYOUT,
 )
 """What may change at a resume: where a run is kept, how long it is and when it stops, and on which ranks, but not what a step

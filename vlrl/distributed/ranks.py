@@ -11,19 +11,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
-TIMEOUT = timedelta(minutes=30)
+from vlrl.telemetry.phase import WAITING, within
+
+WAIT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place: rank of size, and its number on its machine."""
+    """This process's place: rank of size, and its number on its machine. wait_s: how long one rank waits for another."""
 
     rank: int
     size: int
     local_rank: int
+    wait_s: float = WAIT_S
 
     @property
     def is_first(self) -> bool:
@@ -51,7 +56,8 @@ class Ranks:
         if self.size == 1:
             return [item]
         items: list[Any] = [None] * self.size
-        dist.all_gather_object(items, item, group=_host_group())
+        with within(WAITING):
+            dist.all_gather_object(items, item, group=_host_group())
         return items
 
     def gather_on_first(self, item: Any) -> list[Any]:
@@ -77,8 +83,9 @@ class Ranks:
         group = _host_group()
         waiting = [dist.isend(packed[rank], rank, group=group) for rank in others]
         waiting += [dist.irecv(received[rank], rank, group=group) for rank in others]
-        for each in filter(None, waiting):
-            each.wait(TIMEOUT)
+        with within(WAITING):
+            for each in filter(None, waiting):
+                each.wait(timedelta(seconds=self.wait_s))
         arrived = {rank: pickle.loads(content.numpy().tobytes()) for rank, content in received.items()}
         return [arrived.get(rank, parcels[rank]) for rank in range(self.size)]
 
@@ -110,12 +117,15 @@ _groups: list[Any] = []
 def _host_group() -> Any:
     """A gloo group beside the device's own, so that small Python objects never touch the accelerator."""
     if not _groups:
-        _groups.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
+        _groups.append(dist.new_group(backend="gloo"))
     return _groups[0]
 
 
-def join_ranks() -> Ranks:
-    """Starts the process group: of the launcher's ranks if RANK is set, otherwise of this process alone."""
+def join_ranks(wait_s: float = WAIT_S) -> Ranks:
+    """Starts the process group: of the launcher's ranks if RANK is set, otherwise of this process alone.
+
+    wait_s: the time limit of collectives, in every group that is made later too.
+    """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns at import that it looked for a GPU in vain
     import deepspeed
@@ -130,10 +140,42 @@ def join_ranks() -> Ranks:
     else:
         # Its shared-memory all-reduce would be compiled at first start, under a lock that a killed start leaves behind.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    limit = timedelta(seconds=wait_s)
+    # DeepSpeed reduces gradients in a copy of the world's group, and vLLM makes groups of its own: both take torch's defaults.
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = limit
     if not dist.is_initialized():
+        choose_interface()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, verbose=False)
-    ranks = Ranks(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
+        deepspeed.init_distributed(dist_backend=backend, timeout=limit, verbose=False)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]), wait_s)
     if ranks.size > 1:
         _host_group()  # a collective: all ranks make it here, together
     return ranks
+
+
+def choose_interface() -> None:
+    """With several hosts: gloo, NCCL and vLLM use the network interface of the route to MASTER_ADDR, unless the user chose one.
+
+    By themselves they take the address of the host's own name, which is often 127.0.0.1.
+    """
+    here = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1")  # torchrun's name, and DeepSpeed's
+    if os.environ["WORLD_SIZE"] == here:
+        return
+    address, interface = route_to(os.environ["MASTER_ADDR"])
+    if interface and interface != "lo":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # without "=" NCCL takes it as the start of a name
+        os.environ.setdefault("VLLM_HOST_IP", address)
+
+
+def route_to(host: str) -> tuple[str, str]:
+    """This machine's address on the route to the host, and the network interface that has it; empty if there is none."""
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # of UDP: sends nothing
+            address = probe.getsockname()[0]
+    except OSError:
+        return "", ""
+    named = ((name, each.address.partition("%")[0]) for name, of_it in psutil.net_if_addrs().items() for each in of_it)
+    return address, next((name for name, own in named if own == address), "")

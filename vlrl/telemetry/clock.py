@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from vlrl.telemetry import phase
+
 
 @dataclass(slots=True)
 class Clock:
@@ -17,8 +19,9 @@ class Clock:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
-        self.synchronize()
+        with phase.within(name.removeprefix("time/")):
+            yield
+            self.synchronize()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 

@@ -8,6 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vlrl.telemetry.phase import begin, within
+
 _APART_S = 10.0  # between two lines of progress
 
 
@@ -19,6 +21,7 @@ class Tick(Protocol):
 
 def announce(phase: str, *, shown: bool = True) -> None:
     """Prints what begins now, for phases that take a while and have nothing to count."""
+    begin(phase)
     if shown:
         print(phase, flush=True)
 
@@ -32,6 +35,17 @@ def progress(phase: str, total: int | None, *, done: int = 0, shown: bool = True
 
     `with progress("Training", total=150, shown=rank == 0) as tick: tick(1, "reward 0.43")`
     """
+    with within(phase, done=done, total=total) as counted, _shown(phase, total, done, shown) as show:
+
+        def tick(done: int = 1, note: str = "") -> None:
+            counted.done += done
+            show(done, note)
+
+        yield tick
+
+
+@contextmanager
+def _shown(phase: str, total: int | None, done: int, shown: bool) -> Iterator[Tick]:
     console = Console()
     if not console.is_terminal:
         yield _plain_count(phase, shown) if total is None else _plain_tick(phase, total, done, shown)
