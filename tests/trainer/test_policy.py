@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.trainer.replay import fixed_minibatches, losses_of, open_policy, weights_of
-from vlrl.trainer.policy import block_of, in_buckets
+from vlrl.models.sizes import block_of
+from vlrl.trainer.policy import in_buckets
 
 SHARDED = {"zero_stage": 3, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}
 

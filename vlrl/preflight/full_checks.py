@@ -86,21 +86,6 @@ def _disk_faults(run: Run) -> Iterator[str]:
         )
 
 
-def bytes_needed(config: Config, num_parameters: int) -> int:
-    """The maximum size of the run's folder: the checkpoints to keep, the one being written, and the exported models.
-
-    DeepSpeed saves 12 bytes per parameter (fp32 weights and Adam's two moments) and, at ZeRO stages 1 and 2, also the model's own
-    weights.
-    """
-    weight = 4 if config.policy.dtype == "float32" else 2
-    checkpoint = 12 + (weight if config.policy.zero_stage in (1, 2) else 0)
-    every = config.checkpoints.every or config.steps
-    num_checkpoints = min(config.checkpoints.keep + 1, math.ceil(config.steps / every))
-    num_checkpoints += config.on_collapse == "rollback"  # the rollback target
-    num_models = 2 if config.coldstart.steps else 1
-    return num_parameters * (num_checkpoints * checkpoint + num_models * weight)
-
-
 def _num_parameters(model: str) -> int:
     return sum(parameter.numel() for parameter in empty_model(model).parameters())
 
