@@ -15,7 +15,8 @@ from vlrl.cli.shared import sentences
 from vlrl.common.folder_lock import LOCK, held
 from vlrl.data.shards import NewRow
 from vlrl.distributed.ranks import Ranks
-from vlrl.preflight.full_checks import bytes_needed, preflight
+from vlrl.memory.storage import bytes_needed
+from vlrl.preflight.full_checks import preflight
 from vlrl.preflight.quick_checks import check_inputs
 from vlrl.run_file import load_config
 

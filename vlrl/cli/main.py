@@ -69,8 +69,12 @@ def plan(
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(help="Number of steps to show.")] = 8,
     all_settings: Annotated[bool, typer.Option("--all", help="Print every setting, including those at their default.")] = False,
-    memory: Annotated[bool, typer.Option(help="Print what the run will hold in memory, on disk and in its logs instead.")] = False,
-    gpus_per_host: Annotated[int | None, typer.Option(help="With --memory: ranks of a host. Default: torchrun's, else 1.")] = None,
+    memory: Annotated[
+        bool, typer.Option(help="Print what the run will hold in memory, on disk and in its logs instead.")
+    ] = False,
+    gpus_per_host: Annotated[
+        int | None, typer.Option(help="With --memory: ranks of a host. Default: torchrun's, else 1.")
+    ] = None,
     hosts: Annotated[int | None, typer.Option(help="With --memory: number of hosts. Default: torchrun's, else 1.")] = None,
     gpu_gb: Annotated[float | None, typer.Option(help="With --memory: memory of a GPU, as 80. Default: plan for CPUs.")] = None,
 ) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from vlrl.config import Config
-from vlrl.memory.plan import GIB, ESTIMATED, Machine, MemoryPlan, shortages
+from vlrl.memory.plan import ESTIMATED, GIB, Machine, MemoryPlan, shortages
 from vlrl.memory.remedies import remedy
 from vlrl.memory.storage import bytes_needed, log_bytes
 from vlrl.models.sizes import ModelSizes
@@ -137,7 +137,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns with the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
-        yield "  ".join(cell.ljust(wide) if not n else cell.rjust(wide) for n, (cell, wide) in enumerate(zip(row, widths, strict=True))).rstrip()
+        yield "  ".join(
+            cell.ljust(wide) if not n else cell.rjust(wide) for n, (cell, wide) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
 
 
 def sizes_of(config: Config) -> ModelSizes:

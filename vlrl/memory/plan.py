@@ -11,7 +11,7 @@ from functools import cached_property
 
 from vlrl.config import Config
 from vlrl.memory.activations import Activations
-from vlrl.memory.states import States, offloads, states, width
+from vlrl.memory.states import States, states, width
 from vlrl.models.sizes import ModelSizes
 
 GIB = 1 << 30
@@ -20,7 +20,15 @@ _DRIVER, _ENGINE_WORKSPACE, _PROCESS = 3 * GIB // 2, 4 * GIB, 3 * GIB
 _SYNC_BUCKET = 512 << 20
 _PROMPT_TEXT = 512  # tokens of a typical prompt beside its image
 _MICRO_BATCH_SHARE = 0.8  # as in vlrl.trainer.token_budget
-ESTIMATED = ("gathered layers", "gradients between ranks", "activations", "engine's workspace", "CUDA and NCCL", "copies")
+ESTIMATED = (
+    "gathered layers",
+    "gradients between ranks",
+    "activations",
+    "engine's workspace",
+    "CUDA and NCCL",
+    "copies",
+    "processes",
+)
 
 Bytes = dict[str, int]
 
@@ -234,6 +242,11 @@ def _short_engine(plan: MemoryPlan) -> Iterator[Shortage]:
 
 
 def _short_host(plan: MemoryPlan) -> Iterator[Shortage]:
-    room, needed = plan.machine.host_memory, sum(plan.host.values())
+    room = plan.machine.host_memory
+    known = sum(size for name, size in plan.host.items() if name not in ESTIMATED)
+    certain = room is not None and known > room
+    needed = known if certain else sum(plan.host.values())
     if room is not None and needed > room:
-        yield Shortage(place="host", what="what the ranks keep on each host", needed=needed, available=room, certain=True)
+        yield Shortage(
+            place="host", what="what the ranks of each host keep in its memory", needed=needed, available=room, certain=certain
+        )

@@ -11,7 +11,7 @@ Change = tuple[str, MemoryPlan]
 
 
 def remedy(plan: MemoryPlan) -> str:
-    """The fewest changes with which the plan fits, as "set policy.zero_stage: 3 and use 16 GPUs"; "" if none of them is enough."""
+    """The fewest changes with which the plan fits, as "set policy.zero_stage: 3 and use 16 GPUs"; "" if there are none."""
     for number in range(1, _MOST_CHANGES + 1):
         for names in combinations(_KINDS, number):
             for said, changed in _changed(plan, names):

@@ -51,9 +51,8 @@ def width(settings: PolicyConfig) -> int:
 
 
 def accumulated_width(settings: PolicyConfig) -> int:
-    """Bytes of an accumulated gradient."""
-    asked = settings.deepspeed.get("data_types", {}).get("grad_accum_dtype")
-    return 4 if asked in ("fp32", "float32", "float") else width(settings)
+    """Bytes of an accumulated gradient: micro-batches are summed in fp32, unless the deepspeed block says otherwise."""
+    return 2 if settings.deepspeed.get("data_types", {}).get("grad_accum_dtype") in ("bf16", "bfloat16") else 4
 
 
 def offloads(settings: PolicyConfig) -> bool:
@@ -72,17 +71,19 @@ def states(settings: PolicyConfig, sizes: ModelSizes, ranks: int) -> States:
     share = -(-trained // shared)
     optimizer = share * (MOMENTS + (MASTER if stage else 0))
     offloaded = optimizer + share * MASTER if offloads(settings) else 0
-    # Stage 1 sums whole gradients, stages 2 and 3 a rank's share. With fp32 sums stage 1 is BF16_Optimizer, which keeps them.
+    # Stage 1 sums whole gradients, stages 2 and 3 a rank's share. With fp32 sums of bfloat16 gradients stage 1 is BF16_Optimizer,
+    # which keeps the sums and makes whole gradients beside them.
     summed = {0: trained_here, 1: trained_here, 2: share, 3: share}[stage]
     gradients = summed * accumulated
-    bucket = min(_zero(settings).get("reduce_bucket_size", _REDUCE_BUCKET), trained_here) * wide
+    is_bf16_optimizer = stage == 1 and accumulated > wide
+    elements = trained_here if is_bf16_optimizer else _zero(settings).get("reduce_bucket_size", _REDUCE_BUCKET)
     live = min(sizes.total, _zero(settings).get("stage3_max_live_parameters", _LIVE_PARAMETERS) + sizes.largest_block)
     return States(
         weights=(sizes.total // ranks if stage == 3 else here) * wide,
         optimizer=0 if offloaded else optimizer,
         gradients=gradients,
-        keeps_gradients=stage == 3 or (stage == 1 and accumulated > wide),
-        bucket=bucket if stage else 0,
+        keeps_gradients=stage == 3 or is_bf16_optimizer,
+        bucket=min(elements, trained_here) * wide if stage else 0,
         keeps_bucket=stage == 3,
         gathered=live * wide if stage == 3 else 0,
         step=0 if offloaded or not stage else 2 * share * MASTER,  # fp32 gradients, and the weights as they were (policy/change)

@@ -29,5 +29,7 @@ def log_bytes(config: Config) -> int:
     weights = {task: mix.weight for task, mix in config.mixture.items()}
     sizes = {task: config.group_size(task) * config.max_new_tokens(task) for task in weights}
     share = config.prompts_per_step / sum(weights.values())
-    rollouts = sum(share * weight * (config.group_size(task) * _ROLLOUT + sizes[task] * _TEXT) for task, weight in weights.items())
+    rollouts = sum(
+        share * weight * (config.group_size(task) * _ROLLOUT + sizes[task] * _TEXT) for task, weight in weights.items()
+    )
     return int(rollouts + sum(sizes.values()) * _TRACED)  # a group of each task is traced
