@@ -36,19 +36,17 @@ def memory_lines(config: Config, sizes: ModelSizes, machine: Machine) -> Iterato
     plan = MemoryPlan(config=config, sizes=sizes, machine=machine)
     unit = "GPU" if machine.on_gpus else "rank"
     yield f"{config.model}: {_counts(sizes, config)}"
-    yield (
-        f"{machine.ranks} {unit}s on {machine.hosts} hosts, {machine.memory_of_rank / GIB:.1f} GiB each; all are alike. GiB of a {unit}, "
-        "by phase (* estimated):"
-    )
+    where = f"{_several(machine.ranks, unit)} on {_several(machine.hosts, 'host')}"
+    yield f"{where}, all alike, {machine.memory_of_rank / GIB:.1f} GiB each. GiB of a {unit}, by phase (* estimated):"
     yield ""
     yield from _parts_table(plan)
     yield ""
     tokens, patches = plan.smallest
     yield f"The smallest micro-batch has {tokens:,} tokens with {patches:,} image patches; {_micro_batch(plan)}."
     yield (
-        f"The engine's cache holds {plan.kv_tokens:,} tokens at {plan.kv_token / 1024:.1f} KiB a token and GPU: "
-        f"{plan.kv_tokens // plan.longest} sequences of the longest {plan.longest:,} tokens, {plan.kv_tokens // plan.typical} of a "
-        f"typical {plan.typical:,}."
+        f"The engine's cache holds {plan.kv_tokens:,} tokens at {plan.kv_token / 1024:.1f} KiB a token and {unit}: "
+        f"{plan.kv_tokens // plan.longest} sequences of the longest {plan.longest:,} tokens, {plan.kv_tokens // plan.typical} of "
+        f"a typical {plan.typical:,}."
     )
     if host := {name: size for name, size in plan.host.items() if size}:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in host.items())
@@ -85,6 +83,10 @@ def _counts(sizes: ModelSizes, config: Config) -> str:
     named = ", ".join(f"{name} {_billions(size)}" for name, size in parts.items() if size)
     frozen = "; the vision tower is frozen" if config.policy.freeze_vision else ""
     return f"{_billions(sizes.total)} parameters ({named}){frozen}"
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def _billions(number: int) -> str:

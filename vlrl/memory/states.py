@@ -70,18 +70,18 @@ def states(settings: PolicyConfig, sizes: ModelSizes, ranks: int) -> States:
     shared = ranks if stage else 1
     share = -(-trained // shared)
     optimizer = share * (MOMENTS + (MASTER if stage else 0))
-    offloaded = optimizer + share * MASTER if offloads(settings) else 0
+    # DeepSpeed's offload keeps fp32 gradients with the optimizer, and from stage 2 on sums them there.
+    offloaded = optimizer + share * (MASTER + (accumulated if stage > 1 else 0)) if offloads(settings) else 0
     # Stage 1 sums whole gradients, stages 2 and 3 a rank's share. With fp32 sums of bfloat16 gradients stage 1 is BF16_Optimizer,
     # which keeps the sums and makes whole gradients beside them.
     summed = {0: trained_here, 1: trained_here, 2: share, 3: share}[stage]
-    gradients = summed * accumulated
-    is_bf16_optimizer = stage == 1 and accumulated > wide
+    is_bf16_optimizer = stage == 1 and accumulated > wide and not offloaded
     elements = trained_here if is_bf16_optimizer else _zero(settings).get("reduce_bucket_size", _REDUCE_BUCKET)
-    live = min(sizes.total, _zero(settings).get("stage3_max_live_parameters", _LIVE_PARAMETERS) + sizes.largest_block)
+    live = min(sizes.total, _zero(settings).get("stage3_max_live_parameters", max(_LIVE_PARAMETERS, 3 * sizes.largest_block)))
     return States(
         weights=(sizes.total // ranks if stage == 3 else here) * wide,
         optimizer=0 if offloaded else optimizer,
-        gradients=gradients,
+        gradients=0 if offloaded and stage > 1 else summed * accumulated,
         keeps_gradients=stage == 3 or is_bf16_optimizer,
         bucket=min(elements, trained_here) * wide if stage else 0,
         keeps_bucket=stage == 3,
