@@ -33,7 +33,7 @@ def made_up(case: Case, encoder: Encoder, folder: Path) -> list[Group]:
     groups = []
     for slot in range(case.groups):
         names = [folder / f"noise-{case.side}-{slot}-{number}.png" for number in range(case.images if case.side else 0)]
-        pictures = [{"type": "image", "image": str(noise(name, case.side, 1000 * slot + n))} for n, name in enumerate(names)]
+        pictures = [{"type": "image", "image": str(_noise(name, case.side, 1000 * slot + n))} for n, name in enumerate(names)]
         text = {"type": "text", "text": " ".join(f"{slot + n}" for n in range(case.words))}
         encoded = encoder.encode([{"role": "user", "content": [*pictures, text]}])
         samples = []
@@ -60,7 +60,7 @@ def _rollout(slot: int, sample: int, length: int, numbers: torch.Generator) -> R
     )
 
 
-def noise(path: Path, side: int, seed: int) -> Path:
+def _noise(path: Path, side: int, seed: int) -> Path:
     if not path.exists():
         Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)).save(path)
     return path

@@ -20,11 +20,11 @@ _DRIVER, _ENGINE_WORKSPACE, _PROCESS = 3 * GIB // 2, 4 * GIB, 3 * GIB
 _SYNC_BUCKET = 512 << 20
 _PROMPT_TEXT = 512  # tokens of a typical prompt beside its image
 _MICRO_BATCH_SHARE = 0.8  # as in vlrl.trainer.token_budget
+# The engine's whole share is exact, though not how much of it is its workspace.
 ESTIMATED = (
     "gathered layers",
     "gradients between ranks",
     "activations",
-    "engine's workspace",
     "CUDA and NCCL",
     "copies",
     "processes",
@@ -103,8 +103,8 @@ class MemoryPlan:
             return {}
         each = {
             "processes": _PROCESS,
-            "optimizer, offloaded": self.states.offloaded,
-            "engine's weights, asleep": self.engine_weights if self.config.engine.sleep else 0,
+            "offloaded optimizer": self.states.offloaded,
+            "sleeping engine": self.engine_weights if self.config.engine.sleep else 0,
         }
         return {name: size * self.machine.ranks_per_host for name, size in each.items()}
 
