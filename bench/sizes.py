@@ -1,6 +1,7 @@
-"""Random Qwen3-VL checkpoints of the released sizes, for benches that need no weights.
+"""Random Qwen3-VL checkpoints of the released sizes, for benches that need no weights, and their configs alone for plans.
 
     python -m bench.sizes 8B models/random-8B
+    python -m bench.sizes 235B-A22B models/235B --config-only
 
 The sizes are those of the released config.json files; the tokenizer is a small one of bytes.
 """
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from vlrl.models.qwen3_vl import QWEN3_VL
 from vlrl.models.tiny import write_random
 
 _TEXT = {
@@ -48,15 +50,31 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
         _LARGE_VISION | {"out_hidden_size": 2048},
         False,
     ),
+    "235B-A22B": (
+        _text(4096, 12288, 94, 64, **{"num_key_value_heads": 4} | _EXPERTS | {"moe_intermediate_size": 1536}),
+        _LARGE_VISION | {"out_hidden_size": 4096},
+        False,
+    ),
 }
 """Size to its language model, its vision tower, and whether its head is its embedding."""
+
+
+def config_of_size(size: str) -> Any:
+    """transformers' config of a released size."""
+    text, vision, tied = SIZES[size]
+    made = QWEN3_VL.config_class("num_experts" in text)
+    return made(text_config=text, vision_config=vision, tie_word_embeddings=tied)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--config-only", action="store_true", help="write config.json alone, for vlrl plan --memory")
     options = parser.parse_args()
+    if options.config_only:
+        config_of_size(options.size).save_pretrained(options.folder)
+        return
     text, vision, tied = SIZES[options.size]
     parameters = write_random(options.folder, ["0123456789"], text, vision, tied=tied, dtype=torch.bfloat16)
     print(f"{options.folder}: {parameters / 1e9:.2f} G parameters")

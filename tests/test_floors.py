@@ -17,9 +17,18 @@ FLOORS = {
     + ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.family"],
     2: ["run_file", "verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
-    3: ["rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log", "preflight.model_settings"],
+    3: [
+        "memory",
+        "rollout",
+        "run",
+        "trainer",
+        "authoring",
+        "evaluation.records",
+        "telemetry.run_log",
+        "preflight.model_settings",
+    ],
     4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]
-    + ["trainer.checkpointing", "evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.doctor"],
+    + ["trainer.checkpointing", "evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.memory", "cli.doctor"],
     5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks"],
     6: ["trainer.trainer", "study", "cli.shared"],
     7: ["train", "cli.tasks", "cli.data"],

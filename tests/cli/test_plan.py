@@ -1,10 +1,13 @@
 """The plan of a run: quotas by task and mini-batch, and each task's share of the run."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from vlrl.cli.main import app
 from vlrl.cli.plan import plan
 from vlrl.data.shards import NewRow, write_dataset
 from vlrl.run_file import parse_config
@@ -40,3 +43,12 @@ def test_the_totals_are_those_of_the_whole_run(config):
 
 def test_no_step_past_the_last_is_shown(config):
     assert sum(line.startswith("step ") for line in plan(config, 100)) == 4
+
+
+def test_memory_is_planned_without_weights(tmp_path, tiny_dense):
+    (tmp_path / "model").mkdir()
+    shutil.copy(Path(tiny_dense) / "config.json", tmp_path / "model")
+    asked = ["configs/cpu.yaml", f"model={tmp_path}/model", "--memory", "--gpus-per-host", "8", "--hosts", "2", "--gpu-gb", "80"]
+    done = CliRunner().invoke(app, ["plan", *asked])
+    assert done.exit_code == 0, done.output
+    assert "16 GPUs on 2 hosts, all alike, 80.0 GiB each" in done.output and "It fits: at most" in done.output

@@ -15,7 +15,9 @@ from vlrl.cli.shared import sentences
 from vlrl.common.folder_lock import LOCK, held
 from vlrl.data.shards import NewRow
 from vlrl.distributed.ranks import Ranks
-from vlrl.preflight.full_checks import bytes_needed, preflight
+from vlrl.memory.plan import Machine
+from vlrl.memory.storage import bytes_needed
+from vlrl.preflight.full_checks import preflight
 from vlrl.preflight.quick_checks import check_inputs
 from vlrl.run_file import load_config
 
@@ -199,3 +201,11 @@ def test_the_disk_must_hold_the_checkpoints_and_the_exported_models(good_run, ov
 def test_every_case_has_an_input_of_its_own_and_a_sentence_to_find():
     assert len({case.input for case in CASES}) == len(CASES)
     assert all(case.says for case in CASES)  # "" is in any sentence
+
+
+def test_a_run_that_memory_does_not_hold_is_refused_before_its_model_is_loaded(good_run, monkeypatch):
+    small = Machine(device="cpu", ranks_per_host=1, hosts=1, memory=1 << 20)
+    monkeypatch.setattr("vlrl.preflight.full_checks.this_machine", lambda ranks: small)
+    with pytest.raises(ValueError, match=r"^memory: .* on each rank, most of it for .* needs .* GiB and has 0.0; "):
+        preflight(good_run(), Ranks(0, 1, 0))
+    preflight(good_run(), Ranks(0, 1, 0), to_train=False)

@@ -16,7 +16,8 @@ from tests.models.helpers import message
 from tests.trainer.replay import SGD, UNCLIPPED, fixed_minibatches, losses_of, open_policy, weights_of
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.models.packing import pack_groups
-from vlrl.trainer.policy import block_of, deepspeed_config, in_buckets, largest_block
+from vlrl.models.sizes import block_of
+from vlrl.trainer.policy import deepspeed_config, in_buckets, largest_block
 
 SPLIT = 60  # tokens of a micro-batch: several to an update
 SHARDED = {"zero_stage": 3, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}

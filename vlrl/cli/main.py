@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlrl.cli.data import data
-from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, sentences
+from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, quieten, sentences
 from vlrl.cli.tasks import new, rescore, try_task, verify
 from vlrl.common.folder_lock import held
 from vlrl.config import Config
@@ -73,10 +73,26 @@ def plan(
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(help="Number of steps to show.")] = 8,
     all_settings: Annotated[bool, typer.Option("--all", help="Print every setting, including those at their default.")] = False,
+    memory: Annotated[
+        bool, typer.Option(help="Print what the run will hold in memory, on disk and in its logs instead.")
+    ] = False,
+    gpus_per_host: Annotated[
+        int | None, typer.Option(help="With --memory: ranks of a host. Default: torchrun's, else 1.")
+    ] = None,
+    hosts: Annotated[int | None, typer.Option(help="With --memory: number of hosts. Default: torchrun's, else 1.")] = None,
+    gpu_gb: Annotated[float | None, typer.Option(help="With --memory: memory of a GPU, as 80. Default: plan for CPUs.")] = None,
 ) -> None:
     """Prints how many prompts of each task the first steps and their mini-batches draw, each task's epochs, and the settings."""
     with sentences():
         config = load(run_file, overrides)
+        if memory:
+            quieten()
+            from vlrl.cli.memory import machine_of, memory_lines, sizes_of
+
+            machine = machine_of(gpus_per_host=gpus_per_host, hosts=hosts, gpu_gb=gpu_gb)
+            for line in memory_lines(config, sizes_of(config), machine):
+                print(line)
+            return
         from vlrl.cli.plan import plan as plan_of
 
         for line in plan_of(config, steps):

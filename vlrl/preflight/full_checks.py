@@ -4,7 +4,6 @@ Every rank opens the run, and the first rank checks disk and data. On a fault, a
 """
 
 import logging
-import math
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -15,8 +14,11 @@ from vlrl.config import Config
 from vlrl.data.shards import Dataset
 from vlrl.distributed.ranks import Ranks
 from vlrl.inputs import attempt_each, representative_rows, spread
+from vlrl.memory.storage import bytes_needed
 from vlrl.models.checkpoint_io import check_model
+from vlrl.models.sizes import ModelSizes
 from vlrl.models.tensor_check import check_tensors, empty_model
+from vlrl.preflight.memory_faults import memory_faults, this_machine
 from vlrl.preflight.model_settings import setting_faults
 from vlrl.rollout.groups import encode_demonstration, encode_prompt
 from vlrl.run import Run, open_run
@@ -50,8 +52,11 @@ def _check(run: Run, to_train: bool) -> None:
     """Raises ValueError with one line per fault. Only warns if some, but not all, answers exceed the response limit."""
     heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
     sets = [(run.with_rows(rows), task, kind) for rows, kind in ((run.rows, "train"), (heldout, "eval")) for task in rows]
+    sizes = ModelSizes.of(empty_model(run.config.model))
     faults = [*_setting_faults(run), *_tensor_faults(run)]
-    faults += _disk_faults(run) if to_train else ()
+    faults += _disk_faults(run, sizes) if to_train else ()
+    if to_train and not faults:  # of a model whose config.json is wrong no size is known
+        faults += memory_faults(run.config, sizes, this_machine(run.ranks))
     faults += [fault for view, task, _ in sets for fault in _encoding_faults(view, task)]
     if faults:
         raise ValueError("\n".join(dict.fromkeys(faults)))
@@ -72,9 +77,9 @@ def _setting_faults(run: Run) -> Iterator[str]:
         yield "algorithm.routing_replay: r3 needs a GPU, because vLLM returns routed experts only on GPUs; use r2"
 
 
-def _disk_faults(run: Run) -> Iterator[str]:
+def _disk_faults(run: Run, sizes: ModelSizes) -> Iterator[str]:
     config = run.config
-    need = bytes_needed(config, _num_parameters(config.model))
+    need = bytes_needed(config, sizes.total)
     folders = [config.folder / name for name in ("checkpoints", "coldstart", "model")]
     used = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     parent = next(path for path in (config.folder.absolute(), *config.folder.absolute().parents) if path.exists())
@@ -84,25 +89,6 @@ def _disk_faults(run: Run) -> Iterator[str]:
             f"{config.folder}: its checkpoints and models need {(need - used) / 1e9:.2f} GB more, but only {free / 1e9:.2f} GB "
             "are free; lower checkpoints.keep, or set `runs` to a folder on a larger disk"
         )
-
-
-def bytes_needed(config: Config, num_parameters: int) -> int:
-    """The maximum size of the run's folder: the checkpoints to keep, the one being written, and the exported models.
-
-    DeepSpeed saves 12 bytes per parameter (fp32 weights and Adam's two moments) and, at ZeRO stages 1 and 2, also the model's own
-    weights.
-    """
-    weight = 4 if config.policy.dtype == "float32" else 2
-    checkpoint = 12 + (weight if config.policy.zero_stage in (1, 2) else 0)
-    every = config.checkpoints.every or config.steps
-    num_checkpoints = min(config.checkpoints.keep + 1, math.ceil(config.steps / every))
-    num_checkpoints += config.on_collapse == "rollback"  # the rollback target
-    num_models = 2 if config.coldstart.steps else 1
-    return num_parameters * (num_checkpoints * checkpoint + num_models * weight)
-
-
-def _num_parameters(model: str) -> int:
-    return sum(parameter.numel() for parameter in empty_model(model).parameters())
 
 
 def _tensor_faults(run: Run) -> Iterator[str]:

@@ -82,7 +82,7 @@ class Checkpointing:
                     shown=ranks.is_first,
                 )
             else:
-                # With micro-batches of another size the last bits of the update would differ; a number in the run file asks for it.
+                # Micro-batches of another size would change the update's last bits; a number in the run file asks for that.
                 self._policy.max_tokens_per_micro_batch = (
                     self._policy.max_tokens_per_micro_batch or found.state["max_tokens_per_micro_batch"]
                 )

@@ -24,6 +24,7 @@ from vlrl.models.packed_model import PackedModel, TokenScores, token_scores
 from vlrl.models.packing import Pack
 from vlrl.models.processor import Encoder
 from vlrl.models.routing_replay import Routing
+from vlrl.models.sizes import block_of
 from vlrl.models.weight_files import download_once
 from vlrl.trainer import policy_state
 from vlrl.trainer.weight_change import Changes
@@ -224,17 +225,6 @@ def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> It
 def _whole_size(parameter: nn.Parameter) -> int:
     """The whole parameter's size: DeepSpeed keeps a sharded one's beside it, and an expert-parallel one is a rank's share."""
     return getattr(parameter, "ds_numel", parameter.numel()) * expert_parallel_size(parameter)
-
-
-def block_of(name: str) -> str:
-    """The block of a layer that a parameter belongs to, else its module.
-
-    >>> block_of("model.language_model.layers.3.self_attn.q_proj.weight"), block_of("model.language_model.norm.weight")
-    ('model.language_model.layers.3.self_attn', 'model.language_model.norm')
-    """
-    parts = name.split(".")
-    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
-    return name.rpartition(".")[0] if number is None else ".".join(parts[: number + 2])
 
 
 def largest_block(model: nn.Module) -> int:

@@ -1,0 +1,252 @@
+"""What a run will hold in memory, phase by phase, on each GPU and each host, from its run file and its model's config alone.
+
+Ranks are alike, so the plan is of one of them. Parts that are known exactly (weights, optimizer, gradients, the engine's share)
+decide whether a run is refused; with those that are estimated (activations, what is gathered and on its way between ranks, what
+CUDA and vLLM take besides) it can only be tight.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from vlrl.config import Config
+from vlrl.memory.activations import Activations
+from vlrl.memory.states import States, states, width
+from vlrl.models.sizes import ModelSizes
+
+GIB = 1 << 30
+# Estimates. vLLM's are of a prefill of max_num_batched_tokens, its sampler and its CUDA graphs.
+_DRIVER, _ENGINE_WORKSPACE, _PROCESS = 3 * GIB // 2, 4 * GIB, 3 * GIB
+_SYNC_BUCKET = 512 << 20
+_PROMPT_TEXT = 512  # tokens of a typical prompt beside its image
+_MICRO_BATCH_SHARE = 0.8  # as in vlrl.trainer.token_budget
+# The engine's whole share is exact, though not how much of it is its workspace.
+ESTIMATED = (
+    "gathered layers",
+    "gradients between ranks",
+    "activations",
+    "CUDA and NCCL",
+    "copies",
+    "processes",
+)
+
+Bytes = dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """hosts of ranks_per_host ranks each; on GPUs memory is one GPU's, on CPUs one host's. host_memory: None if unknown."""
+
+    device: str
+    ranks_per_host: int
+    hosts: int
+    memory: int
+    host_memory: int | None = None
+
+    @property
+    def ranks(self) -> int:
+        return self.ranks_per_host * self.hosts
+
+    @property
+    def on_gpus(self) -> bool:
+        return self.device == "cuda"
+
+    @property
+    def memory_of_rank(self) -> int:
+        return self.memory if self.on_gpus else self.memory // self.ranks_per_host
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """The plan of a run on a machine."""
+
+    config: Config
+    sizes: ModelSizes
+    machine: Machine
+
+    @cached_property
+    def states(self) -> States:
+        return states(self.config.policy, self.sizes, self.machine.ranks)
+
+    @cached_property
+    def activations(self) -> Activations:
+        policy = self.config.policy
+        return Activations.of(
+            self.sizes, wide=width(policy), checkpointing=policy.gradient_checkpointing, device=self.machine.device
+        )
+
+    @cached_property
+    def phases(self) -> dict[str, Bytes]:
+        """Bytes of a rank by phase, then by part; parts of the same name are the same memory."""
+        states, engine = self.states, self._engine
+        always = {**states.kept, "reference": self._reference} | ({"CUDA and NCCL": _DRIVER} if self.machine.on_gpus else {})
+        asleep = {} if self.machine.on_gpus and self.config.engine.sleep else engine
+        training = always | asleep | {"gradients": states.gradients, "gradients between ranks": states.bucket}
+        micro = {"gathered layers": states.gathered, "activations": self.activations.peak(*self.smallest)}
+        return {
+            "loading": always | {"optimizer": 0, "gradients": 0, "gathered layers": self._loading},
+            "micro-batch": training | micro,
+            "optimizer step": always | asleep | {"gradients": states.gradients, "copies": states.step},
+            "sampling": always | engine,
+            "weight sync": always | engine | {"copies": self._synced},
+        }
+
+    @property
+    def needed(self) -> int:
+        """The most bytes of a rank in any phase."""
+        return max(sum(parts.values()) for parts in self.phases.values())
+
+    @property
+    def host(self) -> Bytes:
+        """Bytes of a host's memory, beside those of `phases` on CPUs."""
+        if not self.machine.on_gpus:
+            return {}
+        each = {
+            "processes": _PROCESS,
+            "offloaded optimizer": self.states.offloaded,
+            "sleeping engine": self.engine_weights if self.config.engine.sleep else 0,
+        }
+        return {name: size * self.machine.ranks_per_host for name, size in each.items()}
+
+    @property
+    def engine_weights(self) -> int:
+        return self.sizes.total * width(self.config.policy) // self.config.engine.tensor_parallel
+
+    @property
+    def kv_token(self) -> int:
+        """Bytes of one token's keys and values on a rank; beyond a rank for each key head, tensor parallelism copies them."""
+        text = self.sizes.text
+        heads = -(-text["num_key_value_heads"] // self.config.engine.tensor_parallel)
+        return 2 * text["num_hidden_layers"] * heads * text["head_dim"] * width(self.config.policy)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose keys and values an engine keeps at a time."""
+        return max(0, self._engine["KV cache"]) // self.kv_token
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that the run may sample."""
+        return self.config.engine.max_model_len
+
+    @property
+    def typical(self) -> int:
+        """Tokens of a sequence with one full image and half of sampling.max_new_tokens."""
+        return min(self.longest, _PROMPT_TEXT + self._image[0] + self.config.sampling.max_new_tokens // 2)
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """Tokens and patches of the smallest micro-batch that the run must compute: the longest response with a full image, or
+        max_tokens_per_micro_batch."""
+        tokens, patches = self._image
+        responses = [self.config.max_new_tokens(task) for task in self.config.mixture]
+        asked = self.config.policy.max_tokens_per_micro_batch
+        row = min(self.longest, _PROMPT_TEXT + tokens + max(responses))
+        return (row if asked == "auto" else max(asked, row)), patches
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """About the tokens of text that max_tokens_per_micro_batch: auto will find; 0 if not even the smallest fits."""
+        free = self.machine.memory_of_rank - sum(self.phases["micro-batch"].values()) + self.phases["micro-batch"]["activations"]
+        room = int(_MICRO_BATCH_SHARE * free)
+        costs = self.activations
+        tokens = min((room - costs.head) // (costs.token + costs.target), room // (costs.token + costs.layer_token))
+        return tokens if tokens >= self.smallest[0] else 0
+
+    @property
+    def _image(self) -> tuple[int, int]:
+        """Tokens and patches of the largest image."""
+        vision = self.sizes.vision_config
+        patches = self.config.images.max_pixels // vision["patch_size"] ** 2
+        return patches // vision["spatial_merge_size"] ** 2, patches
+
+    @property
+    def _engine(self) -> Bytes:
+        """vLLM takes gpu_memory_utilization of a GPU, whatever else is in it; on CPUs its cache has kv_cache_gb."""
+        settings = self.config.engine
+        if not self.machine.on_gpus:
+            return {"engine's weights": self.engine_weights, "KV cache": settings.kv_cache_gb * GIB}
+        kv = int(settings.gpu_memory_utilization * self.machine.memory) - self.engine_weights - _ENGINE_WORKSPACE
+        return {"engine's weights": self.engine_weights, "engine's workspace": _ENGINE_WORKSPACE, "KV cache": kv}
+
+    @property
+    def _reference(self) -> int:
+        """The frozen starting model of the KL term; sharded under ZeRO-3."""
+        if not (self.config.algorithm.kl_coefficient or self.config.rollback.kl_coefficient):
+            return 0
+        size = self.sizes.total * width(self.config.policy)
+        return size // self.machine.ranks if self.config.policy.zero_stage == 3 else size
+
+    @property
+    def _loading(self) -> int:
+        """Beside the weights that stay: a block at a time under ZeRO-3, else the weights once more, from which DeepSpeed makes
+        its own."""
+        wide = width(self.config.policy)
+        return (self.sizes.largest_block if self.config.policy.zero_stage == 3 else self.sizes.total) * wide
+
+    @property
+    def _synced(self) -> int:
+        """A bucket of gathered weights, and the layer that vLLM is loading."""
+        block = self.sizes.largest_block * width(self.config.policy)
+        gathered = max(_SYNC_BUCKET, block) if self.config.policy.zero_stage == 3 else 0
+        return gathered + block // self.config.engine.tensor_parallel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shortage:
+    """Memory that is short. place: a phase, "engine" or "host"; what: what needs it. certain: parts that are known exactly are
+    enough to say so."""
+
+    place: str
+    what: str
+    needed: int
+    available: int
+    certain: bool
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.what} needs {self.needed / GIB:.1f} GiB and has {self.available / GIB:.1f}"
+
+
+def shortages(plan: MemoryPlan) -> list[Shortage]:
+    """What is short, the certain first."""
+    found = [*_short_phases(plan), *_short_engine(plan), *_short_host(plan)]
+    return sorted(found, key=lambda shortage: (not shortage.certain, -shortage.needed))
+
+
+def _short_phases(plan: MemoryPlan) -> Iterator[Shortage]:
+    room = plan.machine.memory_of_rank
+    unit = "each GPU" if plan.machine.on_gpus else "each rank"
+    for phase, parts in plan.phases.items():
+        known = {name: size for name, size in parts.items() if name not in ESTIMATED}
+        if not plan.machine.on_gpus:
+            known.pop("KV cache", None)  # its pages are taken when they are used
+        certain = sum(known.values()) > room
+        needed = sum((known if certain else parts).values())
+        if needed > room:
+            largest = max(known, key=lambda name: known[name])
+            what = f"{phase} on {unit}, most of it for {largest},"
+            yield Shortage(place=phase, what=what, needed=needed, available=room, certain=certain)
+
+
+def _short_engine(plan: MemoryPlan) -> Iterator[Shortage]:
+    if not plan.machine.on_gpus:
+        return
+    share = int(plan.config.engine.gpu_memory_utilization * plan.machine.memory)
+    known = plan.engine_weights + plan.longest * plan.kv_token
+    certain = known > share
+    needed = known if certain else known + _ENGINE_WORKSPACE
+    if needed > share:
+        what = f"the engine, for its weights and one sequence of {plan.longest} tokens in its share of each GPU,"
+        yield Shortage(place="engine", what=what, needed=needed, available=share, certain=certain)
+
+
+def _short_host(plan: MemoryPlan) -> Iterator[Shortage]:
+    room = plan.machine.host_memory
+    known = sum(size for name, size in plan.host.items() if name not in ESTIMATED)
+    certain = room is not None and known > room
+    needed = known if certain else sum(plan.host.values())
+    if room is not None and needed > room:
+        yield Shortage(
+            place="host", what="what the ranks of each host keep in its memory", needed=needed, available=room, certain=certain
+        )
