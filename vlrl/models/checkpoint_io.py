@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from vlrl.common.suggest import nearest_folder
 from vlrl.config import ImagesConfig
-from vlrl.models.attention import GROUP_ATTENTION
+from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
 from vlrl.models.family import Family
 from vlrl.models.processor import Encoder
@@ -70,7 +70,7 @@ def _load_whole(model: str, dtype: torch.dtype) -> Any:
     result: Any = AutoModelForImageTextToText.from_pretrained(
         model,
         dtype=dtype,
-        attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"},
+        attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": IMAGE_ATTENTION},
         output_loading_info=True,
     )
     loaded, report = result
