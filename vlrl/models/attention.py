@@ -35,7 +35,7 @@ _SHORT = 64  # tokens; longer sequences gain nothing from being computed side by
 _BLOCK = 256  # tokens; the CPU's kernel takes all of the square's time for half of it beyond that
 # Patches of an image, up to which one varlen call for all images is faster than a call of SDPA for each. Measured on an H100,
 # forward and backward: an SDPA call takes .23 ms even for a small image, but 4.3e-8 ms a pair of patches for a large one, where
-# varlen takes 6.2e-8. They meet at 1,900 patches (bench/RESULTS.md, vision_attention).
+# varlen takes 6.2e-8. They meet at 1,900 patches (bench/RESULTS.md, attention within pictures).
 _LARGE_IMAGE = 1900
 
 
