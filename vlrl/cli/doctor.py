@@ -6,6 +6,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vlrl.preflight.machine import missing_gpu
 from vlrl.sandbox.jail import unavailable_reason
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "vllm")
@@ -42,7 +43,7 @@ def _device() -> str:
     except ImportError as error:
         return f"unknown, torch cannot be imported ({error})"
     if not torch.cuda.is_available():
-        return "CPU only"
+        return f"CPU only; {missing_gpu()}".removesuffix("; ")
     gpu = torch.cuda.get_device_properties(0)
     return f"{torch.cuda.device_count()} x {gpu.name}, {gpu.total_memory / 1e9:.0f} GB each"
 
