@@ -17,16 +17,8 @@ FLOORS = {
     + ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.family"],
     2: ["run_file", "verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
-    3: [
-        "memory",
-        "rollout",
-        "run",
-        "trainer",
-        "authoring",
-        "evaluation.records",
-        "telemetry.run_log",
-        "preflight.model_settings",
-    ],
+    3: ["memory", "rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log"]
+    + ["preflight.model_settings", "preflight.machine"],
     4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]
     + ["trainer.checkpointing", "evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.memory", "cli.doctor"],
     5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks"],
@@ -38,7 +30,13 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 WITHOUT_TORCH = ["types", "config", "inputs", "tasks", "scoring", "scoring.worker", "common.fingerprint"]
 WITHOUT_TORCH += ["models.config_json", "models.qwen3_vl"]
 WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe", "data.build", "data.check"]
-WITHOUT_TORCH += ["authoring.task_tools", "preflight.quick_checks", "preflight.verifier_checks", "distributed.checkpoint"]
+WITHOUT_TORCH += [
+    "authoring.task_tools",
+    "preflight.quick_checks",
+    "preflight.verifier_checks",
+    "preflight.machine",
+    "distributed.checkpoint",
+]
 WITHOUT_TORCH += ["telemetry.metrics"]
 WITHOUT_TORCH += ["evaluation.compare", "evaluation.records", "report.read", "cli.main", "cli.plan", "cli.doctor"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]

@@ -168,7 +168,7 @@ policy = Policy(config.policy, config.model, ranks=ranks, updates=1, temperature
 encoder = run.encoder
 engine = VllmEngine(config.engine, config.model, dtype="float32", seed=0, decode=encoder.decode, end_tokens=encoder.end_tokens,
                     banned=run.banned, merge_size=encoder.merge_size, family=encoder.family, ranks=ranks)
-canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=10.0, folder=folder)
+canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=10.0)
 print("difference", canary.baseline)
 """
 

@@ -152,7 +152,11 @@ class PolicyConfig(Section):
 
 
 class EngineConfig(Section):
-    """The vLLM engine in the training process. `vllm` is merged over the arguments that vlrl gives it."""
+    """The vLLM engine in the training process. `vllm` is merged over the arguments that vlrl gives it.
+
+    canary_every: steps between checks that engine and trainer give the same log-probs; with 0 they are compared only at a start.
+    canary_tolerance: the difference that stops the run, as a multiple of the one at start.
+    """
 
     tensor_parallel: Count = 1
     max_model_len: Count = 8192
@@ -160,7 +164,7 @@ class EngineConfig(Section):
     kv_cache_gb: Count = 1
     sleep: bool = True
     canary_every: Annotated[int, Field(ge=0)] = 1
-    canary_tolerance: Positive = 10.0
+    canary_tolerance: Positive = 5.0
     vllm: dict[str, Any] = {}
 
 

@@ -1,4 +1,4 @@
-"""Group attention equals attention under the dense mask, whatever the lengths, and each piece's kernel is exact."""
+"""Group attention equals attention under the dense mask, whatever the lengths; images together equal images one by one."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlrl.models import flash_attention as flash
-from vlrl.models.attention import GroupAttention, attention_plan
+from vlrl.models.attention import GroupAttention, attention_plan, image_attention, image_plan
+from vlrl.models.checkpoint_io import load_model
 from vlrl.models.flash_attention import Dense, has_varlen
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
@@ -156,3 +157,48 @@ def test_flash_attention_s_operators_take_what_they_are_given(groups):
 def test_on_a_gpu_half_precision_has_a_kernel_of_any_lengths_and_a_cpu_has_none():
     assert has_varlen(torch.device("cuda"), torch.bfloat16)
     assert not has_varlen(torch.device("cuda"), torch.float32) and not has_varlen(torch.device("cpu"), torch.bfloat16)
+
+
+GRIDS = [[(1, 4, 6)], [(1, 4, 6), (1, 2, 2), (1, 8, 4), (1, 2, 2)]]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=len)
+def test_a_tower_that_takes_all_images_in_one_call_equals_sdpa_image_by_image(grid, tiny_dense, monkeypatch):
+    monkeypatch.setattr(flash, "_gpu_forward", stand_in_forward)
+    monkeypatch.setattr(flash, "_gpu_backward", stand_in_backward)
+    qwen = load_model(tiny_dense, dtype=torch.float32, freeze_vision=False, gradient_checkpointing=True)
+    grid = torch.tensor(grid)
+    sizes = grid.prod(-1).tolist()
+    pixels = torch.randn(sum(sizes), 3 * 2 * 16 * 16, generator=torch.Generator().manual_seed(0))
+
+    def features_and_gradients():
+        image_by_image = torch.tensor([0, *torch.tensor(sizes).cumsum(0)])
+        for more in (image_plan(sizes, device=pixels.device, varlen=True), {"cu_seqlens": image_by_image, "plan": None}):
+            found = qwen.model.get_image_features(pixels, grid, return_dict=True, **more)
+            out = torch.cat([*found.pooler_output, *(layer for each in found.deepstack_features for layer in each)])
+            yield with_gradients(out, [p for name, p in qwen.model.visual.named_parameters()])
+
+    together, one_by_one = features_and_gradients()
+    for ours, theirs in zip(together, one_by_one, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [64, 72])
+def test_flash_attention_s_operators_take_a_tower_s_heads(width):
+    inputs = [torch.empty(1, 16, 300, width, dtype=torch.bfloat16, device="meta", requires_grad=True) for _ in range(3)]
+    plan = image_plan([40, 256, 4], device=inputs[0].device, varlen=True)["plan"]
+    out, _ = image_attention(torch.nn.Module(), *inputs, None, plan=plan, scaling=width**-0.5, dropout=0.0, is_causal=False)
+    assert out.shape == (1, 300, 16, width)
+    assert [g.shape for g in torch.autograd.grad(out.sum(), inputs)] == [x.shape for x in inputs]
+
+
+def test_many_small_images_are_taken_in_one_call_and_few_large_ones_one_by_one():
+    def splits(*sizes, varlen=True):
+        found = image_plan(sizes, device=torch.device("cpu"), varlen=varlen)
+        assert (found["plan"] is None) == (found["cu_seqlens"].tolist() != [0, sum(sizes)])
+        return found["cu_seqlens"].tolist()
+
+    assert splits(*[256] * 128) == [0, 128 * 256]
+    assert splits(*[4096] * 3) == [0, 4096, 8192, 12288]
+    assert splits(*[256] * 20, 4096) == [0, 20 * 256 + 4096]
+    assert splits(256, 4, varlen=False) == [0, 256, 260]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import SMALL_IMAGES
 from tests.trainer.replay import MIX, SGD, UNCLIPPED, fixed_groups, fixed_minibatches, open_policy, weights_of
@@ -101,6 +102,34 @@ def test_a_dense_model_has_nothing_to_replay(tiny_dense, pictures, ranks):
     assert old.routes == {} and policy.routing.load() is None and policy.routing.changed(old.routes) is None
     assert isinstance(policy.routing, Routing)
     assert Key("router/changed") not in update(policy, minibatch, gates=gates(True)).totals
+
+
+class Router(torch.nn.Module):
+    """Stands for a router of 4 experts."""
+
+    num_experts = 4
+
+
+class Reads(TorchDispatchMode):
+    """Counts what a GPU would have to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.bincount.default)
+        return function(*args, **(kwargs or {}))
+
+
+def test_load_and_change_are_those_of_all_routers_with_one_read_of_the_device():
+    routing = Routing(torch.nn.ModuleDict({"one": Router(), "two": Router()}), Router)
+    routing.choices = {"one": torch.tensor([[0, 1], [2, 3], [1, 0]]), "two": torch.tensor([[0, 1], [0, 3], [2, 0]])}
+    old = {"one": torch.tensor([[1, 0], [2, 1], [1, 0]]), "two": torch.tensor([[1, 2], [3, 0], [1, 3]])}
+    with Reads() as reads:
+        assert routing.load() == 2.0  # expert 0 of router two has 3 of 6 choices, of which each expert's mean share is 1.5
+    assert reads.count == 1
+    with Reads() as reads:
+        assert routing.changed(old) == pytest.approx(4 / 12)
+    assert reads.count == 1
 
 
 def routed_by_an_engine(policy, ranks, pictures, model):

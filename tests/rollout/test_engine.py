@@ -57,7 +57,7 @@ def open_policy(model: str, ranks: Ranks, banned: list[int], temperature: float 
     return Policy(settings, model, ranks=ranks, updates=100, temperature=temperature, banned=banned)
 
 
-def start(model: str, ranks: Ranks, folder: Path) -> Parts:
+def start(model: str, ranks: Ranks) -> Parts:
     encoder = load_encoder(model, SMALL_IMAGES)
     banned = encoder.banned_tokens(check_model(model)["text_config"]["vocab_size"])
     policy = open_policy(model, ranks, banned)
@@ -73,7 +73,7 @@ def start(model: str, ranks: Ranks, folder: Path) -> Parts:
         family=encoder.family,
         ranks=ranks,
     )
-    canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=1.0, folder=folder)
+    canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=1.0)
     return Parts(model, ranks, encoder, banned, policy, engine, canary)
 
 
@@ -84,8 +84,8 @@ def tiny_thinking(tiny_dense, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module", params=["tiny_thinking", pytest.param("tiny_moe", marks=pytest.mark.slow)])
-def started(request, ranks, tmp_path_factory):
-    parts = start(request.getfixturevalue(request.param), ranks, tmp_path_factory.mktemp("canary"))
+def started(request, ranks):
+    parts = start(request.getfixturevalue(request.param), ranks)
     _kept.append(parts)
     yield parts
     from vllm.distributed.parallel_state import destroy_model_parallel

@@ -58,6 +58,21 @@ def test_sharded_weights_are_gathered_a_bucket_at_a_time_and_outlive_it(tiny_moe
     assert all(torch.equal(weight, expected[name]) for name, weight in kept)
 
 
+def test_a_patch_embedding_that_is_computed_as_a_linear_map_is_gathered_and_trained_under_zero_3(tiny_dense, pictures, ranks):
+    steps = []
+    for settings in ({"deepspeed": SGD}, {"zero_stage": 3, "deepspeed": SGD | SHARDED["deepspeed"]}):
+        policy = open_policy(tiny_dense, ranks, gradient_clipping=UNCLIPPED, **settings)
+        conv = policy.engine.module.qwen.model.visual.patch_embed.proj
+        assert conv.weight.numel() == (0 if "zero_stage" in settings else 64 * 3 * 2 * 16 * 16)
+        before = weights_of(policy)
+        losses_of(policy, fixed_minibatches(tiny_dense, pictures, ranks), 1)
+        after = weights_of(policy)
+        steps.append({name: after[name] - before[name] for name in after if "patch_embed" in name})
+    assert len(steps[0]) == 2 and all(step.abs().max() > 0 for step in steps[0].values())
+    for name, step in steps[0].items():
+        torch.testing.assert_close(steps[1][name], step, rtol=1e-3, atol=1e-7)
+
+
 RESUMED = [("tiny_dense", *each) for each in (("float32", 0), *product(("float32", "bfloat16"), (1, 2, 3)))]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vlrl.config import Config
 from vlrl.distributed.hosts import compare_hosts
+from vlrl.preflight.machine import missing_gpu
 from vlrl.sandbox.jail import unavailable_reason
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "vllm")
@@ -55,7 +56,7 @@ def _device() -> str:
     except ImportError as error:
         return f"unknown, torch cannot be imported ({error})"
     if not torch.cuda.is_available():
-        return "CPU only"
+        return f"CPU only; {missing_gpu()}".removesuffix("; ")
     gpu = torch.cuda.get_device_properties(0)
     return f"{torch.cuda.device_count()} x {gpu.name}, {gpu.total_memory / 1e9:.0f} GB each"
 

@@ -3,6 +3,7 @@
 The prompt attends to itself causally; each response attends to the prompt and, causally, to itself, never to another
 response or group. Linear layers and the vision tower then see each prompt once, and attention does no more work than G
 separate sequences would. Registered with transformers as `vlrl_group`; the keyword `plan` says which tokens attend to which.
+The vision tower's images, each of which attends to itself, are registered as `vlrl_images`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,12 @@ import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
 
 # isort: split
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vlrl.models.flash_attention import Dense, Varlen
 
 GROUP_ATTENTION = "vlrl_group"
+IMAGE_ATTENTION = "vlrl_images"
 
 GroupSizes = tuple[int, tuple[int, ...]]
 """The tokens of a prompt, and those of each of the responses that follow it in the row."""
@@ -30,6 +33,10 @@ Span = tuple[int, int]
 
 _SHORT = 64  # tokens; longer sequences gain nothing from being computed side by side
 _BLOCK = 256  # tokens; the CPU's kernel takes all of the square's time for half of it beyond that
+# Patches of an image, up to which one varlen call for all images is faster than a call of SDPA for each. Measured on an H100,
+# forward and backward: an SDPA call takes .23 ms even for a small image, but 4.3e-8 ms a pair of patches for a large one, where
+# varlen takes 6.2e-8. They meet at 1,900 patches (bench/RESULTS.md, attention within pictures).
+_LARGE_IMAGE = 1900
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +105,23 @@ def attention_plan(groups: Sequence[GroupSizes], *, device: torch.device, varlen
     return AttentionPlan(own=tuple(own), others=tuple(others))
 
 
+def image_plan(sizes: Sequence[int], *, device: torch.device, varlen: bool) -> dict[str, Any]:
+    """The vision tower's keywords for images of these numbers of patches, which follow each other in one row.
+
+    The tower splits its row at `cu_seqlens`, which stays on the CPU: on a GPU it would be read back in every layer. With a
+    `plan` the row stays whole and one call serves all images. The choice is made for the whole row: a varlen call takes time by
+    the sum of the squared sizes, a loop by the number of images too.
+    """
+    if varlen and sum(size * size for size in sizes) < _LARGE_IMAGE**2 * len(sizes):
+        ends = list(accumulate(sizes, initial=0))
+        images = list(pairwise(ends))
+        own = TokenSelection(index=slice(None))
+        kernel = _varlen_kernel(images, images, causal=False, device=device)
+        plan = AttentionPlan(own=(AttentionCall(queries=own, keys=own, kernel=kernel),), others=())
+        return {"cu_seqlens": torch.tensor([0, ends[-1]]), "plan": plan}
+    return {"cu_seqlens": torch.tensor([0, *accumulate(sizes)]), "plan": None}
+
+
 def row_spans(groups: Sequence[GroupSizes]) -> list[tuple[Span, list[Span]]]:
     """Each group's place in the row: its prompt, and its responses right after it, in order. The one place that knows the order.
 
@@ -154,15 +178,15 @@ def _side_by_side(spans: Sequence[Span], *, device: torch.device) -> Iterator[At
 
 
 def _varlen(queries: Sequence[Span], keys: Sequence[Span], *, causal: bool, device: torch.device) -> AttentionCall:
-    ends = [torch.tensor([0, *accumulate(map(_size, spans))], dtype=torch.int32).to(device) for spans in (queries, keys)]
-    kernel = Varlen(
-        query_ends=ends[0],
-        key_ends=ends[1],
-        longest=(max(map(_size, queries)), max(map(_size, keys))),
-        causal=causal,
-    )
+    kernel = _varlen_kernel(queries, keys, causal=causal, device=device)
     rows = [slice(None), slice(None)] if causal else [_index(spans).to(device) for spans in (queries, keys)]
     return AttentionCall(queries=TokenSelection(index=rows[0]), keys=TokenSelection(index=rows[1]), kernel=kernel)
+
+
+def _varlen_kernel(queries: Sequence[Span], keys: Sequence[Span], *, causal: bool, device: torch.device) -> Varlen:
+    ends = [torch.tensor([0, *accumulate(map(_size, spans))], dtype=torch.int32).to(device) for spans in (queries, keys)]
+    longest = (max(map(_size, queries)), max(map(_size, keys)))
+    return Varlen(query_ends=ends[0], key_ends=ends[1], longest=longest, causal=causal)
 
 
 def _index(spans: Sequence[Span]) -> Tensor:
@@ -238,4 +262,22 @@ def group_attention(
     return GroupAttention.apply(*(x[0].transpose(0, 1) for x in (query, key, value)), plan, scaling)[None], None
 
 
+def image_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    plan: AttentionPlan | None,
+    scaling: float,
+    **more: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of images: of all of them by `plan`, or of one image without a plan. Shapes as in `group_attention`."""
+    if plan is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    return group_attention(module, query, key, value, attention_mask, plan=plan, scaling=scaling, **more)
+
+
 AttentionInterface.register(GROUP_ATTENTION, group_attention)
+AttentionInterface.register(IMAGE_ATTENTION, image_attention)

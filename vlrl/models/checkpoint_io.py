@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from vlrl.common.suggest import nearest_folder
 from vlrl.config import ImagesConfig
-from vlrl.models.attention import GROUP_ATTENTION
+from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
 from vlrl.models.family import Family
 from vlrl.models.processor import Encoder
@@ -88,7 +88,7 @@ def _without_weights(model: str, dtype: torch.dtype) -> Any:
         built = AutoModelForImageTextToText.from_config(
             AutoConfig.from_pretrained(model),
             dtype=dtype,
-            attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": "sdpa"},
+            attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": IMAGE_ATTENTION},
         )
     if built.config.text_config.attention_dropout:
         raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlrl.models.attention import attention_plan
+from vlrl.models.attention import attention_plan, image_plan
 from vlrl.models.flash_attention import has_varlen
 from vlrl.models.logprob_head import LogProbHead
 from vlrl.models.packing import Pack
@@ -67,15 +67,18 @@ class PackedModel(nn.Module):
 
     def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """[N] log-probs and [N] entropies (no gradient) of all the pack's targets, the filler's too, in fp32."""
-        features = self.qwen.model.get_image_features(pack.pixels, pack.grid, return_dict=True)
+        device = pack.tokens.device
+        varlen = has_varlen(device, self.qwen.dtype)
+        images = image_plan(pack.grid.prod(-1).tolist(), device=device, varlen=varlen)
+        features = self.qwen.model.get_image_features(pack.pixels, pack.grid, return_dict=True, **images)
         # mm_encoder_outputs: transformers puts the features at the image tokens, and the deeper ones (DeepStack) into the first
-        # layers. plan: it passes this on to the attention that load_model sets, models.attention.group_attention.
+        # layers. plan: both models pass theirs on to the attention that load_model sets, in models.attention.
         hidden = self.qwen.model(
             input_ids=pack.tokens[None],
             position_ids=pack.positions[:, None],
             mm_encoder_outputs={"image": features},
             use_cache=False,
-            plan=attention_plan(pack.groups, device=pack.tokens.device, varlen=has_varlen(pack.tokens.device, self.qwen.dtype)),
+            plan=attention_plan(pack.groups, device=device, varlen=varlen),
         ).last_hidden_state[0, pack.predictors]
         temperature = torch.full((len(pack.targets),), self.temperature, device=hidden.device)
         return self.qwen.lm_head(hidden, pack.targets, temperature, self.banned)

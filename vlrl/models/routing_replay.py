@@ -79,15 +79,19 @@ class Routing:
         """The busiest expert's load in the last forward, as a multiple of the mean load of its router's experts."""
         if not self.choices:
             return None
-        counts = [torch.bincount(chosen.flatten(), minlength=self._num_experts) for chosen in self.choices.values()]
-        return max(float(count.max() / count.sum()) for count in counts) * self._num_experts
+        counts = torch.stack([self._counts(chosen.flatten()) for chosen in self.choices.values()])
+        return float((counts.amax(1) / counts.sum(1)).amax()) * self._num_experts  # the one wait for the device
 
     def changed(self, routes: Routes) -> float | None:
         """The share of the last forward's choices that are not among these, those of the old policy."""
         if not routes:
             return None
         kept = [(self.choices[name][..., None] == routes[name][..., None, :]).any(-1) for name in routes]
-        return 1.0 - sum(float(each.sum()) for each in kept) / sum(each.numel() for each in kept)
+        return 1.0 - float(torch.stack([each.sum() for each in kept]).sum()) / sum(each.numel() for each in kept)
+
+    def _counts(self, chosen: Tensor) -> Tensor:
+        """How many of the choices went to each expert. torch.bincount would wait for the device to learn its largest input."""
+        return chosen.new_zeros(self._num_experts).scatter_add_(0, chosen, torch.ones_like(chosen))
 
     def _hook(self, name: str):
         def hook(module: nn.Module, _: object, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -1,4 +1,4 @@
-"""Checks a run in seconds, before torch is imported: folders, tasks, data sets, verifiers, and a resumed run's settings.
+"""Checks a run in seconds, before torch is imported on a CPU: folders, tasks, data sets, verifiers, and a resumed run's settings.
 
 Faults of files and settings are reported together, one sentence each. If there are none, the verifiers are tested. full_checks
 later checks what needs the model's processor. A bad row that the checks miss costs its own group, not the run.
@@ -15,6 +15,7 @@ from vlrl.data.shards import Dataset, check_row
 from vlrl.distributed.checkpoint import check_same_config
 from vlrl.inputs import Inputs, attempt_each, representative_rows, spread
 from vlrl.models.config_json import read_local_config
+from vlrl.preflight.machine import machine_faults
 from vlrl.preflight.model_settings import setting_faults
 from vlrl.preflight.verifier_checks import verifier_faults
 from vlrl.tasks import describe_error, load_task
@@ -46,6 +47,7 @@ def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) 
     faults += _data_faults(inputs.with_rows(heldout), demonstrated=False)
     if to_train and not (task_faults or row_faults):
         faults += _resume_faults(inputs, world_size)
+    faults += machine_faults(config)
     if not faults:
         datasets = {name: [each[name] for each in (rows, heldout) if name in each] for name in tasks}
         faults += verifier_faults(config, tasks, datasets)

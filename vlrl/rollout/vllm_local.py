@@ -57,8 +57,12 @@ class VllmEngine:
         self._tells_routes = tells_routes
         self._is_tied = check_model(model)["tie_word_embeddings"]
         more: dict[str, Any] = {"enable_return_routed_experts": True} if tells_routes else {}
-        # config.json says twice whether the head is the embedding: transformers reads it at the top, vLLM in text_config.
-        more["hf_overrides"] = {"text_config": {"tie_word_embeddings": self._is_tied}}
+        more["hf_overrides"] = {
+            # config.json says twice whether the head is the embedding: transformers reads it at the top, vLLM in text_config.
+            "text_config": {"tie_word_embeddings": self._is_tied},
+            # Logits in fp32, as the trainer's: bf16 has steps of .125 from 16 to 32, and log-probs would be off by as much.
+            "head_dtype": "float32",
+        }
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self._decode = decode
         self._end_tokens = list(end_tokens)
@@ -111,7 +115,7 @@ class VllmEngine:
             slot=request.slot,
             sample=request.sample,
             tokens=tokens,
-            logprobs=tuple(entry[token].logprob for entry, token in zip(completion.logprobs, tokens, strict=True)),
+            logprobs=tuple(completion.logprobs.logprobs),
             text=request.prompt.opened + self._decode(tokens),
             finish_reason=str(completion.finish_reason),
             weight_version=self.version,
@@ -128,7 +132,8 @@ class VllmEngine:
             top_k=request.decoding.top_k,
             max_tokens=request.max_new_tokens,
             seed=request.seed,
-            logprobs=0,
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,  # in one list, instead of a dict and an object for each token
             logit_bias=self._bias,
             stop_token_ids=self._end_tokens,
             ignore_eos=True,  # no other token than these: the text, the loss and the export know of no other

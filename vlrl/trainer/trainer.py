@@ -92,7 +92,6 @@ class Trainer:
             run.encoder,
             temperature=config.sampling.temperature,
             tolerance=config.engine.canary_tolerance,
-            folder=config.folder,
         )
         scorer = stack.enter_context(start_scorer(config))
         stop = stack.enter_context(closing(StopSignal()))
