@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tests.faults.injection import Injection
-from tests.faults.runs import Configuration
+from tests.faults.runs import Configuration, difference, difference_but_for_lost_metrics, difference_but_for_timeouts
 from tests.loop import Loop
 
 KILLED, REFUSED, TERMINATED, INTERRUPTED = -signal.SIGKILL, 2, 128 + signal.SIGTERM, 128 + signal.SIGINT
@@ -34,8 +34,8 @@ class Fault:
 
     starts: the run is started once with each of these injections. ends: the exit codes that a start may have. says: what each
     start prints, as a pattern. damage: what is spoilt afterwards; it returns the cure. refused: what the next start then
-    prints, as a pattern, before the cure. warns: what the last start prints, which must end well. part_equal: the run is not
-    stopped by its fault, and equals the straight one only in what the fault did not touch. lost: the rank that is lost. quick:
+    prints, as a pattern, before the cure. warns: what the last start prints, which must end well. compare: names what differs
+    from the straight run, but for what the fault touched. lost: the rank that is lost. quick:
     among the cells that a test runs.
     """
 
@@ -49,7 +49,7 @@ class Fault:
     warns: str = ""
     setup: str = ""
     on_small_disk: bool = False
-    part_equal: bool = False
+    compare: Callable[[Loop, Loop], str] = difference
     lost: int | None = None
     columns: tuple[Configuration, ...] = (DENSE,)
     quick: bool = False
@@ -271,9 +271,10 @@ def damages() -> list[Fault]:
         spoilt(
             "the log has lost a step from before the checkpoint",
             _change("metrics.jsonl", _without_first_line),
-            refused="metrics.jsonl",
+            warns="metrics.jsonl has lost 1 of the 2 steps",
+            compare=difference_but_for_lost_metrics,
         ),
-        spoilt("the finished run's summary.json is torn", _change("summary.json", _torn), **finished),
+        spoilt("the finished run's summary.json is torn", _change("summary.json", _torn), refused="summary.json", **finished),
         spoilt("the finished run's model is gone", _folder_gone("model"), **finished),
         spoilt(
             "cold start: its model is truncated",
@@ -367,7 +368,7 @@ def failures() -> list[Fault]:
             1,
             rf"step 2: \d+ of the last \d+ {verdict}.*verify returned no score",
             ends=(0,),
-            part_equal=True,
+            compare=difference_but_for_timeouts,
         ),
     ]
 

@@ -56,7 +56,7 @@ def run_cell(runs: Runs, cell: Cell) -> Result:
         except Failure as failure:
             return Result(fault=str(failure), said=tuple(said), seconds=time.monotonic() - began)
         remove(loop)
-    return Result(said=tuple(said), is_equal=not fault.part_equal, seconds=time.monotonic() - began)
+    return Result(said=tuple(said), is_equal=fault.compare is difference, seconds=time.monotonic() - began)
 
 
 def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str], disk: Path | None) -> None:
@@ -65,9 +65,6 @@ def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str],
         ends = start(loop, ranks, (*always, *injections), disk=disk, lost=fault.lost)
         _check_ends(ends, fault.ends, fault)
         said += _sentences(ends, fault.says)
-    if fault.part_equal:
-        _check_rest(loop, straight)
-        return
     if disk:
         (disk / "filler").unlink()
     flag(loop).unlink(missing_ok=True)
@@ -80,7 +77,7 @@ def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str],
     ends = start(loop, ranks, always)
     _check_ends(ends, (0,), fault)
     said += _sentences(ends, fault.warns)
-    if where := difference(loop, straight):
+    if where := fault.compare(loop, straight):
         raise Failure(f"not equal: {where}")
 
 
@@ -105,22 +102,6 @@ def _sentences(ends: list[End], pattern: str) -> list[str]:
 
 def _tail(printed: str) -> str:
     return " / ".join(printed.strip().splitlines()[-4:])
-
-
-def _check_rest(loop: Loop, straight: Loop) -> None:
-    """Only rollouts without a verdict differ, in the step that the fault hit; before it nothing does, and no rollout is lost."""
-    pairs = list(zip(loop.rollouts, straight.rollouts, strict=True))
-    hit = min((line["step"] for line in loop.rollouts if line["status"] == "timeout"), default=0)
-    if not hit:
-        raise Failure("no rollout has the status timeout")
-    sampled = ("step", "slot", "sample", "row", "response")
-    for one, other in pairs:
-        if one["step"] < hit and one != other:
-            raise Failure(f"a rollout of step {one['step']} differs")
-        if one["step"] == hit and [one[name] for name in sampled] != [other[name] for name in sampled]:
-            raise Failure(f"a response of step {hit} differs")
-        if one["step"] == hit and one["status"] != "timeout" and one["verifier_reward"] != other["verifier_reward"]:
-            raise Failure(f"a verdict of step {hit} differs")
 
 
 @contextmanager

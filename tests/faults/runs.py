@@ -207,11 +207,41 @@ def unmount_disk(folder: Path) -> None:
 
 def difference(loop: Loop, straight: Loop) -> str:
     """What differs first between what two finished runs left; empty if nothing does."""
-    if [line.get("step") for line in loop.metrics] != list(range(1, STEPS + 1)):
-        return f"metrics.jsonl has the steps {[line.get('step') for line in loop.metrics]}"
-    for one, other in zip(loop.steady_metrics, straight.steady_metrics, strict=True):
-        if names := [name for name in one | other if one.get(name) != other.get(name)]:
-            return f"metrics of step {other['step']}: {', '.join(names[:5])}"
+    return _metrics_difference(loop, straight, range(1, STEPS + 1)) or _rest_difference(loop, straight)
+
+
+def difference_but_for_lost_metrics(loop: Loop, straight: Loop) -> str:
+    """The same for a run that has lost the first step's metrics."""
+    return _metrics_difference(loop, straight, range(2, STEPS + 1)) or _rest_difference(loop, straight)
+
+
+def difference_but_for_timeouts(loop: Loop, straight: Loop) -> str:
+    """The same for a run that continued after timeouts: of the step that they hit all but their rollouts, of earlier ones all."""
+    hit = min((line["step"] for line in loop.rollouts if line["status"] == "timeout"), default=0)
+    if not hit:
+        return "no rollout has the status timeout"
+    for one, other in zip(loop.rollouts, straight.rollouts, strict=True):
+        sampled = [name for name in one if name not in ("advantage", "reward", "verifier_reward", "parts", "status", "detail")]
+        names = list(one) if one["step"] < hit else sampled
+        names += ["verifier_reward"] * (one["step"] == hit and one["status"] != "timeout")
+        if one["step"] <= hit and any(one[name] != other[name] for name in names):
+            return f"a rollout of step {one['step']}"
+    return ""
+
+
+def _metrics_difference(loop: Loop, straight: Loop, steps: Iterable[int]) -> str:
+    if [line["step"] for line in loop.metrics] != list(steps):
+        return f"metrics.jsonl has the steps {[line['step'] for line in loop.metrics]}"
+    expected = {line["step"]: line for line in straight.steady_metrics}
+    for line in loop.steady_metrics:
+        other = expected[line["step"]]
+        if names := [name for name in line | other if line.get(name) != other.get(name)]:
+            return f"metrics of step {line['step']}: {', '.join(names[:5])}"
+    return ""
+
+
+def _rest_difference(loop: Loop, straight: Loop) -> str:
+    """What differs first between two finished runs' rollouts, traces, models, summaries and last checkpoints."""
     for name in ("rollouts.jsonl", "histograms.jsonl", "tokens.jsonl"):
         if (loop.folder / name).read_bytes() != (straight.folder / name).read_bytes():
             return name

@@ -9,10 +9,11 @@ from tests.faults.matrix import Result
 HEAD = """# Faults
 
 What a training run does when something fails. Each cell is a real run (a tiny model, DeepSpeed, vLLM, verifiers, {steps} steps)
-that one fault hits at the moment named, and that is then started again with the same command. **equal**: it ends with what the run of
-the same configuration leaves that nothing interrupts, bit for bit: the exported model, the tensors of the last checkpoint,
-metrics (without times), rollouts, histograms, token traces, and the summary. **sentence, equal**: the run, or its next start,
-printed the sentence of the last column, and equals the other run after the fault is gone. A dash: this cell is not run.
+that one fault hits at the moment named, and that is then started again with the same command. **equal**: it leaves what a run of
+the same configuration leaves that nothing interrupts, bit for bit: the exported model, the last checkpoint's tensors, metrics
+(without times), rollouts, histograms, token traces, and the summary. **sentence, equal**: the run, or its next start, printed the
+sentence of the last column, and equals the other run after the fault is gone. **all else equal**: what the fault touched is
+missing, and nothing else differs. A dash: this cell does not exist; "not run": it exists, and this table has no result of it.
 
     python -m tests.faults --json faults.json --table docs/faults.md
 
