@@ -141,17 +141,16 @@ def kills() -> list[Fault]:
 def signals() -> list[Fault]:
     def stopped(when: str, point: str, call: int = 1, *more: Configuration, action="terminate", **how) -> Fault:
         kind, code = ("SIGTERM", TERMINATED) if action == "terminate" else ("Ctrl-C", INTERRUPTED)
-        before, rank = how.pop("before", False), how.pop("rank", 0)
-        how = {"ends": (code,), "says": rf"vlrl: stopped by SIG\w+; .*same command {how.pop('same', 'continues from')}"} | how
-        return Fault(
-            name=when, kind=kind, starts=(at(point, action, call, before=before, rank=rank),), columns=(DENSE, *more), **how
-        )
+        start = at(point, action, call, before=how.pop("before", False), rank=how.pop("rank", 0))
+        how = {"columns": (DENSE, *more), "ends": (code,)} | how
+        says = rf"vlrl: stopped by SIG\w+; .*same command {how.pop('same', 'continues from')}"
+        return Fault(name=when, kind=kind, starts=(start,), **({"says": says} | how))
 
     again = {"same": "begins again"}
     return [
         stopped("in the first evaluation", "first evaluation", before=True, **again),
         stopped("while the engine samples", "engine step", 8, DENSE_2, MOE, quick=True),
-        stopped("on the second rank alone, while the engine samples", "engine step", 8, rank=1),
+        stopped("on the second rank alone, while the engine samples", "engine step", 8, rank=1, columns=(DENSE_2,)),
         stopped("while scores are awaited", "scoring", 4, MOE_2_Z3, before=True),
         stopped("between two optimizer steps", "optimizer step", 3, DENSE_Z3, DENSE_2_Z3, MOE),
         stopped("in the sync", "loading into the engine", 2),

@@ -51,6 +51,7 @@ def run_cell(runs: Runs, cell: Cell) -> Result:
             return Result(was_skipped=True)
         straight = runs.straight(cell.configuration, fault.setup)
         loop = runs.loop(cell.configuration, fault.setup, slug(str(cell)), disk=disk)
+        remove(loop)  # what an earlier call left
         try:
             _play(loop, fault, ranks, straight, said, disk)
         except Failure as failure:
