@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.faults.cells import CELLS
@@ -44,7 +44,9 @@ def main() -> int:
     began = time.monotonic()
     runs = Runs(work)
     with ThreadPoolExecutor(options.jobs) as pool:
-        for cell, result in zip(chosen, pool.map(lambda cell: run_cell(runs, cell), chosen), strict=True):
+        running = {pool.submit(run_cell, runs, cell): cell for cell in chosen}
+        for done in as_completed(running):
+            cell, result = running[done], done.result()
             results[str(cell)] = result
             print(f"{result.seconds:6.1f} s  {cell}: {result}", flush=True)
             if options.json:

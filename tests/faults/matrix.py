@@ -49,12 +49,12 @@ def run_cell(runs: Runs, cell: Cell) -> Result:
     with _small_disk(runs.root / "disk", fault) as disk:
         if fault.on_small_disk and disk is None:
             return Result(was_skipped=True)
-        straight = runs.straight(cell.configuration, fault.setup)
         loop = runs.loop(cell.configuration, fault.setup, slug(str(cell)), disk=disk)
         remove(loop)  # what an earlier call left
         try:
+            straight = runs.straight(cell.configuration, fault.setup)
             _play(loop, fault, ranks, straight, said, disk)
-        except Failure as failure:
+        except (Failure, AssertionError, OSError, ValueError) as failure:
             return Result(fault=str(failure), said=tuple(said), seconds=time.monotonic() - began)
         remove(loop)
     return Result(said=tuple(said), is_equal=fault.compare is difference, seconds=time.monotonic() - began)
