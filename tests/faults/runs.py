@@ -115,6 +115,7 @@ class Runs:
         settings |= {"policy.max_tokens_per_micro_batch": 512, "policy.warmup_steps": 1, "coldstart.steps": 0}
         settings |= {"evaluation.rows": 2, "evaluation.samples": 1, "wandb.mode": "disabled", "scoring.timeout_s": 20}
         settings |= {"checkpoints.every": 1, "checkpoints.keep": 2, "policy.zero_stage": configuration.zero_stage}
+        settings |= {"engine.vllm": {"kv_cache_memory_bytes": 64 << 20}}  # so that several runs fit into a small machine
         settings |= {"algorithm.routing_replay": "r2"} if configuration.moe else {}
         return Loop(overrides=settings | SETUPS[setup][0])
 
