@@ -21,7 +21,7 @@ from tests.faults.table import table
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only the cells that the test runs")
+    parser.add_argument("--quick", action="store_true", help="only the faults that a test runs, in all their configurations")
     parser.add_argument("--only", default="", help="a regular expression; only the cells whose name has it")
     parser.add_argument("--missing", action="store_true", help="only the cells that the --json file has no good result of")
     parser.add_argument("--list", action="store_true", help="print the cells' names, and run none")

@@ -107,7 +107,7 @@ def kills() -> list[Fault]:
         kill("before a checkpoint's manifest is written", "manifest", 2, before=True),
         kill("with an empty manifest", "manifest", 2, MOE, DENSE_2),
         kill("before a checkpoint's folder is renamed", "checkpoint renamed", 2, DENSE_Z3, DENSE_2_Z3, before=True),
-        kill("after a checkpoint's folder is renamed", "checkpoint renamed", 2, MOE_2_Z3, quick=True),
+        kill("after a checkpoint's folder is renamed", "checkpoint renamed", 2, MOE_2_Z3),
         kill("before an old checkpoint is removed", "checkpoint pruned", before=True),
         kill("with an old checkpoint half removed", "file of a pruned checkpoint", 1, DENSE_2, MOE),
         kill("after an old checkpoint is removed", "checkpoint pruned"),
@@ -122,10 +122,10 @@ def kills() -> list[Fault]:
         kill("budget chosen by the run: after a checkpoint", "metrics", 2, setup="budget chosen by the run"),
         cold("after an optimizer step", "optimizer step", 1, DENSE_2),
         cold("after a shard is exported", "exported shard", 1, MOE_2_Z3),
-        cold("before it is marked as done", "cold start marked as done", before=True, quick=True),
+        cold("before it is marked as done", "cold start marked as done", before=True),
         cold("after it is marked as done", "cold start marked as done", 1, MOE),
         rollback("before its record is written", "rollback record", before=True),
-        rollback("after its record is written", "rollback record", 1, DENSE_2, MOE, quick=True),
+        rollback("after its record is written", "rollback record", 1, DENSE_2, MOE),
         rollback("after the logs are set aside", "logs set aside", 1, MOE_2_Z3),
         rollback("after the checkpoints are dropped", "checkpoints dropped", 1, DENSE_2_Z3),
         rollback("after its checkpoint is loaded", "checkpoint loaded", 1, MOE),
@@ -161,7 +161,7 @@ def signals() -> list[Fault]:
         stopped("no grace: a save that would come too late is left out", "optimizer step", 4, setup="no grace"),
         stopped("in the cold start", "optimizer step", setup="cold start", same="begins the cold start again"),
         stopped("in a rollback", "checkpoint loaded", 1, DENSE_2, setup="rollback"),
-        stopped("while the engine samples", "engine step", 8, MOE_2_Z3, action="interrupt", quick=True),
+        stopped("while the engine samples", "engine step", 8, MOE_2_Z3, action="interrupt"),
         stopped("while scores are awaited", "scoring", 4, action="interrupt", before=True),
         stopped("while it loads the checkpoint", "checkpoint loaded", action="interrupt", ends=(KILLED, INTERRUPTED), says=""),
     ]
@@ -244,9 +244,7 @@ def damages() -> list[Fault]:
     )
     logged = {"starts": (at("rollouts", "kill", 3),)}
     return [
-        spoilt(
-            "the last line of metrics.jsonl is torn", _change("metrics.jsonl", _torn_in_last_line), DENSE_2, **logged, quick=True
-        ),
+        spoilt("the last line of metrics.jsonl is torn", _change("metrics.jsonl", _torn_in_last_line), DENSE_2, **logged),
         spoilt("the last line of rollouts.jsonl is torn", _change("rollouts.jsonl", _torn_in_last_line), MOE, **logged),
         spoilt(
             "a shard of the newest checkpoint is truncated", _change(shard, _torn), DENSE_2, MOE_2_Z3, **falls_back, quick=True

@@ -243,9 +243,7 @@ def test_a_loss_that_is_not_finite_is_refused_before_the_weights_move(tiny_dense
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(
-    tiny_dense, pictures, ranks, monkeypatch, stage
-):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(tiny_dense, pictures, ranks, monkeypatch, stage):
     policy = open_policy(tiny_dense, ranks, zero_stage=stage)
     before, backward = weights_of(policy), policy.backward
 
