@@ -345,7 +345,6 @@ def failures() -> list[Fault]:
             r"the engine core died",
             DENSE_2,
             MOE,
-            quick=True,
         ),
         fails(
             "the engine raises while it takes the weights",
