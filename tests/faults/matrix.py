@@ -55,9 +55,10 @@ def run_cell(runs: Runs, cell: Cell) -> Result:
             straight = runs.straight(cell.configuration, fault.setup)
             _play(loop, fault, ranks, straight, said, disk)
         except (Failure, AssertionError, OSError, ValueError) as failure:
-            return Result(fault=str(failure), said=tuple(said), seconds=time.monotonic() - began)
+            return Result(fault=str(failure), seconds=time.monotonic() - began)
         remove(loop)
-    return Result(said=tuple(said), is_equal=fault.compare is difference, seconds=time.monotonic() - began)
+    sentences = tuple(dict.fromkeys(each.replace(str(loop.folder), "RUN").replace(str(runs.root), "WORK") for each in said))
+    return Result(said=sentences, is_equal=fault.compare is difference, seconds=time.monotonic() - began)
 
 
 def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str], disk: Path | None) -> None:
