@@ -57,8 +57,7 @@ def run_cell(runs: Runs, cell: Cell) -> Result:
         except (Failure, AssertionError, OSError, ValueError) as failure:
             return Result(fault=str(failure), seconds=time.monotonic() - began)
         remove(loop)
-    sentences = tuple(dict.fromkeys(each.replace(str(loop.folder), "RUN").replace(str(runs.root), "WORK") for each in said))
-    return Result(said=sentences, is_equal=fault.compare is difference, seconds=time.monotonic() - began)
+    return Result(said=tuple(dict.fromkeys(said)), is_equal=fault.compare is difference, seconds=time.monotonic() - began)
 
 
 def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str], disk: Path | None) -> None:
@@ -66,7 +65,7 @@ def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str],
     for injections in fault.starts:
         ends = start(loop, ranks, (*always, *injections), disk=disk, lost=fault.lost)
         _check_ends(ends, fault.ends, fault)
-        said += _sentences(ends, fault.says)
+        said += _sentences(ends, fault.says, loop)
     if disk:
         (disk / "filler").unlink()
     flag(loop).unlink(missing_ok=True)
@@ -74,11 +73,11 @@ def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str],
     if fault.refused:
         ends = start(loop, ranks, always)
         _check_ends(ends, (2,), fault)
-        said += _sentences(ends, fault.refused)
+        said += _sentences(ends, fault.refused, loop)
         cure()
     ends = start(loop, ranks, always)
     _check_ends(ends, (0,), fault)
-    said += _sentences(ends, fault.warns)
+    said += _sentences(ends, fault.warns, loop)
     if where := fault.compare(loop, straight):
         raise Failure(f"not equal: {where}")
 
@@ -92,11 +91,12 @@ def _check_ends(ends: list[End], allowed: tuple[int, ...], fault: Fault) -> None
             raise Failure(f"rank {rank} printed a traceback: {_tail(end.printed)}")
 
 
-def _sentences(ends: list[End], pattern: str) -> list[str]:
-    """The line of the first rank's output, or of another's, that has the pattern; there must be one."""
+def _sentences(ends: list[End], pattern: str, loop: Loop) -> list[str]:
+    """The error or warning of the first rank, or of another, that has the pattern; there must be one. The run's folder is RUN."""
     if not pattern:
         return []
-    lines = [line for end in ends for line in end.printed.splitlines() if re.search(pattern, line)]
+    printed = "\n".join(end.printed for end in ends).replace(str(loop.folder), "RUN")
+    lines = [line for line in printed.splitlines() if re.match("vlrl: |warning: ", line) and re.search(pattern, line)]
     if not lines:
         raise Failure(f"nothing printed has {pattern!r}: {' | '.join(_tail(end.printed) for end in ends)}")
     return lines[:1]
