@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from vlrl.common.jsonl import write_atomically
+from vlrl.common.jsonl import read_json, write_atomically
 from vlrl.common.signals import Interrupted
 from vlrl.models.packing import PackedGroup, pack_groups, prompt_cost, split_to_budget
 from vlrl.rollout.groups import encode_demonstration
@@ -85,4 +85,5 @@ def _samples(run: Run, draws: Sequence[Draw]) -> list[PlannedGroup]:
 
 
 def _is_done(folder: Path, origin: dict) -> bool:
-    return (folder / _DONE).exists() and json.loads((folder / _DONE).read_text()) == origin
+    done = folder / _DONE
+    return done.exists() and read_json(done, "remove it, and the cold start begins again") == origin

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from vlrl.algorithm.diagnostics import Histograms, add_histograms, ratio_quantiles
 from vlrl.coldstart import coldstart
-from vlrl.common.jsonl import write_atomically
+from vlrl.common.jsonl import read_json, write_atomically
 from vlrl.common.signals import Interrupted, Stopped
 from vlrl.config import Config
 from vlrl.evaluation.evaluate import before_and_after, evaluate, evaluation_metrics
@@ -153,13 +153,14 @@ def _note(metrics: Metrics) -> str:
 def _evaluate_before(trainer: Trainer, first: int) -> dict[str, EvalResult]:
     """Each task's evaluation before the first step: measured once, then kept in the run's folder.
 
-    ValueError if a run that continues after `first` steps has lost the file: that model is gone.
+    ValueError if the file is damaged, or a run that continues after `first` steps has lost it: that model is gone.
     """
     run, path = trainer.run, trainer.run.config.folder / "evaluated_before.json"
     of = {"origin": run.origin, "evaluation": run.config.evaluation.model_dump(exclude={"every", "presets"})}
-    kept = run.ranks.broadcast(json.loads(path.read_text()) if run.ranks.is_first and path.exists() else None)
+    remedy = "what the run began with can't be measured again; put it back, or start a new run"
+    kept = run.ranks.broadcast(read_json(path, remedy) if run.ranks.is_first and path.exists() else None)
     if first and not kept:
-        raise ValueError(f"{path} is missing: what the run began with can't be measured again; put it back, or start a new run")
+        raise ValueError(f"{path} is missing: {remedy}")
     if kept and (first or kept["of"] == of):
         return TypeAdapter(dict[str, EvalResult]).validate_python(kept["tasks"])
     try:
@@ -182,10 +183,11 @@ def _evaluate_between(trainer: Trainer, step: int) -> Metrics:
 
 
 def _finished(config: Config) -> dict[str, Any] | None:
-    """The summary of a run that has already ended under these very settings."""
-    kept, summary = config.folder / "config.yaml", config.folder / "summary.json"
-    done = summary.exists() and kept.exists() and kept.read_text() == dump_config(config)
-    return json.loads(summary.read_text()) if done else None
+    """The summary of a run that has already ended under these very settings and still has its model."""
+    kept, summary, model = (config.folder / name for name in ("config.yaml", "summary.json", "model"))
+    if not (summary.exists() and model.exists() and kept.exists() and kept.read_text() == dump_config(config)):
+        return None
+    return read_json(summary, "remove it, and the same command writes it again")
 
 
 def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:

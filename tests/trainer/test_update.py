@@ -243,6 +243,21 @@ def test_a_loss_that_is_not_finite_is_refused_before_the_weights_move(tiny_dense
 
 
 @pytest.mark.parametrize("stage", [1, 3])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(tiny_dense, pictures, ranks, monkeypatch, stage):
+    policy = open_policy(tiny_dense, ranks, zero_stage=stage)
+    before, backward = weights_of(policy), policy.backward
+
+    def spoilt(loss):
+        loss.register_hook(lambda gradient: gradient * torch.nan)
+        backward(loss)
+
+    monkeypatch.setattr(policy, "backward", spoilt)
+    with pytest.raises(ArithmeticError, match="the gradient's norm is inf"):
+        loss_of(policy, fixed_minibatches(tiny_dense, pictures, ranks)[0])
+    assert equal(weights_of(policy), before)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
 def test_a_kl_term_is_nothing_at_the_start_and_something_after_a_step(tiny_dense, pictures, ranks, stage):
     minibatch = fixed_minibatches(tiny_dense, pictures, ranks, keep_zero=True)[0]
     results = []

@@ -1,4 +1,4 @@
-"""Reads and writes JSON lines, with errors that say what to do."""
+"""Reads and writes JSON, whole files and lines, with errors that say what to do."""
 
 import json
 import math
@@ -20,6 +20,14 @@ def read_jsonl(path: Path, wanted: Callable[[str], bool] = bool) -> Iterator[dic
         for line in file:
             if line.endswith("\n") and wanted(line):
                 yield json.loads(line)
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The value in a JSON file. ValueError, with the remedy, if the file is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error}); {remedy}") from None
 
 
 def append_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

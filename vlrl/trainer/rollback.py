@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from vlrl.common.jsonl import strict, write_atomically
+from vlrl.common.jsonl import read_json, strict, write_atomically
 from vlrl.config import Config
 from vlrl.telemetry.collapse_watch import Alarm
 
@@ -33,9 +33,12 @@ class Rollback:
 
 
 def read_record(folder: Path) -> tuple[Rollback, ...]:
-    """The run's rollbacks so far."""
+    """The run's rollbacks so far. ValueError if their record is damaged."""
     path = folder / RECORD
-    return TypeAdapter(tuple[Rollback, ...]).validate_json(path.read_bytes()) if path.exists() else ()
+    if not path.exists():
+        return ()
+    remedy = "put it back: it says which checkpoints and log lines the run has left behind"
+    return TypeAdapter(tuple[Rollback, ...]).validate_python(read_json(path, remedy))
 
 
 def write_record(folder: Path, rollbacks: Sequence[Rollback]) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from vlrl.common.jsonl import write_atomically
@@ -245,7 +246,10 @@ class Trainer:
         if self.log:
             self.log.truncate(found.step if found else 0)
         self.collapse, self.gradients = CollapseWatch(), GradientWatch()
-        for line in run.ranks.broadcast(self.log.metrics() if self.log else []):
+        lines = run.ranks.broadcast(self.log.metrics() if self.log else [])
+        if self.log and found:
+            _warn_of_lost_steps(config.folder, {line["step"] for line in lines}, found.step)
+        for line in lines:
             metrics = read_metrics(line, config.mixture)
             self._watch_for_collapse(line["step"], metrics)
             self.gradients.see(line["step"], metrics)
@@ -284,6 +288,16 @@ def _open_log(run: Run) -> RunLog:
     config = run.config
     wandb = WandbTracker(config.wandb, config.folder, name=config.name, config=config.model_dump(mode="json"))
     return RunLog(config.folder, [wandb])
+
+
+def _warn_of_lost_steps(folder: Path, logged: set[int], step: int) -> None:
+    """Warns if the log lacks steps up to the checkpoint's: a machine that failed may have lost what was not on its disk yet."""
+    if lost := sorted(set(range(1, step + 1)) - logged):
+        logger.warning(
+            "%s/metrics.jsonl has lost %d of the %d steps before the checkpoint, such as step %d; the run continues, and its "
+            "report and its watch for a collapse lack them",
+            *(folder, len(lost), step, lost[0]),
+        )
 
 
 def _traced(groups: list[Group], minibatches: int, ranks: Ranks) -> set[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """One optimizer step on a mini-batch: the loss of each micro-batch, its gradients, the step, and what to log of them."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -134,11 +135,16 @@ def update(
 
 
 def _step(policy: Policy, clock: Clock) -> Metrics:
-    """Takes the optimizer step. Returns the gradient's norm, if the ZeRO stage knows it, and how far each part moved."""
+    """Takes the optimizer step. Returns the gradient's norm, if the ZeRO stage knows it, and how far each part moved.
+
+    ArithmeticError on all ranks if the norm is not finite: DeepSpeed then leaves the weights alone, and counts the step as taken.
+    """
     with clock("time/diagnostics"):
         changes = policy.changes()
     with clock("time/optimizer"):
         norm = policy.step()
+    if norm is not None and not math.isfinite(norm):
+        raise ArithmeticError(f"the gradient's norm is {norm}; the weights are left as they were before the update")
     with clock("time/diagnostics"):
         metrics = {Key("policy/change", part=part): share for part, share in changes.since().items()}
     return metrics if norm is None else metrics | {Key("policy/grad_norm"): norm}
