@@ -4,6 +4,7 @@ import math
 
 from vlrl.config import Config
 
+_CHECKPOINT = 12  # bytes of a parameter
 _TEXT = 4.5  # bytes of a response's token in rollouts.jsonl
 _ROLLOUT = 1000  # bytes of a rollout's other fields, its prompt among them
 _TRACED = 22  # bytes of a traced token in tokens.jsonl
@@ -12,16 +13,14 @@ _TRACED = 22  # bytes of a traced token in tokens.jsonl
 def bytes_needed(config: Config, num_parameters: int) -> int:
     """The maximum size of the run's folder: the checkpoints to keep, the one being written, and the exported models.
 
-    DeepSpeed saves 12 bytes per parameter (fp32 weights and Adam's two moments) and, at ZeRO stages 1 and 2, also the model's own
-    weights.
+    A checkpoint has 12 bytes per parameter, fp32 weights and Adam's two moments, at every ZeRO stage; less of a frozen one.
     """
     weight = 4 if config.policy.dtype == "float32" else 2
-    checkpoint = 12 + (weight if config.policy.zero_stage in (1, 2) else 0)
     every = config.checkpoints.every or config.steps
     num_checkpoints = min(config.checkpoints.keep + 1, math.ceil(config.steps / every))
     num_checkpoints += config.on_collapse == "rollback"  # the rollback target
     num_models = 2 if config.coldstart.steps else 1
-    return num_parameters * (num_checkpoints * checkpoint + num_models * weight)
+    return num_parameters * (num_checkpoints * _CHECKPOINT + num_models * weight)
 
 
 def log_bytes(config: Config) -> int:

@@ -33,7 +33,8 @@ def check_tensors(model: str) -> dict[str, Path]:
         if Path(model).is_dir():
             raise ValueError(f"model {model!r} has no safetensors files; save it with transformers' save_pretrained first")
         return {}
-    shapes, held = {}, {}
+    shapes: dict[str, Shape] = {}
+    held: dict[str, Path] = {}
     for file in files:
         header = read_header(model, file)
         shapes |= header

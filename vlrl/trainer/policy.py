@@ -170,14 +170,14 @@ class Policy:
             group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)  # the next update's, else as it was when saved
 
     def close(self) -> None:
-        """Gives the memory of weights, gradients and moments back; the policy cannot be used afterwards.
-
-        Under ZeRO-3 something in DeepSpeed still holds the engine, and its memory stays.
-        """
-        self.engine.destroy()
-        for parameter in self.engine.module.parameters():
-            parameter.__dict__.clear()  # DeepSpeed's methods, each of which holds the parameter, and its share of the weights
-        del self.engine, self.routing
+        """Gives the memory of weights, gradients and moments back; the policy cannot be used afterwards."""
+        engine, module = self.engine, self.engine.module
+        engine.destroy()
+        # Under ZeRO-3 torch keeps the classes of DeepSpeed's autograd functions for ever, and with them the engine and the model:
+        # what these hold is taken from them. A parameter has methods of DeepSpeed's, which hold it, and its share of the weights.
+        for each in (*module.parameters(), engine.optimizer, engine, *module.modules()):
+            each.__dict__.clear()
+        del self.engine, self.routing, engine, module
         gc.collect()  # hooks and modules hold one another
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
