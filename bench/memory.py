@@ -1,6 +1,6 @@
 """Measured memory of the policy beside what `vlrl plan --memory` says, on the CPU.
 
-    python -m bench.memory [--layers 4]
+    python -m bench.memory [--layers 12]
 
 Each case is a real policy under DeepSpeed, on one or two ranks, in processes of its own. What it keeps is the growth of the
 process's anonymous memory, with free pages given back; what a pass needs is the growth of its high-water mark. Both count
@@ -133,7 +133,8 @@ def _worker(folder: Path, case: Case) -> None:
     sizes = ModelSizes.of(empty_model(model))
     of_stage = states(case.settings, sizes, ranks.size)
     planned["kept"] = sum(of_stage.kept.values())
-    planned["with gradients"] = sum((of_stage.kept | {"gradients": of_stage.gradients}).values())
+    beside = of_stage.bucket if case.stage == 1 and case.dtype == "bfloat16" else 0  # whole gradients beside their fp32 sums
+    planned["with gradients"] = sum((of_stage.kept | {"gradients": of_stage.gradients}).values()) + beside
     if case.tokens:
         found, planned = _peak(policy, encoder, sizes, case)
     if ranks.is_first:
@@ -180,7 +181,7 @@ def _table(folder: Path) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
