@@ -146,6 +146,12 @@ def join_ranks(wait_s: float = WAIT_S) -> Ranks:
     if not dist.is_initialized():
         choose_interface()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # torchrun keeps one store for all restarts, in which a new process may find the address of one that is gone.
+            size, address = int(os.environ["WORLD_SIZE"]), (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+            store = dist.TCPStore(*address, size, is_master=False, timeout=limit)
+            attempt = dist.PrefixStore(f"attempt/{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+            dist.init_process_group(backend, store=attempt, rank=int(os.environ["RANK"]), world_size=size, timeout=limit)
         deepspeed.init_distributed(dist_backend=backend, timeout=limit, verbose=False)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]), wait_s)
     if ranks.size > 1:
