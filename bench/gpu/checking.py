@@ -13,6 +13,9 @@ from torch import Tensor
 
 from vlrl.trainer.peak_memory import peak_bytes
 
+SKIPPED = "skipped"
+"""How the end of a check begins that needs a package which is missing."""
+
 Value = float | int | str | bool
 
 

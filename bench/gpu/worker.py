@@ -6,20 +6,26 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from bench.gpu import kernels, models
-from bench.gpu.checking import Scale, Tell, clear, full, small
+from bench.gpu import kernels, models, whole_run
+from bench.gpu.checking import SKIPPED, Scale, Tell, clear, full, small
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """run: of a scale, telling figures; seconds: after which it is ended."""
+    """run: of a scale, telling figures; seconds: after which it is ended; needs: packages without which it is skipped."""
 
     run: Callable[[Scale, Tell], None]
     seconds: int
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        return [package for package in self.needs if find_spec(package) is None]
 
 
 CHECKS: dict[str, Check] = {
@@ -37,6 +43,7 @@ CHECKS: dict[str, Check] = {
     "vision_attention": Check(kernels.vision_attention, 60),
     "optimizer": Check(kernels.optimizer, 60),
     "repeated": Check(models.repeated, 60),
+    "whole_run": Check(whole_run.whole_run, 400, needs=("vllm", "deepspeed", "typer", "webdataset")),
 }
 """In the order of what they are worth."""
 
@@ -54,6 +61,9 @@ def main() -> None:
     for name in options.checks:
         tell = Tell(lines, name)
         tell.begin()
+        if missing := CHECKS[name].missing:
+            tell.end(f"{SKIPPED}: {', '.join(missing)} missing")
+            continue
         try:
             CHECKS[name].run(scale, tell)
             tell.end("done")
