@@ -13,7 +13,7 @@ from bench.gpu.checking import Scale, Tell
 from bench.gpu.models import checkpoint
 
 # A random model finds no right answer. This reward tells its responses apart, so that every step has a gradient.
-_TASK = '''from vlrl.tasks import gold
+_TASK = """from vlrl.tasks import gold
 from vlrl.types import Row, Score
 
 
@@ -27,7 +27,7 @@ def verify(response, row):
 
 
 EXAMPLES = [("ab", Row(), 1.0), ("abc", Row(), 0.0)]
-'''
+"""
 _TASKS = ("digits", "functions")
 """One with pictures, one of text: their rows are made by recipes that need no network."""
 
