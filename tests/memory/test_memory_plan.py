@@ -59,6 +59,10 @@ def test_a_model_s_parts_are_all_of_its_parameters(size):
     assert (sizes.experts > 0) == ("A" in size) and (sizes.head == 0) == SIZES[size][2]
 
 
+def test_the_largest_block_of_an_moe_model_is_its_router_and_experts():
+    assert sizes_of("30B-A3B").largest_block == 128 * 2048 + 128 * 3 * 768 * 2048
+
+
 @pytest.mark.parametrize("tokens, patches, figure", [
     (7610, 0, "7610 tokens of text, bytes a token"),
     (31601, 0, "31601 tokens of text, bytes a token"),

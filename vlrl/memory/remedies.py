@@ -59,6 +59,11 @@ def _zero_stage(plan: MemoryPlan) -> Iterator[Change]:
         yield f"set policy.zero_stage: {stage}", _with(plan, "policy", zero_stage=stage)
 
 
+def _offload(plan: MemoryPlan) -> Iterator[Change]:
+    if plan.machine.on_gpus and plan.config.policy.zero_stage and not plan.config.policy.offload_optimizer:
+        yield "set policy.offload_optimizer: true", _with(plan, "policy", offload_optimizer=True)
+
+
 def _tensor_parallel(plan: MemoryPlan) -> Iterator[Change]:
     for size in (2, 4, 8):
         if size > plan.config.engine.tensor_parallel and plan.machine.ranks_per_host % size == 0:
@@ -78,5 +83,6 @@ _KINDS = {
     "utilization": _utilization,
     "zero stage": _zero_stage,
     "tensor parallel": _tensor_parallel,
+    "offload": _offload,
     "hosts": _more_hosts,
 }

@@ -55,11 +55,6 @@ def accumulated_width(settings: PolicyConfig) -> int:
     return 2 if settings.deepspeed.get("data_types", {}).get("grad_accum_dtype") in ("bf16", "bfloat16") else 4
 
 
-def offloads(settings: PolicyConfig) -> bool:
-    """Whether the optimizer's states are in the host's memory."""
-    return _zero(settings).get("offload_optimizer", {}).get("device", "none") != "none"
-
-
 def states(settings: PolicyConfig, sizes: ModelSizes, ranks: int) -> States:
     """One rank's states. Frozen parts have weights only."""
     stage, wide, accumulated = settings.zero_stage, width(settings), accumulated_width(settings)
@@ -71,7 +66,7 @@ def states(settings: PolicyConfig, sizes: ModelSizes, ranks: int) -> States:
     share = -(-trained // shared)
     optimizer = share * (MOMENTS + (MASTER if stage else 0))
     # DeepSpeed's offload keeps fp32 gradients with the optimizer, and from stage 2 on sums them there.
-    offloaded = optimizer + share * (MASTER + (accumulated if stage > 1 else 0)) if offloads(settings) else 0
+    offloaded = optimizer + share * (MASTER + (accumulated if stage > 1 else 0)) if settings.offload_optimizer else 0
     # Stage 1 sums whole gradients, stages 2 and 3 a rank's share. With fp32 sums of bfloat16 gradients stage 1 is BF16_Optimizer,
     # which keeps the sums and makes whole gradients beside them.
     summed = {0: trained_here, 1: trained_here, 2: share, 3: share}[stage]

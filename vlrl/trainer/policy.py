@@ -24,7 +24,8 @@ from vlrl.models.packed_model import PackedModel, TokenScores, token_scores
 from vlrl.models.packing import Pack
 from vlrl.models.processor import Encoder
 from vlrl.models.routing_replay import Routing
-from vlrl.models.sizes import block_of
+from vlrl.models.sizes import ModelSizes, block_of
+from vlrl.models.tensor_check import empty_model
 from vlrl.models.weight_files import download_once
 from vlrl.trainer import policy_state
 from vlrl.trainer.weight_change import Changes
@@ -57,7 +58,7 @@ class Policy:
         packed = load_packed(settings, model, ranks, temperature=temperature, banned=banned)
         self.family = family_of(packed.qwen.config.model_type)
         self.routing = Routing(packed, self.family.router_class())
-        config = deepspeed_config(settings, block_size=largest_block(packed.qwen))
+        config = deepspeed_config(settings, block_size=_block_size(settings, model))
         if settings.expert_parallel > 1:
             preset = expert_parallel_settings(packed.qwen.config, settings.expert_parallel)
             config["expert_parallel"] = preset | config.get("expert_parallel", {})
@@ -192,7 +193,7 @@ class Reference:
         packed = load_packed(settings, model, ranks, temperature=temperature, banned=banned).requires_grad_(False)
         self.ranks = ranks
         if settings.zero_stage == 3:
-            sharded = deepspeed_config(settings, block_size=largest_block(packed.qwen))
+            sharded = deepspeed_config(settings, block_size=_block_size(settings, model))
             del sharded["optimizer"], sharded["gradient_clipping"]
             sharded["zero_optimization"].pop("offload_optimizer", None)  # with it DeepSpeed looks for one
             self.module, *_ = deepspeed.initialize(model=packed, config=sharded)
@@ -227,12 +228,6 @@ def _whole_size(parameter: nn.Parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel()) * expert_parallel_size(parameter)
 
 
-def largest_block(model: nn.Module) -> int:
-    """The parameters of the largest block, such as a sparse block with its experts."""
-    blocks = groupby(model.named_parameters(), key=lambda item: block_of(item[0]))
-    return max(sum(_whole_size(parameter) for _, parameter in members) for _, members in blocks)
-
-
 def deepspeed_config(settings: cfg.PolicyConfig, *, block_size: int = 0) -> dict[str, Any]:
     """DeepSpeed's configuration: what vlrl needs, then the run file's `deepspeed:` block on top.
 
@@ -259,6 +254,10 @@ def deepspeed_config(settings: cfg.PolicyConfig, *, block_size: int = 0) -> dict
         "steps_per_print": 10**9,
     }
     return _merge(config, settings.deepspeed)
+
+
+def _block_size(settings: cfg.PolicyConfig, model: str) -> int:
+    return ModelSizes.of(empty_model(model)).largest_block if settings.zero_stage == 3 else 0
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
