@@ -320,18 +320,17 @@ def failures() -> list[Fault]:
     full = {"on_small_disk": True}
     verdict = r"rollouts of task even_length have no verdict"
     return [
+        fails("before a checkpoint", "full disk", "save", "fill the disk", 2, "free; make room", before=True, **full, quick=True),
+        fails("in a checkpoint's files", "full disk", "checkpoint folder", "fill the disk", 2, "No space left", MOE, **full),
         fails(
-            "before a checkpoint", "full disk", "checkpoint folder", "fill the disk", 2, "free", before=True, **full, quick=True
+            "in a checkpoint's manifest", "full disk", "checkpoint files", "fill the disk", 2, "No space left", DENSE_2, **full
         ),
         fails(
-            "in a checkpoint's files", "full disk", "checkpoint folder", "fill the disk", 2, "space|room", MOE, DENSE_2, **full
+            "in the log", "full disk", "sync", "fill the disk", 2, "cannot write .*metrics.jsonl: No space left", MOE_2, **full
         ),
-        fails("in a checkpoint's manifest", "full disk", "checkpoint files", "fill the disk", 2, "space|room", **full),
-        fails(
-            "in the log", "full disk", "sync", "fill the disk", 2, r"cannot write .*metrics.jsonl: No space left", MOE_2, **full
-        ),
-        fails("in the export", "full disk", "export", "fill the disk", 1, "space|room", before=True, **full),
-        fails("in the summary", "full disk", "export", "fill the disk", 1, r"cannot write .*summary.json", **full),
+        fails("in the export", "full disk", "export", "fill the disk", 1, "model: No space left", before=True, **full),
+        fails("in an exported shard", "full disk", "exported shard", "fill the disk", 1, "No space left", before=True, **full),
+        fails("in the summary", "full disk", "export", "fill the disk", 1, "cannot write .*summary.json", **full),
         fails(
             "the loss", "not a number", "loss", "nan loss", 4, r"the loss of this micro-batch is nan", DENSE_2, MOE, quick=True
         ),

@@ -34,6 +34,7 @@ that the run chose by itself, which the resumed run keeps."""
 
 _MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
 _HEADROOM = 1.2
+_FULL_BYTES = 1 << 20  # a disk with less free space is full
 _sealer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")  # a process that ends lets it come to its end
 
 
@@ -79,7 +80,7 @@ def begin(
     with _all_or_none(agree, f"preparing {final}"):
         if not fresh.is_dir():
             raise OSError(f"rank {rank} does not see {fresh}; put the run on a file system that all nodes share")
-    with _all_or_none(agree, f"writing {final}"):
+    with _all_or_none(agree, f"writing {final}"), _naming_a_full_disk(fresh):
         write(fresh)
 
     def seal() -> None:
@@ -90,7 +91,7 @@ def begin(
     sealing = _sealer.submit(seal) if rank == 0 else None
 
     def finish() -> None:
-        with _all_or_none(agree, f"finishing {final}"):
+        with _all_or_none(agree, f"finishing {final}"), _naming_a_full_disk(root):
             if sealing:
                 sealing.result()
 
@@ -162,6 +163,17 @@ def _all_or_none(agree: Agree, what: str) -> Iterator[None]:
     finally:
         if not agree(int(done)) and done:
             raise RuntimeError(f"{what} failed on another rank; its message says why")
+
+
+@contextmanager
+def _naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """OSError, with advice, for whatever a library raises when the disk fills: torch speaks of an unexpected position."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free >= _FULL_BYTES:
+            raise
+        raise OSError(f"cannot write {folder}: No space left on its disk; make room and resume") from error
 
 
 def _make_room(root: Path, expected_bytes: int) -> None:
