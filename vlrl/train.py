@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from vlrl.algorithm.diagnostics import Histograms, add_histograms, ratio_quantiles
 from vlrl.coldstart import coldstart
-from vlrl.common.jsonl import read_json, write_atomically
+from vlrl.common.jsonl import read_json, with_advice, write_atomically
 from vlrl.common.signals import Interrupted, Stopped
 from vlrl.config import Config
 from vlrl.evaluation.evaluate import before_and_after, evaluate, evaluation_metrics
@@ -202,7 +202,8 @@ def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:
     if config.on_collapse == "rollback":
         summary["rollbacks"] = [asdict(each) for each in trainer.rollbacks]
     announce("Writing the model", shown=run.ranks.is_first)
-    trainer.policy.export(config.folder / "model", config.model, run.encoder)
+    with with_advice(config.folder / "model"):
+        trainer.policy.export(config.folder / "model", config.model, run.encoder)
     if trainer.log:
         trainer.log.summary(summary)
     return summary

@@ -32,8 +32,8 @@ Damage = Callable[[Loop], Cure]
 class Fault:
     """A row of the matrix.
 
-    starts: the run is started once with each of these injections. ends: the exit codes that a start may have. says: what each
-    start prints, as a pattern. damage: what is spoilt afterwards; it returns the cure. refused: what the next start then
+    starts: the run is started once with each of these injections. ends: the exit codes that a start may have. says: what the last
+    of them prints, as a pattern. damage: what is spoilt afterwards; it returns the cure. refused: what the next start then
     prints, as a pattern, before the cure. warns: what the last start prints, which must end well. compare: names what differs
     from the straight run, but for what the fault touched. lost: the rank that is lost. quick:
     among the cells that a test runs.
@@ -85,7 +85,7 @@ def kills() -> list[Fault]:
         kill("after the first evaluation", "first evaluation", 1, DENSE_2),
         kill("before the first sampling", "sampling", before=True),
         kill("before sampling", "sampling", 3, MOE_2_Z3, before=True),
-        kill("while the engine samples", "engine step", 8, DENSE_2, MOE, before=True),
+        kill("while the engine samples", "engine step", 28, DENSE_2, MOE, before=True),
         kill("before scoring", "scoring", 4, before=True),
         kill("after scoring", "scoring", 4, DENSE_Z3),
         kill("after sampling", "sampling", 3, DENSE_2, MOE),
@@ -142,15 +142,15 @@ def signals() -> list[Fault]:
     def stopped(when: str, point: str, call: int = 1, *more: Configuration, action="terminate", **how) -> Fault:
         kind, code = ("SIGTERM", TERMINATED) if action == "terminate" else ("Ctrl-C", INTERRUPTED)
         start = at(point, action, call, before=how.pop("before", False), rank=how.pop("rank", 0))
-        how = {"columns": (DENSE, *more), "ends": (code,)} | how
+        how = {"columns": (DENSE, *more), "ends": (code, TERMINATED)} | how  # a rank that got no signal itself says SIGTERM
         says = rf"vlrl: stopped by SIG\w+; .*same command {how.pop('same', 'continues from')}"
-        return Fault(name=when, kind=kind, starts=(start,), **({"says": says} | how))
+        return Fault(name=when, kind=kind, starts=(*how.pop("first", ()), start), **({"says": says} | how))
 
     again = {"same": "begins again"}
     return [
         stopped("in the first evaluation", "first evaluation", before=True, **again),
-        stopped("while the engine samples", "engine step", 8, DENSE_2, MOE, quick=True),
-        stopped("on the second rank alone, while the engine samples", "engine step", 8, rank=1, columns=(DENSE_2,)),
+        stopped("while the engine samples", "engine step", 28, DENSE_2, MOE, quick=True),
+        stopped("on the second rank alone, while the engine samples", "engine step", 28, rank=1, columns=(DENSE_2,)),
         stopped("while scores are awaited", "scoring", 4, MOE_2_Z3, before=True),
         stopped("between two optimizer steps", "optimizer step", 3, DENSE_Z3, DENSE_2_Z3, MOE),
         stopped("in the sync", "loading into the engine", 2),
@@ -161,9 +161,9 @@ def signals() -> list[Fault]:
         stopped("no grace: a save that would come too late is left out", "optimizer step", 4, setup="no grace"),
         stopped("in the cold start", "optimizer step", setup="cold start", same="begins the cold start again"),
         stopped("in a rollback", "checkpoint loaded", 1, DENSE_2, setup="rollback"),
-        stopped("while the engine samples", "engine step", 8, MOE_2_Z3, action="interrupt"),
+        stopped("while the engine samples", "engine step", 28, MOE_2_Z3, action="interrupt"),
         stopped("while scores are awaited", "scoring", 4, action="interrupt", before=True),
-        stopped("while it loads the checkpoint", "checkpoint loaded", action="interrupt", ends=(KILLED, INTERRUPTED), says=""),
+        stopped("while it loads the checkpoint", "checkpoint loaded", first=LATE, action="interrupt", ends=(KILLED, INTERRUPTED)),
     ]
 
 
@@ -320,18 +320,17 @@ def failures() -> list[Fault]:
     full = {"on_small_disk": True}
     verdict = r"rollouts of task even_length have no verdict"
     return [
+        fails("before a checkpoint", "full disk", "save", "fill the disk", 2, "free; make room", before=True, **full, quick=True),
+        fails("in a checkpoint's files", "full disk", "checkpoint folder", "fill the disk", 2, "No space left", MOE, **full),
         fails(
-            "before a checkpoint", "full disk", "checkpoint folder", "fill the disk", 2, "free", before=True, **full, quick=True
+            "in a checkpoint's manifest", "full disk", "checkpoint files", "fill the disk", 2, "No space left", DENSE_2, **full
         ),
         fails(
-            "in a checkpoint's files", "full disk", "checkpoint folder", "fill the disk", 2, "space|room", MOE, DENSE_2, **full
+            "in the log", "full disk", "sync", "fill the disk", 2, "cannot write .*metrics.jsonl: No space left", MOE_2, **full
         ),
-        fails("in a checkpoint's manifest", "full disk", "checkpoint files", "fill the disk", 2, "space|room", **full),
-        fails(
-            "in the log", "full disk", "sync", "fill the disk", 2, r"cannot write .*metrics.jsonl: No space left", MOE_2, **full
-        ),
-        fails("in the export", "full disk", "export", "fill the disk", 1, "space|room", before=True, **full),
-        fails("in the summary", "full disk", "export", "fill the disk", 1, r"cannot write .*summary.json", **full),
+        fails("in the export", "full disk", "export", "fill the disk", 1, "model: No space left", before=True, **full),
+        fails("in an exported shard", "full disk", "exported shard", "fill the disk", 1, "No space left", before=True, **full),
+        fails("in the summary", "full disk", "export", "fill the disk", 1, "cannot write .*summary.json", **full),
         fails(
             "the loss", "not a number", "loss", "nan loss", 4, r"the loss of this micro-batch is nan", DENSE_2, MOE, quick=True
         ),
@@ -341,7 +340,7 @@ def failures() -> list[Fault]:
             "dead engine",
             "engine step",
             "raise",
-            8,
+            28,
             r"the engine core died",
             DENSE_2,
             MOE,
@@ -378,7 +377,7 @@ def lost_ranks() -> list[Fault]:
         return Fault(name=name, kind="vanished rank", starts=starts, ends=(REFUSED, 3), says=says, lost=rank, columns=columns)
 
     found = [
-        lost("the second is killed while the engine samples", "kill", "engine step", 8, 1, DENSE_2),
+        lost("the second is killed while the engine samples", "kill", "engine step", 28, 1, DENSE_2),
         lost("the second is killed in an optimizer step", "kill", "optimizer step", 3, 1, DENSE_2, MOE_2_Z3),
         lost("the first is killed in an optimizer step", "kill", "optimizer step", 3, 0, DENSE_2, DENSE_2_Z3),
         lost("the second is killed in a checkpoint", "kill", "checkpoint files", 2, 1, DENSE_2_Z3),

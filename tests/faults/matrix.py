@@ -65,7 +65,7 @@ def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str],
     for injections in fault.starts:
         ends = start(loop, ranks, (*always, *injections), disk=disk, lost=fault.lost)
         _check_ends(ends, fault.ends, fault)
-        said += _sentences(ends, fault.says, loop)
+    said += _sentences(ends, fault.says, loop)
     if disk:
         (disk / "filler").unlink()
     flag(loop).unlink(missing_ok=True)

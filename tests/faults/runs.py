@@ -104,9 +104,9 @@ class Runs:
 
     def loop(self, configuration: Configuration, setup: str, name: str, *, disk: Path | None = None) -> Loop:
         """A run of this name, yet to be started; in the folder `disk` if there is one."""
-        rows = {"digits": "digits", "even_length": "counting"}
+        rows, weights = {"digits": "digits", "even_length": "counting"}, {"digits": 1, "even_length": 3}
         mixture = {
-            task: {"weight": 1, "rows": self.root / recipe / "train", "eval_rows": self.root / recipe / "eval"}
+            task: {"weight": weights[task], "rows": self.root / recipe / "train", "eval_rows": self.root / recipe / "eval"}
             for task, recipe in rows.items()
         }
         settings = {"runs": disk or self.root / "runs", "name": name, "model": self._model(configuration.moe)}

@@ -33,14 +33,14 @@ def read_json(path: Path, remedy: str) -> Any:
 def append_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Appends strict JSON to a .jsonl file and closes it, without fsync. Raises OSError with advice."""
     text = "".join(json.dumps(strict(line), allow_nan=False) + "\n" for line in lines)
-    with _with_advice(path), path.open("a", encoding="utf-8") as file:
+    with with_advice(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Replaces a file completely or not at all. Raises OSError with advice."""
     fresh = path.with_name(path.name + ".new")
-    with _with_advice(path):
+    with with_advice(path):
         with fresh.open("w", encoding="utf-8") as file:
             file.writelines(lines)
             file.flush()
@@ -59,7 +59,8 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _with_advice(path: Path) -> Iterator[None]:
+def with_advice(path: Path) -> Iterator[None]:
+    """OSError that names the path and says what to do, for an OSError in the block."""
     try:
         yield
     except OSError as error:

@@ -45,6 +45,7 @@ DEADLINE_S = 25 * 60.0
 """How long rank 0 waits for the other ranks to sync and hash their files; less than the ranks wait for each other."""
 _GRACE_S = 20.0  # the same in a process that is ending, such as after an error: another rank may have ended before its files were
 _POLL_S = 0.05
+_FULL_BYTES = 1 << 20  # a disk with less free space is full
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +93,7 @@ def begin(
     with _all_or_none(agree, f"preparing {final}"):
         if not fresh.is_dir():
             raise OSError(f"rank {rank} does not see {fresh}; put the run on a file system that all nodes share")
-    with _all_or_none(agree, f"writing {final}"):
+    with _all_or_none(agree, f"writing {final}"), _naming_a_full_disk(fresh):
         names = _written(fresh, rank, write)
 
     def seal() -> None:
@@ -105,7 +106,7 @@ def begin(
     sealing = _in_background(seal)
 
     def finish() -> None:
-        with _all_or_none(agree, f"finishing {final}"):
+        with _all_or_none(agree, f"finishing {final}"), _naming_a_full_disk(root):
             sealing.result()
 
     return finish
@@ -182,6 +183,17 @@ def _all_or_none(agree: Agree, what: str) -> Iterator[None]:
     finally:
         if not agree(int(done)) and done:
             raise RuntimeError(f"{what} failed on another rank; its message says why")
+
+
+@contextmanager
+def _naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """OSError, with advice, for whatever a library raises when the disk fills: torch speaks of an unexpected position."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free >= _FULL_BYTES:
+            raise
+        raise OSError(f"cannot write {folder}: No space left on its disk; make room and resume") from error
 
 
 def _make_room(root: Path, expected_bytes: int) -> None:

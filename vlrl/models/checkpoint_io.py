@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -195,7 +196,10 @@ def save_checkpoint(
     index: dict[str, str] = {}
     for number, shard in enumerate(_shards(weights), start=1):
         name = f"model-{number:05d}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        try:
+            save_file(shard, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:  # of a full disk, for example; it is no OSError
+            raise OSError(None, str(error)) from error
         index |= dict.fromkeys(shard, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}, indent=1))
 
