@@ -34,14 +34,17 @@ def test_every_setting_that_differs_is_named_with_both_values():
 
 
 def test_another_layout_may_resume_and_is_named():
-    saved = CONFIG | {"policy": {"zero_stage": 3, "expert_parallel": 2}, "engine": {"tensor_parallel": 2}}
-    other = saved | {"world_size": 1, "policy": {"zero_stage": 2, "expert_parallel": 1}, "engine": {"tensor_parallel": 1}}
+    policy = {"zero_stage": 3, "expert_parallel": 2, "offload_optimizer": True}
+    saved = CONFIG | {"policy": policy, "engine": {"tensor_parallel": 2}}
+    policy = {"zero_stage": 2, "expert_parallel": 1, "offload_optimizer": False}
+    other = saved | {"world_size": 1, "policy": policy, "engine": {"tensor_parallel": 1}}
     check_same_config(saved, other, step=50)
     assert layout_changes(saved, saved | {"steps": 200}) == []
     assert layout_changes(saved, other) == [
         "world_size 2 -> 1",
         "policy.zero_stage 3 -> 2",
         "policy.expert_parallel 2 -> 1",
+        "policy.offload_optimizer True -> False",
         "engine.tensor_parallel 2 -> 1",
     ]
 

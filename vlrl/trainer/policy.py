@@ -107,7 +107,7 @@ class Policy:
     def bytes_to_come(self) -> int:
         """What Adam's two moments will take of the device's memory at the first step; ZeRO-3 makes them at the start."""
         optimizer = self.engine.basic_optimizer
-        if optimizer.state:
+        if any(optimizer.state.values()):
             return 0
         weights = [each for group in optimizer.param_groups for each in group["params"]]
         return 8 * sum(each.numel() for each in weights if each.device.type == self.ranks.device.type)
