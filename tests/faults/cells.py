@@ -238,7 +238,7 @@ def damages() -> list[Fault]:
     falls_back = {"warns": r"checkpoint step-000002 is damaged: .*; falling back to step-000001"}
     finished = {"starts": ((),), "ends": (0,)}
     shard, manifest, state = (
-        "checkpoints/step-*/policy/*optim_states.pt",
+        "checkpoints/step-*/policy/rank-*.pt",
         "checkpoints/step-*/*manifest*",
         "checkpoints/step-*/state.json",
     )

@@ -49,7 +49,7 @@ POINTS = {
     "manifest": Point(function="pathlib:Path.open", file="manifest.json*"),
     "checkpoint renamed": Point(function="pathlib:Path.rename", file=".tmp-step-*"),
     "checkpoint pruned": Point(function="shutil:rmtree", file="step-*"),
-    "file of a pruned checkpoint": Point(function="os:unlink", file="*optim_states.pt"),
+    "file of a pruned checkpoint": Point(function="os:unlink", file="rank-*.pt"),
     # The start of a run, and its end.
     "first evaluation": Point(function="vlrl.train:evaluate"),
     "cold start marked as done": Point(function="vlrl.coldstart:write_atomically"),
