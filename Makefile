@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reor
 # The sets of the configs for Qwen3-VL 2B, 8B and 30B-A3B, most of them from the hub; see docs/data.md.
 REAL := gsm8k competition_math dapo_math aqua mbpp code_contests geometry3k chartqa table_charts scenes
 
-.PHONY: env data data-real train test test-slow smoke check clean
+.PHONY: env data data-real train test test-slow faults smoke check clean
 .DELETE_ON_ERROR:
 
 env: $(READY)
@@ -39,6 +39,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(PYTEST) -m slow
+
+# Real runs that are killed, starved or damaged; docs/faults.md has the whole matrix.
+faults: $(READY)
+	$(BIN)/python -m tests.faults --quick
 
 # A short run of the whole, with limits alone where this machine can't jail code (a container without namespaces, say).
 smoke: $(READY) data models/tiny/config.json

@@ -267,9 +267,10 @@ def _checkpoint_difference(one: Path, other: Path) -> str:
 
 
 def _own(checkpoint: Path) -> dict[str, Any]:
-    """What the state of a run's checkpoint says about where the run is."""
+    """What the state of a run's checkpoint says about where the run is, and about the memory that it measured."""
     state = json.loads((checkpoint / "state.json").read_text())
-    return {name: state[name] for name in ("name", "runs", "checkpoints") if name in state}
+    own = ("name", "runs", "checkpoints", "max_tokens_per_micro_batch", "tokens_per_patch")
+    return {name: state[name] for name in own if name in state}
 
 
 def _unequal(one: Any, other: Any, where: str = "") -> Iterator[str]:
