@@ -21,7 +21,7 @@ from vlrl.distributed import reshape
 from vlrl.distributed.reshape import Flat, Part
 from vlrl.models.expert_parallel import expert_parallel_size, merged_parts, released_name
 
-_COUNTERS = ("global_steps", "global_samples", "skipped_steps")
+_COUNTERS = ("global_steps", "skipped_steps")  # global_samples counts backward passes, also those that try a token budget
 _UNKNOWN = "policy.deepspeed: no checkpoint can be made of this optimizer"
 
 
