@@ -1,6 +1,7 @@
 """Runs a cell: the fault, the same command again, and the comparison with the run that nothing interrupts."""
 
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,10 +93,14 @@ def _check_ends(ends: list[End], allowed: tuple[int, ...], fault: Fault) -> None
 
 
 def _sentences(ends: list[End], pattern: str, loop: Loop) -> list[str]:
-    """The error or warning of the first rank, or of another, that has the pattern; there must be one. The run's folder is RUN."""
+    """The error or warning of the first rank, or of another, that has the pattern; there must be one. The run's folder is
+    RUN, this machine HOST, the command to start again COMMAND."""
     if not pattern:
         return []
-    printed = "\n".join(end.printed for end in ends).replace(str(loop.folder), "RUN")
+    printed = (
+        "\n".join(end.printed for end in ends).replace(str(loop.folder), "RUN").replace(f"({socket.gethostname()},", "(HOST,")
+    )
+    printed = re.sub("<launcher> .*", "COMMAND", printed)
     lines = [line for line in printed.splitlines() if re.match("vlrl: |warning: ", line) and re.search(pattern, line)]
     if not lines:
         raise Failure(f"nothing printed has {pattern!r}: {' | '.join(_tail(end.printed) for end in ends)}")
