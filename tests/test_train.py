@@ -279,7 +279,7 @@ def test_two_ranks_go_on_with_what_one_began(dense):
     shutil.rmtree(loop.folder / f"checkpoints/step-{STEPS:06d}")
     kept, printed = STEPS - 2, loop.run()
     assert f"Checkpoint step-{kept:06d} is laid out anew (world_size 1 -> 2, policy.zero_stage 1 -> 3)" in printed
-    assert f"{loop.folder} continues after step {kept}" in printed and "cold start" not in printed
+    assert f"{loop.folder} continues after step {kept}" in printed and "Cold start" not in printed
     assert loop.steady_metrics[:kept] == dense.steady_metrics[:kept]
     for line, expected in zip(loop.steady_metrics[kept:], dense.steady_metrics[kept:], strict=True):
         assert {name for name in line if not name.startswith("balance/")} == {n for n in expected if not n.startswith("balance/")}
