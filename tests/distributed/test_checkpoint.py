@@ -1,4 +1,4 @@
-"""Checkpoints survive kill -9, torn and flipped bytes and full disks; ranks agree; sealing goes on in the background."""
+"""Checkpoints survive kill -9, torn and flipped bytes and full disks; sealing goes on in the background."""
 
 import json
 import os
@@ -8,60 +8,14 @@ import sys
 import threading
 import time
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PATIENCE_S
+from tests.distributed.saving import CrashError, crash, flipped, names, newest_step, save_steps, write_weights
 from vlrl.distributed import checkpoint
 from vlrl.distributed.checkpoint import begin, newest_good, save
-
-
-def write_weights(folder: Path) -> None:
-    (folder / "policy").mkdir(exist_ok=True)
-    (folder / "policy" / "weights.pt").write_bytes(bytes(range(256)) * 20)
-    (folder / "optimizer.pt").write_bytes(b"momentum" * 100)
-
-
-def save_steps(root: Path, *steps: int, keep: int = 2) -> None:
-    for step in steps:
-        save(root, step, write_weights, {"seed": step}, keep=keep)
-
-
-def names(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir())
-
-
-def newest_step(root: Path) -> int:
-    found = newest_good(root)
-    assert found is not None
-    return found.step
-
-
-class Ranks:
-    """`agree` for ranks that are threads: a barrier that gives each the smallest value."""
-
-    def __init__(self, num_ranks: int) -> None:
-        self.values: list[int] = []
-        self.barrier = threading.Barrier(num_ranks, timeout=PATIENCE_S)
-
-    def agree(self, value: int) -> int:
-        self.values.append(value)
-        self.barrier.wait()
-        smallest = min(self.values)
-        if self.barrier.wait() == 0:
-            self.values.clear()
-        self.barrier.wait()
-        return smallest
-
-
-def on_two_ranks(work) -> list:
-    """work(rank, agree) on two threads: what each returned, or the exception that it ended with."""
-    ranks = Ranks(2)
-    with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(work, rank, ranks.agree) for rank in range(2)]
-    return [run.exception() or run.result() for run in runs]
 
 
 def test_a_saved_checkpoint_comes_back_with_its_files_and_state(tmp_path):
@@ -110,12 +64,6 @@ def test_foreign_folders_are_left_alone(tmp_path):
 
 def torn(folder: Path) -> None:
     os.truncate(folder / "optimizer.pt", 10)
-
-
-def flipped(folder: Path) -> None:
-    content = bytearray((folder / "policy" / "weights.pt").read_bytes())
-    content[1234] ^= 1
-    (folder / "policy" / "weights.pt").write_bytes(content)
 
 
 def state_flipped(folder: Path) -> None:
@@ -169,14 +117,6 @@ def test_where_all_are_damaged_nothing_starts_from_the_beginning_unasked(tmp_pat
     with pytest.raises(ValueError, match="no checkpoint in .* is whole"):
         newest_good(tmp_path)
     assert caplog.messages[-1].endswith("no older one is left")
-
-
-class CrashError(Exception):
-    pass
-
-
-def crash(*args, **kwargs):
-    raise CrashError
 
 
 @pytest.mark.parametrize("phase", ["_make_room", "_written", "_note", "_entry", "_noted", "_seal", "_put_in_place"])
@@ -316,105 +256,6 @@ def test_a_disk_that_fills_during_a_save_leaves_the_last_checkpoint(tiny_disk):
     assert newest_step(tiny_disk) == 50
     save_steps(tiny_disk, 100)
     assert newest_step(tiny_disk) == 100
-
-
-def test_two_ranks_write_one_checkpoint_and_find_the_same(tmp_path):
-    def work(rank, agree):
-        save(tmp_path, 50, write_one(rank), {}, keep=1, rank=rank, world_size=2, agree=agree)
-        return newest_good(tmp_path, rank=rank, world_size=2, agree=agree)
-
-    first, second = on_two_ranks(work)
-    assert first == second
-    assert names(first.path) == ["manifest.json", "rank0.pt", "rank1.pt", "state.json"]
-
-
-def write_one(rank):
-    return lambda folder: (folder / f"rank{rank}.pt").write_text(f"of rank {rank}")
-
-
-def test_each_rank_hashes_the_files_that_it_wrote_and_no_other(tmp_path, monkeypatch):
-    hashed = []
-    digest = checkpoint._sha256
-    monkeypatch.setattr(checkpoint, "_sha256", lambda path: hashed.append((threading.get_ident(), path.name)) or digest(path))
-    on_two_ranks(lambda rank, agree: save(tmp_path, 50, write_one(rank), {}, keep=1, rank=rank, world_size=2, agree=agree))
-    by_thread = [sorted(name for thread, name in hashed if thread == each) for each in {thread for thread, _ in hashed}]
-    assert sorted(by_thread) == [["rank0.pt", "state.json"], ["rank1.pt"]]
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-def test_a_rank_whose_files_cannot_be_hashed_is_named_and_both_stop(tmp_path, monkeypatch, failing):
-    save_steps(tmp_path, 50)
-    entry = checkpoint._entry
-
-    def broken(path):
-        if path.name == f"rank{failing}.pt":
-            raise OSError("input/output error")
-        return entry(path)
-
-    monkeypatch.setattr(checkpoint, "_entry", broken)
-
-    def work(rank, agree):
-        save(tmp_path, 100, write_one(rank), {}, keep=2, rank=rank, world_size=2, agree=agree)
-
-    ended = on_two_ranks(work)
-    assert "input/output error" in str(ended[failing])
-    assert ("rank 1 could not sync and hash its files" if failing else "failed on another rank") in str(ended[1 - failing])
-    assert newest_step(tmp_path) == 50
-
-
-def test_rank_0_waits_for_the_others_only_until_a_deadline_and_names_who_is_missing(tmp_path, monkeypatch):
-    save_steps(tmp_path, 50)
-    monkeypatch.setattr(checkpoint, "DEADLINE_S", 0.0)
-    with pytest.raises(TimeoutError, match="rank 1, 2 did not sync and hash its files"):
-        save(tmp_path, 100, write_one(0), {}, keep=2, world_size=3)
-    assert newest_step(tmp_path) == 50
-
-
-ENDING = """
-import sys
-from pathlib import Path
-from vlrl.distributed import checkpoint
-
-checkpoint._GRACE_S = 0.2
-write = lambda folder: [(folder / f"{number}.pt").write_bytes(bytes(10_000_000)) for number in range(3)]
-checkpoint.begin(Path(sys.argv[1]), 50, write, {}, keep=2, world_size=int(sys.argv[2]))
-raise SystemExit(3)
-"""
-
-
-@pytest.mark.parametrize(("world_size", "found"), [(1, 50), (2, None)])
-def test_a_process_that_ends_seals_what_it_can_and_does_not_wait_for_ranks_that_are_gone(tmp_path, world_size, found):
-    ended = subprocess.run([sys.executable, "-c", ENDING, str(tmp_path), str(world_size)], timeout=PATIENCE_S, check=False)
-    assert ended.returncode == 3
-    newest = newest_good(tmp_path)
-    assert (newest and newest.step) == found
-
-
-def test_a_fault_that_only_one_rank_reads_moves_both_to_the_step_before(tmp_path, caplog):
-    save_steps(tmp_path, 50, 100)
-    flipped(tmp_path / "step-000100")  # the second of its files, so in rank 1's share
-    found = on_two_ranks(lambda rank, agree: newest_good(tmp_path, rank=rank, world_size=2, agree=agree))
-    assert [each.step for each in found] == [50, 50]
-    assert len(caplog.messages) == 1
-
-
-def test_a_rank_that_does_not_see_the_checkpoints_stops_both(tmp_path):
-    save_steps(tmp_path / "0", 50)
-    found = on_two_ranks(lambda rank, agree: newest_good(tmp_path / str(rank), rank=rank, world_size=2, agree=agree))
-    assert [type(each) for each in found] == [ValueError, ValueError]
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-def test_where_writing_fails_on_one_rank_both_stop_and_nothing_new_counts(tmp_path, failing):
-    save_steps(tmp_path, 50)
-
-    def work(rank, agree):
-        save(tmp_path, 100, crash if rank == failing else write_weights, {}, keep=2, rank=rank, world_size=2, agree=agree)
-
-    ended = on_two_ranks(work)
-    assert isinstance(ended[failing], CrashError)
-    assert "failed on another rank" in str(ended[1 - failing])
-    assert newest_step(tmp_path) == 50
 
 
 def test_a_checkpoint_is_sealed_beside_what_comes_next_and_there_once_that_is_waited_for(tmp_path, monkeypatch):

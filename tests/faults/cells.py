@@ -1,14 +1,22 @@
 """The cells of the matrix: each fault, how the run ends at it, what is damaged besides, and the configurations that have it."""
 
-import fcntl
-import os
-import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
+from tests.faults.damage import (
+    Damage,
+    change,
+    empty,
+    flipped,
+    folder_gone,
+    gone,
+    left_lock,
+    other_host_holds_it,
+    torn,
+    torn_in_last_line,
+    without_first_line,
+)
 from tests.faults.injection import Injection
 from tests.faults.runs import Configuration, difference, difference_but_for_lost_metrics, difference_but_for_timeouts
 from tests.loop import Loop
@@ -23,9 +31,6 @@ MOE = Configuration(moe=True)
 MOE_2 = Configuration(moe=True, ranks=2)
 MOE_2_Z3 = Configuration(moe=True, ranks=2, zero_stage=3)
 COLUMNS = (DENSE, DENSE_Z3, DENSE_2, DENSE_2_Z3, MOE, MOE_2, MOE_2_Z3)
-
-Cure = Callable[[], object]
-Damage = Callable[[Loop], Cure]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,69 +172,6 @@ def signals() -> list[Fault]:
     ]
 
 
-def _change(pattern: str, change: Callable[[Path], object], *, newest: bool = True) -> Damage:
-    """Damages the newest file of this pattern in the run's folder, or all; the cure puts them back."""
-
-    def damage(loop: Loop) -> Cure:
-        found = sorted(loop.folder.glob(pattern))
-        assert found, f"{loop.folder} has no {pattern}"
-        contents = {path: path.read_bytes() for path in (found[-1:] if newest else found)}
-        for path in contents:
-            change(path)
-
-        def cure() -> None:
-            for path, content in contents.items():
-                path.write_bytes(content)
-
-        return cure
-
-    return damage
-
-
-def _torn(path: Path) -> None:
-    os.truncate(path, path.stat().st_size * 2 // 3)
-
-
-def _torn_in_last_line(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 10)
-
-
-def _empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def _flipped(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def _without_first_line(path: Path) -> None:
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-
-
-def _gone(path: Path) -> None:
-    path.unlink()
-
-
-def _folder_gone(pattern: str) -> Damage:
-    def damage(loop: Loop) -> Cure:
-        for path in loop.folder.glob(pattern):
-            shutil.rmtree(path)
-        return lambda: None
-
-    return damage
-
-
-def _other_host_holds_it(loop: Loop) -> Cure:
-    """A lock as a shared file system keeps it for a host that has vanished."""
-    file = (loop.folder / "lock").open("w")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    file.write("trained by process 1 on a-host-that-vanished")
-    file.flush()
-    return file.close
-
-
 def damages() -> list[Fault]:
     def spoilt(name: str, damage: Damage, *more: Configuration, **how) -> Fault:
         how = {"starts": LATE} | how
@@ -244,72 +186,63 @@ def damages() -> list[Fault]:
     )
     logged = {"starts": (at("rollouts", "kill", 3),)}
     return [
-        spoilt("the last line of metrics.jsonl is torn", _change("metrics.jsonl", _torn_in_last_line), DENSE_2, **logged),
-        spoilt("the last line of rollouts.jsonl is torn", _change("rollouts.jsonl", _torn_in_last_line), MOE, **logged),
-        spoilt(
-            "a shard of the newest checkpoint is truncated", _change(shard, _torn), DENSE_2, MOE_2_Z3, **falls_back, quick=True
-        ),
-        spoilt("a bit of the newest checkpoint is flipped", _change(shard, _flipped), DENSE_Z3, DENSE_2_Z3, MOE, **falls_back),
-        spoilt("a shard of the newest checkpoint is gone", _change(shard, _gone), MOE_2, **falls_back),
-        spoilt("the newest checkpoint's manifest is torn", _change(manifest, _torn), DENSE_2, **falls_back),
-        spoilt("the newest checkpoint's manifest is gone", _change(manifest, _gone), **falls_back),
-        spoilt("the newest checkpoint's state.json is torn", _change(state, _torn), MOE, **falls_back),
+        spoilt("the last line of metrics.jsonl is torn", change("metrics.jsonl", torn_in_last_line), DENSE_2, **logged),
+        spoilt("the last line of rollouts.jsonl is torn", change("rollouts.jsonl", torn_in_last_line), MOE, **logged),
+        spoilt("a shard of the newest checkpoint is truncated", change(shard, torn), DENSE_2, MOE_2_Z3, **falls_back, quick=True),
+        spoilt("a bit of the newest checkpoint is flipped", change(shard, flipped), DENSE_Z3, DENSE_2_Z3, MOE, **falls_back),
+        spoilt("a shard of the newest checkpoint is gone", change(shard, gone), MOE_2, **falls_back),
+        spoilt("the newest checkpoint's manifest is torn", change(manifest, torn), DENSE_2, **falls_back),
+        spoilt("the newest checkpoint's manifest is gone", change(manifest, gone), **falls_back),
+        spoilt("the newest checkpoint's state.json is torn", change(state, torn), MOE, **falls_back),
         spoilt(
             "every checkpoint is damaged",
-            _change(shard, _flipped, newest=False),
+            change(shard, flipped, newest=False),
             DENSE_2,
             refused=r"no checkpoint in .* is whole",
         ),
-        spoilt("all checkpoints are gone", _folder_gone("checkpoints")),
-        spoilt("evaluated_before.json is gone", _change("evaluated_before.json", _gone), MOE, refused="evaluated_before.json"),
-        spoilt("evaluated_before.json is torn", _change("evaluated_before.json", _torn), refused="evaluated_before.json"),
-        spoilt("config.yaml is gone", _change("config.yaml", _gone)),
-        spoilt("config.yaml is empty", _change("config.yaml", _empty)),
+        spoilt("all checkpoints are gone", folder_gone("checkpoints")),
+        spoilt("evaluated_before.json is gone", change("evaluated_before.json", gone), MOE, refused="evaluated_before.json"),
+        spoilt("evaluated_before.json is torn", change("evaluated_before.json", torn), refused="evaluated_before.json"),
+        spoilt("config.yaml is gone", change("config.yaml", gone)),
+        spoilt("config.yaml is empty", change("config.yaml", empty)),
         spoilt(
             "the log has lost a step from before the checkpoint",
-            _change("metrics.jsonl", _without_first_line),
+            change("metrics.jsonl", without_first_line),
             warns="metrics.jsonl has lost 1 of the 2 steps",
             compare=difference_but_for_lost_metrics,
         ),
-        spoilt("the finished run's summary.json is torn", _change("summary.json", _torn), refused="summary.json", **finished),
-        spoilt("the finished run's model is gone", _folder_gone("model"), **finished),
+        spoilt("the finished run's summary.json is torn", change("summary.json", torn), refused="summary.json", **finished),
+        spoilt("the finished run's model is gone", folder_gone("model"), **finished),
         spoilt(
             "cold start: its model is truncated",
-            _change("coldstart/*.safetensors", _torn),
+            change("coldstart/*.safetensors", torn),
             setup="cold start",
             refused="coldstart",
         ),
-        spoilt(
-            "cold start: its model is gone", _change("coldstart/*.safetensors", _gone), setup="cold start", refused="coldstart"
-        ),
+        spoilt("cold start: its model is gone", change("coldstart/*.safetensors", gone), setup="cold start", refused="coldstart"),
         spoilt(
             "cold start: coldstart.json is torn",
-            _change("coldstart/coldstart.json", _torn),
+            change("coldstart/coldstart.json", torn),
             setup="cold start",
             refused="coldstart",
         ),
         spoilt(
             "rollback: rollbacks.json is torn",
-            _change("rollbacks.json", _torn),
+            change("rollbacks.json", torn),
             setup="rollback",
             starts=(at("logs cut", "kill", 2),),
             refused="rollbacks.json",
         ),
-        Fault(name="left by a killed process", kind="stale lock", starts=LATE, damage=lambda loop: _left_lock(loop)),
+        Fault(name="left by a killed process", kind="stale lock", starts=LATE, damage=lambda loop: left_lock(loop)),
         Fault(
             name="held for a host that vanished",
             kind="stale lock",
             starts=LATE,
-            damage=_other_host_holds_it,
+            damage=other_host_holds_it,
             refused="being trained by process 1 on a-host-that-vanished; wait for it, or choose another name",
             columns=(DENSE, MOE_2),
         ),
     ]
-
-
-def _left_lock(loop: Loop) -> Cure:
-    assert (loop.folder / "lock").exists(), "a killed run leaves its lock file"
-    return lambda: None
 
 
 def failures() -> list[Fault]:
@@ -369,27 +302,21 @@ def failures() -> list[Fault]:
 
 
 def lost_ranks() -> list[Fault]:
-    """A rank alone is killed, and later stopped; the others must end by themselves, with a sentence."""
+    """A rank alone is killed or stopped; the others must end by themselves, with a sentence."""
 
     def lost(name: str, action: str, point: str, call: int, rank: int, *columns: Configuration) -> Fault:
         starts = (at(point, action, call, before=True, rank=rank),)
-        says = rf"vlrl: .*rank {rank}" if find_spec("vlrl.distributed.heartbeat") else "vlrl: "
+        says = rf"vlrl: .*rank {rank}"
         return Fault(name=name, kind="vanished rank", starts=starts, ends=(REFUSED, 3), says=says, lost=rank, columns=columns)
 
-    found = [
+    return [
         lost("the second is killed while the engine samples", "kill", "engine step", 28, 1, DENSE_2),
         lost("the second is killed in an optimizer step", "kill", "optimizer step", 3, 1, DENSE_2, MOE_2_Z3),
         lost("the first is killed in an optimizer step", "kill", "optimizer step", 3, 0, DENSE_2, DENSE_2_Z3),
         lost("the second is killed in a checkpoint", "kill", "checkpoint files", 2, 1, DENSE_2_Z3),
+        lost("the second stops in an optimizer step", "stop", "optimizer step", 3, 1, DENSE_2, MOE_2_Z3),
+        lost("the first stops in an optimizer step", "stop", "optimizer step", 3, 0, DENSE_2),
     ]
-    if find_spec(
-        "vlrl.distributed.heartbeat"
-    ):  # without it a rank that is stopped is waited for until the time limit of a collective
-        found += [
-            lost("the second stops in an optimizer step", "stop", "optimizer step", 3, 1, DENSE_2, MOE_2_Z3),
-            lost("the first stops in an optimizer step", "stop", "optimizer step", 3, 0, DENSE_2),
-        ]
-    return found
 
 
 FAULTS: list[Fault] = [*kills(), *signals(), *damages(), *failures(), *lost_ranks()]

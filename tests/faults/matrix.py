@@ -38,7 +38,7 @@ class Result:
         return asdict(self)
 
 
-class Failure(Exception):  # noqa: N818 (of a cell)
+class CellError(Exception):
     """What was not as it should be."""
 
 
@@ -55,7 +55,7 @@ def run_cell(runs: Runs, cell: Cell) -> Result:
         try:
             straight = runs.straight(cell.configuration, fault.setup)
             _play(loop, fault, ranks, straight, said, disk)
-        except (Failure, AssertionError, OSError, ValueError) as failure:
+        except (CellError, AssertionError, OSError, ValueError) as failure:
             return Result(fault=str(failure), seconds=time.monotonic() - began)
         remove(loop)
     return Result(said=tuple(dict.fromkeys(said)), is_equal=fault.compare is difference, seconds=time.monotonic() - began)
@@ -80,16 +80,16 @@ def _play(loop: Loop, fault: Fault, ranks: int, straight: Loop, said: list[str],
     _check_ends(ends, (0,), fault)
     said += _sentences(ends, fault.warns, loop)
     if where := fault.compare(loop, straight):
-        raise Failure(f"not equal: {where}")
+        raise CellError(f"not equal: {where}")
 
 
 def _check_ends(ends: list[End], allowed: tuple[int, ...], fault: Fault) -> None:
     for rank, end in enumerate(ends):
         if rank != fault.lost and end.exit_code not in allowed:
             how = "it hangs" if end.exit_code is None else f"exit code {end.exit_code}"
-            raise Failure(f"rank {rank}: {how} instead of {' or '.join(map(str, allowed))}: {_tail(end.printed)}")
+            raise CellError(f"rank {rank}: {how} instead of {' or '.join(map(str, allowed))}: {_tail(end.printed)}")
         if "Traceback (most recent call last)" in end.printed:
-            raise Failure(f"rank {rank} printed a traceback: {_tail(end.printed)}")
+            raise CellError(f"rank {rank} printed a traceback: {_tail(end.printed)}")
 
 
 def _sentences(ends: list[End], pattern: str, loop: Loop) -> list[str]:
@@ -103,7 +103,7 @@ def _sentences(ends: list[End], pattern: str, loop: Loop) -> list[str]:
     printed = re.sub("<launcher> .*", "COMMAND", printed)
     lines = [line for line in printed.splitlines() if re.match("vlrl: |warning: ", line) and re.search(pattern, line)]
     if not lines:
-        raise Failure(f"nothing printed has {pattern!r}: {' | '.join(_tail(end.printed) for end in ends)}")
+        raise CellError(f"nothing printed has {pattern!r}: {' | '.join(_tail(end.printed) for end in ends)}")
     return lines[:1]
 
 

@@ -7,35 +7,22 @@ import sys
 
 import torch
 
-from tests.conftest import SMALL_IMAGES
+from tests.rollout.opening import open_encoder, open_engine
 from vlrl import config as cfg
 from vlrl.distributed.ranks import join_ranks
-from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.packing import pack_groups
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Decoding, Request
-from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.rollout.weight_sync import push_weights
 from vlrl.trainer.policy import Policy
 
 torch.set_num_threads(1)
 model = sys.argv[1]
-ranks, encoder = join_ranks(), load_encoder(model, SMALL_IMAGES)
-banned = encoder.banned_tokens(check_model(model)["text_config"]["vocab_size"])
+ranks = join_ranks()
+encoder, banned = open_encoder(model)
 settings = cfg.PolicyConfig(dtype="bfloat16", zero_stage=3, lr=1e-2)
 policy = Policy(settings, model, ranks=ranks, updates=9, temperature=1.0, banned=banned)
-engine = VllmEngine(
-    cfg.EngineConfig(max_model_len=512, tensor_parallel=2),
-    model,
-    dtype="bfloat16",
-    seed=0,
-    decode=encoder.decode,
-    end_tokens=encoder.end_tokens,
-    banned=banned,
-    merge_size=encoder.merge_size,
-    family=encoder.family,
-    ranks=ranks,
-)
+engine = open_engine(model, encoder, banned, ranks, dtype="bfloat16", tensor_parallel=2)
 canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=cfg.EngineConfig().canary_tolerance)
 dtypes = engine._llm.apply_model(lambda model: model.language_model.logits_processor.head_dtype)
 assert set(dtypes) == {torch.float32}, dtypes

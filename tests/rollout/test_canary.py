@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from tests.conftest import SMALL_IMAGES
+from tests.rollout.opening import open_encoder, open_engine
 from vlrl import config as cfg
-from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.packing import pack_groups
 from vlrl.models.processor import Encoder
 from vlrl.rollout import vllm_local
@@ -50,22 +49,10 @@ class Parts:
 
 
 def start(model: str, dtype: str, ranks) -> Parts:
-    encoder = load_encoder(model, SMALL_IMAGES)
-    banned = encoder.banned_tokens(check_model(model)["text_config"]["vocab_size"])
+    encoder, banned = open_encoder(model)
     settings = cfg.PolicyConfig(dtype=dtype, zero_stage=1, lr=1e-2)
     policy = Policy(settings, model, ranks=ranks, updates=100, temperature=1.0, banned=banned)
-    engine = VllmEngine(
-        cfg.EngineConfig(max_model_len=512),
-        model,
-        dtype=dtype,
-        seed=0,
-        decode=encoder.decode,
-        end_tokens=encoder.end_tokens,
-        banned=banned,
-        merge_size=encoder.merge_size,
-        family=encoder.family,
-        ranks=ranks,
-    )
+    engine = open_engine(model, encoder, banned, ranks, dtype=dtype)
     canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=TOLERANCE)
     old = {name: weight.clone() for name, weight in policy.named_weights()}
     for number in range(3):  # weights that differ from those of the start in every tensor
@@ -166,7 +153,10 @@ def test_a_start_with_other_weights_is_refused(parts):
 
 def test_log_probs_that_are_no_numbers_are_infinitely_far_off_on_whichever_rank(parts, monkeypatch):
     generate = parts.engine.generate
-    broken = lambda requests: [replace(each, logprobs=(float("nan"),) * len(each.tokens)) for each in generate(requests)]  # noqa: E731
+
+    def broken(requests):
+        return [replace(each, logprobs=(float("nan"),) * len(each.tokens)) for each in generate(requests)]
+
     monkeypatch.setattr(parts.engine, "generate", broken)
     assert parts.canary.difference() == float("inf")
 

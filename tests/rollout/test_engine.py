@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import SMALL_IMAGES
 from tests.models.helpers import message
 from tests.models.thinking import write_thinking
+from tests.rollout.opening import open_encoder, open_engine
 from tests.trainer.replay import group_of
 from vlrl import config as cfg
 from vlrl.data.images import open_image
 from vlrl.distributed.ranks import Ranks
 from vlrl.models import processor as encode
-from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.packing import pack_groups
 from vlrl.models.processor import Encoder
 from vlrl.rollout.canary import Canary
@@ -58,21 +57,9 @@ def open_policy(model: str, ranks: Ranks, banned: list[int], temperature: float 
 
 
 def start(model: str, ranks: Ranks) -> Parts:
-    encoder = load_encoder(model, SMALL_IMAGES)
-    banned = encoder.banned_tokens(check_model(model)["text_config"]["vocab_size"])
+    encoder, banned = open_encoder(model)
     policy = open_policy(model, ranks, banned)
-    engine = VllmEngine(
-        cfg.EngineConfig(max_model_len=512),
-        model,
-        dtype="float32",
-        seed=0,
-        decode=encoder.decode,
-        end_tokens=encoder.end_tokens,
-        banned=banned,
-        merge_size=encoder.merge_size,
-        family=encoder.family,
-        ranks=ranks,
-    )
+    engine = open_engine(model, encoder, banned, ranks)
     canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=1.0)
     return Parts(model, ranks, encoder, banned, policy, engine, canary)
 
