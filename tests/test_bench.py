@@ -35,8 +35,9 @@ def test_an_update_has_trl_s_loss_and_gradient_by_either_path(tiny_dense, tmp_pa
 def test_the_sizes_have_the_parameters_of_the_released_models(tiny_dense):
     from transformers import AutoModelForImageTextToText
 
-    released = {"2B": 2.13, "4B": 4.44, "8B": 8.77, "30B-A3B": 31.07}
+    released = {"2B": 2.13, "4B": 4.44, "8B": 8.77, "30B-A3B": 31.07, "235B-A22B": 235.67}
     tokenizer = load_encoder(tiny_dense, ImagesConfig()).tokenizer
+    assert released.keys() == SIZES.keys()
     for size, (text, vision, tied) in SIZES.items():
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config_of(tokenizer, text, vision, tied=tied))
