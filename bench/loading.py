@@ -15,16 +15,16 @@ import torch
 
 from vlrl import config as cfg
 from vlrl.distributed.ranks import join_ranks
-from vlrl.models.qwen3_vl import QWEN3_VL
+from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 from vlrl.models.tiny import write_random
 from vlrl.trainer.peak_memory import peak_bytes
 from vlrl.trainer.policy import Policy, load_packed
 
 
 def write_model(folder: Path, dtype: torch.dtype) -> None:
-    text, vision = QWEN3_VL.tiny_configs(True)
+    text, vision = QWEN3_VL_MOE.tiny_configs()
     text |= {"hidden_size": 512, "moe_intermediate_size": 384, "num_experts": 32, "num_hidden_layers": 8}
-    write_random(folder, ["0123456789"], text, vision | {"out_hidden_size": 512}, tied=True, dtype=dtype)
+    write_random(folder, ["0123456789"], QWEN3_VL_MOE, text, vision | {"out_hidden_size": 512}, tied=True, dtype=dtype)
 
 
 def main() -> None:

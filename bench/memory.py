@@ -82,12 +82,14 @@ CASES = (
 
 def write_models(folder: Path, *, layers: int) -> None:
     """A dense and an MoE model of so many layers, and a tiny one to warm up with."""
+    from vlrl.models.families.qwen3_vl import QWEN3_VL
+    from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
     from vlrl.models.tiny import build_tiny, write_random
 
     text = _TEXT | {"num_hidden_layers": layers}
     build_tiny(folder / "tiny", ["0123456789"])
-    write_random(folder / "dense", ["0123456789"], text, _VISION, tied=True)
-    write_random(folder / "moe", ["0123456789"], text | _EXPERTS, _VISION, tied=True)
+    write_random(folder / "dense", ["0123456789"], QWEN3_VL, text, _VISION, tied=True)
+    write_random(folder / "moe", ["0123456789"], QWEN3_VL_MOE, text | _EXPERTS, _VISION, tied=True)
 
 
 def measured(case: Case, folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Random Qwen3-VL checkpoints of the released sizes, for benches that need no weights, and their configs alone for plans.
+"""Random Qwen-VL checkpoints of the released sizes, for benches that need no weights, and their configs alone for plans.
 
     python -m bench.sizes 8B models/random-8B
     python -m bench.sizes 235B-A22B models/235B --config-only
@@ -7,12 +7,16 @@ The sizes are those of the released config.json files; the tokenizer is a small 
 """
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vlrl.models.qwen3_vl import QWEN3_VL
+from vlrl.models.families.family import Family
+from vlrl.models.families.qwen3_vl import QWEN3_VL
+from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 from vlrl.models.tiny import write_random
 
 _TEXT = {
@@ -41,29 +45,40 @@ def _text(hidden: int, intermediate: int, layers: int, heads: int, **more: Any) 
 
 _EXPERTS = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
 
-SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
-    "2B": (_text(2048, 6144, 28, 16), _SMALL_VISION | {"out_hidden_size": 2048}, True),
-    "4B": (_text(2560, 9728, 36, 32), _SMALL_VISION | {"out_hidden_size": 2560}, True),
-    "8B": (_text(4096, 12288, 36, 32), _LARGE_VISION | {"out_hidden_size": 4096}, False),
-    "30B-A3B": (
-        _text(2048, 6144, 48, 32, **{"num_key_value_heads": 4} | _EXPERTS),
-        _LARGE_VISION | {"out_hidden_size": 2048},
-        False,
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A released size. tied: whether its head is its embedding."""
+
+    family: Family
+    text: Mapping[str, Any]
+    vision: Mapping[str, Any]
+    tied: bool = False
+
+    def config(self) -> Any:
+        """transformers' config."""
+        return self.family.config_class()(text_config=self.text, vision_config=self.vision, tie_word_embeddings=self.tied)
+
+    def write(self, folder: Path) -> int:
+        """Writes a random model in bfloat16. Returns its parameters."""
+        return write_random(folder, ["0123456789"], self.family, self.text, self.vision, tied=self.tied, dtype=torch.bfloat16)
+
+
+SIZES = {
+    "2B": Size(family=QWEN3_VL, text=_text(2048, 6144, 28, 16), vision=_SMALL_VISION | {"out_hidden_size": 2048}, tied=True),
+    "4B": Size(family=QWEN3_VL, text=_text(2560, 9728, 36, 32), vision=_SMALL_VISION | {"out_hidden_size": 2560}, tied=True),
+    "8B": Size(family=QWEN3_VL, text=_text(4096, 12288, 36, 32), vision=_LARGE_VISION | {"out_hidden_size": 4096}),
+    "30B-A3B": Size(
+        family=QWEN3_VL_MOE,
+        text=_text(2048, 6144, 48, 32, **{"num_key_value_heads": 4} | _EXPERTS),
+        vision=_LARGE_VISION | {"out_hidden_size": 2048},
     ),
-    "235B-A22B": (
-        _text(4096, 12288, 94, 64, **{"num_key_value_heads": 4} | _EXPERTS | {"moe_intermediate_size": 1536}),
-        _LARGE_VISION | {"out_hidden_size": 4096},
-        False,
+    "235B-A22B": Size(
+        family=QWEN3_VL_MOE,
+        text=_text(4096, 12288, 94, 64, **{"num_key_value_heads": 4} | _EXPERTS | {"moe_intermediate_size": 1536}),
+        vision=_LARGE_VISION | {"out_hidden_size": 4096},
     ),
 }
-"""Size to its language model, its vision tower, and whether its head is its embedding."""
-
-
-def config_of_size(size: str) -> Any:
-    """transformers' config of a released size."""
-    text, vision, tied = SIZES[size]
-    made = QWEN3_VL.config_class("num_experts" in text)
-    return made(text_config=text, vision_config=vision, tie_word_embeddings=tied)
 
 
 def main() -> None:
@@ -72,12 +87,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config-only", action="store_true", help="write config.json alone, for vlrl plan --memory")
     options = parser.parse_args()
+    size = SIZES[options.size]
     if options.config_only:
-        config_of_size(options.size).save_pretrained(options.folder)
+        size.config().save_pretrained(options.folder)
         return
-    text, vision, tied = SIZES[options.size]
-    parameters = write_random(options.folder, ["0123456789"], text, vision, tied=tied, dtype=torch.bfloat16)
-    print(f"{options.folder}: {parameters / 1e9:.2f} G parameters")
+    print(f"{options.folder}: {size.write(options.folder) / 1e9:.2f} G parameters")
 
 
 if __name__ == "__main__":

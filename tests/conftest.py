@@ -92,12 +92,12 @@ def _without_unforeseen_skips(report):
 
 @pytest.fixture(scope="session")
 def tiny_dense(tmp_path_factory) -> str:
-    return _tiny(tmp_path_factory.mktemp("models") / "dense", moe=False)
+    return _tiny(tmp_path_factory.mktemp("models") / "dense", "qwen3_vl")
 
 
 @pytest.fixture(scope="session")
 def tiny_moe(tmp_path_factory) -> str:
-    return _tiny(tmp_path_factory.mktemp("models") / "moe", moe=True)
+    return _tiny(tmp_path_factory.mktemp("models") / "moe", "qwen3_vl_moe")
 
 
 @pytest.fixture(scope="session")
@@ -122,8 +122,9 @@ def ranks():
         yield join_ranks()
 
 
-def _tiny(folder: Path, *, moe: bool) -> str:
+def _tiny(folder: Path, family: str) -> str:
+    from vlrl.models.config_json import FAMILIES
     from vlrl.models.tiny import build_tiny
 
-    build_tiny(folder, TEXTS, moe=moe)
+    build_tiny(folder, TEXTS, family=FAMILIES[family])
     return str(folder)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.metrics", "telemetry.phase"],
     1: ["telemetry.clock", "telemetry.progress"]
-    + ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.family"],
+    + ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.families"],
     2: ["run_file", "verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
     3: ["memory", "rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log"]
@@ -28,7 +28,10 @@ FLOORS = {
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 WITHOUT_TORCH = ["types", "config", "inputs", "tasks", "scoring", "scoring.worker", "common.fingerprint"]
-WITHOUT_TORCH += ["models.config_json", "models.qwen3_vl"]
+WITHOUT_TORCH += [
+    "models.config_json",
+    *(f"models.families.{path.stem}" for path in (ROOT / "vlrl/models/families").glob("[!_]*.py")),
+]
 WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe", "data.build", "data.check"]
 WITHOUT_TORCH += [
     "authoring.task_tools",

@@ -18,7 +18,7 @@ from vlrl.models.checkpoint_io import load_encoder, load_model
 from vlrl.models.packed_model import PackedModel
 from vlrl.models.packing import Pack, pack_groups
 from vlrl.models.processor import EncodedPrompt, Encoder
-from vlrl.models.tiny import build_tiny, write_random
+from vlrl.models.tiny import build_tiny
 from vlrl.trainer.peak_memory import peak_bytes
 
 Group = tuple[EncodedPrompt, list[list[int]]]
@@ -31,8 +31,7 @@ def checkpoint(scale: Scale) -> str:
         if scale.model is None:
             build_tiny(folder, ["0123456789"])
         else:
-            text, vision, tied = SIZES[scale.model]
-            write_random(folder, ["0123456789"], text, vision, tied=tied, dtype=scale.dtype)
+            SIZES[scale.model].write(folder)
     return str(folder)
 
 

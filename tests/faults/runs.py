@@ -136,9 +136,10 @@ class Runs:
         folder = self.root / ("moe" if moe else "dense")
         with _starting:
             if not folder.exists():
+                from vlrl.models.config_json import FAMILIES
                 from vlrl.models.tiny import build_tiny
 
-                build_tiny(folder, TEXTS, moe=moe)
+                build_tiny(folder, TEXTS, family=FAMILIES["qwen3_vl_moe" if moe else "qwen3_vl"])
         return folder
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText
 
-from bench.sizes import SIZES, config_of_size
+from bench.sizes import SIZES
 from vlrl.cli.memory import memory_lines
 from vlrl.config import PolicyConfig
 from vlrl.memory.activations import Activations
@@ -32,7 +32,7 @@ NUMBERS = {"one": 1, "two": 2, "sixteen": 16}
 @cache
 def sizes_of(size: str) -> ModelSizes:
     with torch.device("meta"):
-        return ModelSizes.of(AutoModelForImageTextToText.from_config(config_of_size(size)))
+        return ModelSizes.of(AutoModelForImageTextToText.from_config(SIZES[size].config()))
 
 
 def run_of(name: str, *overrides: str):
@@ -53,10 +53,10 @@ def gpus(number: int, memory: float, **more) -> Machine:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_model_s_parts_are_all_of_its_parameters(size):
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config_of_size(size))
+        model = AutoModelForImageTextToText.from_config(SIZES[size].config())
     sizes = sizes_of(size)
     assert sizes.total == sum(parameter.numel() for parameter in model.parameters())
-    assert (sizes.experts > 0) == ("A" in size) and (sizes.head == 0) == SIZES[size][2]
+    assert (sizes.experts > 0) == ("A" in size) and (sizes.head == 0) == SIZES[size].tied
 
 
 def test_the_largest_block_of_an_moe_model_is_its_router_and_experts():

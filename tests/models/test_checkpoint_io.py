@@ -18,7 +18,8 @@ from tests.models.helpers import message
 from tests.models.thinking import SAMPLING, write_thinking
 from tests.trainer.replay import open_policy
 from vlrl.models.checkpoint_io import load_encoder, load_model
-from vlrl.models.qwen3_vl import QWEN3_VL
+from vlrl.models.families.qwen3_vl import QWEN3_VL
+from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 from vlrl.models.tiny import write_random
 
 NORM, HEAD, EMBEDDING = "model.language_model.norm.weight", "lm_head.weight", "model.language_model.embed_tokens.weight"
@@ -48,15 +49,15 @@ def checkpoint(tiny_dense, tmp_path):
 
 @pytest.mark.parametrize("flag", [None, True, False])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
-def test_every_tensor_of_a_loaded_checkpoint_is_its_file_s_whatever_text_config_says_of_the_head(tmp_path, moe, tied, flag):
-    write_random(tmp_path, TEXTS, *QWEN3_VL.tiny_configs(moe), tied=tied)
+@pytest.mark.parametrize("family", [QWEN3_VL, QWEN3_VL_MOE], ids=["dense", "moe"])
+def test_every_tensor_of_a_loaded_checkpoint_is_its_file_s_whatever_text_config_says_of_the_head(tmp_path, family, tied, flag):
+    write_random(tmp_path, TEXTS, family, *family.tiny_configs(), tied=tied)
     if flag is not None:
         change_config(tmp_path, text_config={"tie_word_embeddings": flag})
     held, loaded = load_file(tmp_path / "model-00001.safetensors"), load(tmp_path)
     parameters = dict(loaded.named_parameters())
     assert parameters.keys() == held.keys() and (HEAD in held) is not tied
-    assert all(QWEN3_VL.released_layout(name, tensor).equal(held[name]) for name, tensor in parameters.items())
+    assert all(family.released_layout(name, tensor).equal(held[name]) for name, tensor in parameters.items())
     assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) is tied
 
 

@@ -17,9 +17,9 @@ from vlrl import config as cfg
 from vlrl.models import config_json
 from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.config_json import family_of
+from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 from vlrl.models.flops import Cost
 from vlrl.models.packing import pack_groups
-from vlrl.models.qwen3_vl import QWEN3_VL
 from vlrl.models.tiny import build_tiny
 from vlrl.trainer.policy import Policy
 
@@ -36,11 +36,11 @@ class ToyModel(Qwen3VLMoeForConditionalGeneration):
 
 
 TOY = replace(
-    QWEN3_VL,
-    model_types=("toy_vl",),
+    QWEN3_VL_MOE,
+    model_type="toy_vl",
     image_token="<|vision_pad|>",
-    chat_template=QWEN3_VL.chat_template.replace("<|image_pad|>", "<|vision_pad|>"),
-    config_class=lambda is_moe: ToyConfig,
+    chat_template=QWEN3_VL_MOE.chat_template.replace("<|image_pad|>", "<|vision_pad|>"),
+    config_class=lambda: ToyConfig,
     released_layout=lambda name, tensor: tensor,  # experts as transformers holds them
 )
 
@@ -50,13 +50,13 @@ def toy(monkeypatch, tmp_path) -> str:
     """A checkpoint of the toy family, which transformers and vlrl know during the test."""
     AutoConfig.register("toy_vl", ToyConfig, exist_ok=True)
     AutoModelForImageTextToText.register(ToyConfig, ToyModel, exist_ok=True)
-    monkeypatch.setattr(config_json, "FAMILIES", (QWEN3_VL, TOY))
-    build_tiny(tmp_path / "toy", TEXTS, moe=True, family=TOY)
+    monkeypatch.setitem(config_json.FAMILIES, "toy_vl", TOY)
+    build_tiny(tmp_path / "toy", TEXTS, family=TOY)
     return str(tmp_path / "toy")
 
 
 def test_a_model_of_no_family_is_refused_with_the_types_there_are(tmp_path):
-    with pytest.raises(ValueError, match="model 'it' is a 'toy_vl'; vlrl trains qwen3_vl and qwen3_vl_moe"):
+    with pytest.raises(ValueError, match="model 'it' is a 'toy_vl'; vlrl trains qwen3_vl.* and "):
         family_of("toy_vl", model="it")
 
 
@@ -109,6 +109,6 @@ def test_a_trained_model_is_exported_in_its_family_s_layout_and_loads_again(toy,
 
 
 def test_a_group_s_cost_is_the_family_s_to_tell(toy, monkeypatch):
-    cheap = replace(TOY, flops=lambda config: QWEN3_VL.flops(config) | {"target": 0.0})
-    monkeypatch.setattr(config_json, "FAMILIES", (QWEN3_VL, cheap))
+    cheap = replace(TOY, flops=lambda config: QWEN3_VL_MOE.flops(config) | {"target": 0.0})
+    monkeypatch.setitem(config_json.FAMILIES, "toy_vl", cheap)
     assert Cost.of(check_model(toy)).target == 0.0 < Cost.of(check_model(toy) | {"model_type": "qwen3_vl_moe"}).target

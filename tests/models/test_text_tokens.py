@@ -8,11 +8,11 @@ from tests.conftest import SMALL_IMAGES
 from tests.models.helpers import message
 from tests.models.thinking import write_thinking
 from vlrl.models.checkpoint_io import load_encoder
-from vlrl.models.qwen3_vl import QWEN3_VL
+from vlrl.models.families.qwen_vl import SPECIAL_TOKENS
 from vlrl.rollout.groups import encode_demonstration
 from vlrl.types import Prompt, Row
 
-CONTROL = QWEN3_VL.special_tokens
+CONTROL = SPECIAL_TOKENS
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 PIECES = st.lists(st.one_of(st.sampled_from([*CONTROL, "<|im_", "end|>", "<", "\ufdd0", "<thi", "nk>"]), TEXT), max_size=6)
 

@@ -8,6 +8,7 @@ import torch
 from tests.conftest import TEXTS
 from tests.loop import on_ranks
 from tests.trainer.reshape_on_ranks import UPDATES, run_jobs, whole_state
+from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 from vlrl.models.tiny import build_tiny
 
 FP32 = 1e-5
@@ -39,7 +40,7 @@ def models(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for seed, suffix in enumerate(["", "_other"]):
         build_tiny(root / f"dense{suffix}", TEXTS, seed=seed)
-        build_tiny(root / f"moe{suffix}", TEXTS, moe=True, seed=seed)
+        build_tiny(root / f"moe{suffix}", TEXTS, family=QWEN3_VL_MOE, seed=seed)
     return root
 
 

@@ -24,6 +24,7 @@ from vlrl.common.folder_lock import held
 from vlrl.config import Config
 from vlrl.distributed.status import STATUS, shows_life
 from vlrl.distributed.status import status as status_of
+from vlrl.models.config_json import FAMILIES
 from vlrl.run_file import dump_config
 
 HELP = {"help_option_names": ["-h", "--help"]}  # sub-commands inherit it
@@ -247,20 +248,22 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: vlrl tiny models/moe --moe --texts data/chain_sum/train --texts data/digits/train")
+@app.command(epilog="Example: vlrl tiny models/moe --family qwen3_vl_moe --texts data/chain_sum/train --texts data/digits/train")
 def tiny(
     folder: Annotated[Path, typer.Argument(help="Folder for the checkpoint.")],
     texts: Annotated[
         list[Path] | None,
         typer.Option(help="A data set to train the tokenizer on; can be repeated. Default: every data/*/train."),
     ] = None,
-    moe: Annotated[bool, typer.Option(help="Make an MoE model.")] = False,
+    family: Annotated[str, typer.Option(help=f"Family of the model: {', '.join(FAMILIES)}.")] = "qwen3_vl",
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
-    """Makes a tiny random Qwen3-VL, which runs on a laptop. Trains its tokenizer on the first 500 rows of each data set."""
+    """Makes a tiny random model, which runs on a laptop. Trains its tokenizer on the first 500 rows of each data set."""
     with sentences():
         from vlrl.data.shards import MANIFEST, Dataset
 
+        if family not in FAMILIES:
+            raise ValueError(f"--family {family}: no such family; choose from {', '.join(FAMILIES)}")
         folders = texts or [path.parent for path in sorted(Path("data").glob(f"*/train/{MANIFEST}"))]
         if not folders:
             raise ValueError("there is no data set in data/; build the data sets first: make data")
@@ -268,7 +271,9 @@ def tiny(
         rows = [dataset[number] for dataset in sets for number in range(min(500, len(dataset)))]
         from vlrl.models.tiny import build_tiny
 
-        count = build_tiny(folder, [text for row in rows for text in (row.question, row.response)], moe=moe, seed=seed)
+        count = build_tiny(
+            folder, [text for row in rows for text in (row.question, row.response)], seed=seed, family=FAMILIES[family]
+        )
         print(f"{folder}: {count / 1e6:.2f} M parameters; its tokenizer learned from {', '.join(map(str, folders))}")
 
 

@@ -21,7 +21,7 @@ from vlrl.common.suggest import nearest_folder
 from vlrl.config import ImagesConfig
 from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
-from vlrl.models.family import Family
+from vlrl.models.families.family import Family
 from vlrl.models.processor import Encoder
 from vlrl.models.tensor_check import check_tensors
 from vlrl.models.weight_files import read_tensor

@@ -6,21 +6,22 @@ from typing import Any
 
 from vlrl.common.folder_lock import LOCK
 from vlrl.common.suggest import nearest_folder
-from vlrl.models.family import Family
-from vlrl.models.qwen3_vl import QWEN3_VL
+from vlrl.models.families.family import Family
+from vlrl.models.families.qwen3_vl import QWEN3_VL
+from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 
-FAMILIES = (QWEN3_VL,)
+FAMILIES = {family.model_type: family for family in (QWEN3_VL, QWEN3_VL_MOE)}
+"""By the model_type of config.json."""
 _CONFIG = "config.json"
 _OF_A_RUN = ("config.yaml", LOCK)  # files of a run's folder before its end
 
 
 def family_of(model_type: str | None, *, model: str = "") -> Family:
     """The family of a model by the model_type of its config.json. ValueError, naming the model, for one that vlrl can't train."""
-    for family in FAMILIES:
-        if model_type in family.model_types:
-            return family
-    known = [name for family in FAMILIES for name in family.model_types]
-    raise ValueError(f"model {model!r} is a {model_type!r}; vlrl trains {' and '.join(known)}")
+    if model_type not in FAMILIES:
+        *others, last = FAMILIES
+        raise ValueError(f"model {model!r} is a {model_type!r}; vlrl trains {', '.join(others)} and {last}")
+    return FAMILIES[model_type]
 
 
 def is_moe(text_config: dict) -> bool:

@@ -21,11 +21,13 @@ _EXPERTS = re.compile(r"(.*\.experts\.)w([123])")
 
 def expert_parallel_settings(config: Any, ranks: int) -> dict[str, Any]:
     """DeepSpeed's expert_parallel block for a MoE model whose experts are divided over `ranks`. config: of transformers."""
+    experts = family_of(config.model_type).experts
+    assert experts, "preflight refuses expert parallelism for a dense model"
     return {
         "enabled": True,
         "autoep_size": ranks,
         "top_k": config.text_config.num_experts_per_tok,
-        **family_of(config.model_type).expert_parallel,
+        **experts.expert_parallel,
     }
 
 

@@ -15,7 +15,7 @@ import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
 from vlrl.common.responses import CLOSING, OPENING
 from vlrl.config import ImagesConfig
 from vlrl.data.images import open_image
-from vlrl.models.family import Family
+from vlrl.models.families.family import Family
 from vlrl.models.text_tokens import TextTokens
 from vlrl.tasks import parts_of
 from vlrl.types import Message

@@ -43,18 +43,18 @@ def engine_routes(pack: Pack, routes: Sequence[np.ndarray]) -> Tensor:
 
 
 class Routing:
-    """Hooks on a model's routers, the modules of class `router`.
+    """Hooks on a model's routers, the modules of class `router`; None for a dense model.
 
     choices: those of the last forward, which a recompute in the backward repeats.
     """
 
-    def __init__(self, model: nn.Module, router: type[Any]) -> None:
+    def __init__(self, model: nn.Module, router: type[Any] | None) -> None:
         self.choices: Routes = {}
         self._replayed: Routes | None = None
         self._num_experts = 0
         self._names: list[str] = []
         for name, module in model.named_modules():
-            if isinstance(module, router):
+            if router and isinstance(module, router):
                 self._num_experts = module.num_experts
                 self._names.append(name)
                 module.register_forward_hook(self._hook(name))

@@ -1,4 +1,4 @@
-"""A tiny random model, dense or MoE, with a byte-level tokenizer: runs every line that a large one would, on a laptop.
+"""A tiny random model of any family, with a byte-level tokenizer: runs every line that a large one would, on a laptop.
 
 It has its family's special tokens, chat format and modules. The tokenizer's merges are learned from the texts that it will read.
 """
@@ -10,27 +10,27 @@ from typing import Any
 import torch
 
 from vlrl.models.checkpoint_io import save_checkpoint
-from vlrl.models.family import Family
-from vlrl.models.qwen3_vl import QWEN3_VL
+from vlrl.models.families.family import Family
+from vlrl.models.families.qwen3_vl import QWEN3_VL
 
 
 def build_tiny(
     folder: Path,
     texts: Iterable[str],
     *,
-    moe: bool = False,
     seed: int = 0,
     vocabulary: int = 512,
     family: Family = QWEN3_VL,
 ) -> int:
     """Writes a random model with its processor to `folder`; the tokenizer is trained on `texts`. Returns its parameters."""
-    text, vision = family.tiny_configs(moe)
-    return write_random(folder, texts, text, vision, tied=True, seed=seed, vocabulary=vocabulary, family=family)
+    text, vision = family.tiny_configs()
+    return write_random(folder, texts, family, text, vision, tied=True, seed=seed, vocabulary=vocabulary)
 
 
 def write_random(
     folder: Path,
     texts: Iterable[str],
+    family: Family,
     text: Mapping[str, Any],
     vision: Mapping[str, Any],
     *,
@@ -38,7 +38,6 @@ def write_random(
     seed: int = 0,
     vocabulary: int = 512,
     dtype: torch.dtype = torch.float32,
-    family: Family = QWEN3_VL,
 ) -> int:
     """Writes a random model of any size with a byte-level processor to `folder`. Returns its parameters.
 
@@ -47,7 +46,7 @@ def write_random(
     from transformers import AutoModelForImageTextToText
 
     tokenizer = _tokenizer(texts, vocabulary, family)
-    config = config_of(tokenizer, text, vision, tied=tied, family=family)
+    config = config_of(tokenizer, family, text, vision, tied=tied)
     torch.manual_seed(seed)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
@@ -91,10 +90,8 @@ def _tokenizer(texts: Iterable[str], vocabulary: int, family: Family):
     return tokenizer
 
 
-def config_of(
-    tokenizer: Any, text: Mapping[str, Any], vision: Mapping[str, Any], *, tied: bool, family: Family = QWEN3_VL
-) -> Any:
-    """A config with the tokenizer's special tokens; of a MoE model if `text` has num_experts."""
+def config_of(tokenizer: Any, family: Family, text: Mapping[str, Any], vision: Mapping[str, Any], *, tied: bool) -> Any:
+    """A config with the tokenizer's special tokens."""
     token = {name: tokenizer.convert_tokens_to_ids(name) for name in family.special_tokens}
     own = {
         "vocab_size": -(-len(tokenizer) // 64) * 64,
@@ -102,7 +99,7 @@ def config_of(
         "eos_token_id": token[family.end_token],
         "pad_token_id": token["<|endoftext|>"],
     }
-    return family.config_class("num_experts" in text)(
+    return family.config_class()(
         text_config=own | dict(text),
         vision_config=dict(vision),
         image_token_id=token[family.image_token],

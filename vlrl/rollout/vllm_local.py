@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
 from vlrl.models.checkpoint_io import check_model
-from vlrl.models.family import Family
+from vlrl.models.families.family import Family
 from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.engine import Request
 from vlrl.types import Rollout
@@ -50,7 +50,7 @@ class VllmEngine:
         set_environment(settings, tells_routes=tells_routes)
         from vllm import LLM
 
-        _register(family.vllm_classes())
+        _register(family.vllm_class())
         self.settings = settings
         self.ranks = ranks
         self.version = 0
@@ -220,12 +220,11 @@ def _can_sleep(settings: cfg.EngineConfig) -> bool:
     return settings.sleep and torch.cuda.is_available()
 
 
-def _register(classes: Iterable[type]) -> None:
-    """Registers the classes themselves: by name, vLLM would inspect them in a subprocess without torchvision's schemas."""
+def _register(model: type) -> None:
+    """Registers the class itself: by name, vLLM would inspect it in a subprocess without torchvision's schemas."""
     from vllm import ModelRegistry
 
-    for model in classes:
-        ModelRegistry.register_model(model.__name__, model)
+    ModelRegistry.register_model(model.__name__, model)
 
 
 def _reset_expert_kernels(model: nn.Module) -> None:

@@ -57,7 +57,8 @@ class Policy:
         self.tokens_per_patch = 0.0
         packed = load_packed(settings, model, ranks, temperature=temperature, banned=banned)
         self.family = family_of(packed.qwen.config.model_type)
-        self.routing = Routing(packed, self.family.router_class())
+        experts = self.family.experts
+        self.routing = Routing(packed, experts.router_class() if experts else None)
         config = deepspeed_config(settings, block_size=_block_size(settings, model))
         if settings.expert_parallel > 1:
             preset = expert_parallel_settings(packed.qwen.config, settings.expert_parallel)
@@ -311,6 +312,5 @@ def _keep_experts_together(model: Any) -> None:
     """Under ZeRO-3 a sparse block is gathered as one unit: which experts run differs between ranks."""
     from deepspeed.utils import set_z3_leaf_modules
 
-    block = family_of(model.config.model_type).sparse_block_class()
-    if any(isinstance(module, block) for module in model.modules()):
-        set_z3_leaf_modules(model, [block])
+    if experts := family_of(model.config.model_type).experts:
+        set_z3_leaf_modules(model, [experts.sparse_block_class()])

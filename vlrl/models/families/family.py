@@ -1,7 +1,8 @@
 """What a model family provides, so that all other code serves every family alike.
 
-A family is one file beside this one that fills a Family, such as qwen3_vl.py, and its place in FAMILIES of config_json.py. It is
-read before torch is imported: torch, transformers and vLLM are imported inside the functions that need them.
+A family is one file beside this one that fills a Family, such as qwen3_vl.py, and its place in FAMILIES of config_json.py. A file
+says what differs from its nearest relative, with dataclasses.replace. It is read before torch: torch, transformers and vLLM are
+imported inside the functions that need them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
-    """The facts of a model family, dense and MoE. Names of weights and modules are those of transformers' model."""
+class Experts:
+    """The facts of an MoE family's experts."""
 
-    model_types: tuple[str, ...]
+    router_class: Callable[[], type[Any]]
+    """Its modules' output is (logits, weights, chosen experts)."""
+    sparse_block_class: Callable[[], type]
+    """A block of router and experts."""
+    expert_parallel: Mapping[str, Any]
+    """How DeepSpeed finds the sparse blocks: a part of its expert_parallel settings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """The facts of a model family. Names of weights and modules are those of transformers' model."""
+
+    model_type: str
     """The model_type of config.json."""
 
     # Prompts
@@ -46,28 +59,22 @@ class Family:
     tied_weights: tuple[str, str]
     """The embedding, and the head that shares its weights in some checkpoints."""
 
-    # MoE
-    router_class: Callable[[], type[Any]]
-    """Its modules' output is (logits, weights, chosen experts)."""
-    sparse_block_class: Callable[[], type]
-    """A block of router and experts."""
-    expert_parallel: Mapping[str, Any]
-    """How DeepSpeed finds the sparse blocks: a part of its expert_parallel settings."""
+    experts: Experts | None = None
+    """None for a dense family."""
 
     flops: Callable[[Mapping[str, Any]], dict[str, float]]
     """config.json to the fields of vlrl.models.flops.Cost."""
 
     # vLLM
-    vllm_classes: Callable[[], Sequence[type]]
+    vllm_class: Callable[[], type]
     vllm_images: Callable[[Tensor, Tensor, int], Any]
     """(pixels, grid, merge_size) to the keyword arguments of its model, as vLLM's own processor would make them."""
 
     # Random models
     special_tokens: tuple[str, ...]
     chat_template: str
-    config_class: Callable[[bool], type]
-    """(is MoE) to transformers' class."""
+    config_class: Callable[[], type]
     make_processor: Callable[[Any, str], Any]
     """(tokenizer, chat template) to transformers' processor."""
-    tiny_configs: Callable[[bool], tuple[dict[str, Any], dict[str, Any]]]
-    """(is MoE) to the text_config and vision_config of a model of about 1M parameters."""
+    tiny_configs: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+    """The text_config and vision_config of a model of about 1M parameters."""
