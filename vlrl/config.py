@@ -257,12 +257,31 @@ class RollbackConfig(Section):
     signals: tuple[Literal["reward", "entropy", "length", "ratio"], ...] = ("reward",)
 
 
-class WandbConfig(Section):
-    """The run's copy in wandb. tables_every: steps between two tables of rollouts; 0 for none."""
+class TrackerConfig(Section):
+    """A copy of the run's log. tables_every: steps between two tables of rollouts; 0 for none."""
+
+    tables_every: Annotated[int, Field(ge=0)] = 20
+
+
+class WandbConfig(TrackerConfig):
+    """The run's copy in wandb."""
 
     mode: Literal["disabled", "offline", "online"] = "offline"
     project: str = "vlrl"
-    tables_every: Annotated[int, Field(ge=0)] = 20
+
+
+class TrackioConfig(TrackerConfig):
+    """The run's copy in trackio. space_id: a Space of the hub to keep it in; null keeps it in the folder of all runs."""
+
+    project: str = "vlrl"
+    space_id: str | None = None
+
+
+class MlflowConfig(TrackerConfig):
+    """The run's copy in MLflow. uri: of its server; null takes MLFLOW_TRACKING_URI, or else a file in the folder of all runs."""
+
+    uri: str | None = None
+    experiment: str = "vlrl"
 
 
 class Config(Section):
@@ -295,6 +314,9 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     wandb: WandbConfig = WandbConfig()
+    tensorboard: TrackerConfig | None = None
+    trackio: TrackioConfig | None = None
+    mlflow: MlflowConfig | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Config":

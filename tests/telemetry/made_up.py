@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vlrl.config import WandbConfig
 from vlrl.telemetry.run_log import RunLog
-from vlrl.telemetry.wandb_tracker import WandbTracker
+from vlrl.trackers.background import Background
+from vlrl.trackers.wandb_tracker import WandbTracker
 from vlrl.types import Group, Prompt, Rollout, Row, Sample, Score, Status
 
 
 def run_log(folder: Path, wandb: str = "disabled") -> RunLog:
-    settings = WandbConfig(mode=wandb, tables_every=2)
-    return RunLog(folder, [WandbTracker(settings, folder, name="toy", config={"steps": 3})])
+    if wandb == "disabled":
+        return RunLog(folder)
+    start = partial(WandbTracker, WandbConfig(mode=wandb), folder, name="toy", config={"steps": 3})
+    return RunLog(folder, [Background("wandb", start, tables_every=2)])
 
 
 def strict_lines(path: Path) -> list[dict]:

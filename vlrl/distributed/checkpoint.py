@@ -31,7 +31,8 @@ LAYOUT = ("world_size", "policy.zero_stage", "policy.expert_parallel", "policy.o
 """How a run lies on its ranks. With another layout a step computes the same to last bits, in which sums have another order."""
 
 MAY_DIFFER = (
-    *("name", "runs", "wandb", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
+    *("name", "runs", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
+    *("wandb", "tensorboard", "trackio", "mlflow"),
     *("policy.max_tokens_per_micro_batch", "max_tokens_per_micro_batch", "tokens_per_patch", "rollbacks"),
     *("heartbeat_s", "collective_timeout_s"),
     *LAYOUT,

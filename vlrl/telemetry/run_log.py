@@ -15,7 +15,7 @@ from typing import Any
 
 from vlrl.common.jsonl import append_jsonl, read_jsonl, strict, sync, write_atomically
 from vlrl.telemetry.metrics import Key, Metrics, name_of
-from vlrl.telemetry.tracker import Tracker
+from vlrl.trackers.background import Background
 from vlrl.types import Group
 
 _FILES = ("metrics.jsonl", "rollouts.jsonl", "histograms.jsonl", "tokens.jsonl")
@@ -27,7 +27,7 @@ class RunLog:
     Every method that writes raises OSError with a sentence if the folder cannot be written, as on a full disk.
     """
 
-    def __init__(self, folder: Path, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, folder: Path, trackers: Sequence[Background] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._trackers = trackers

@@ -33,7 +33,7 @@ from vlrl.telemetry.gradient_watch import GradientWatch
 from vlrl.telemetry.metrics import Metrics, read_metrics
 from vlrl.telemetry.progress import announce
 from vlrl.telemetry.run_log import RunLog
-from vlrl.telemetry.wandb_tracker import WandbTracker
+from vlrl.trackers.start import open_trackers
 from vlrl.trainer import rollback
 from vlrl.trainer.checkpointing import Checkpointing
 from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
@@ -285,9 +285,7 @@ class Trainer:
 
 
 def _open_log(run: Run) -> RunLog:
-    config = run.config
-    wandb = WandbTracker(config.wandb, config.folder, name=config.name, config=config.model_dump(mode="json"))
-    return RunLog(config.folder, [wandb])
+    return RunLog(run.config.folder, open_trackers(run.config))
 
 
 def _warn_of_lost_steps(folder: Path, logged: set[int], step: int) -> None:

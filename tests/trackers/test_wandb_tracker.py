@@ -72,16 +72,16 @@ def test_wandb_gets_what_the_files_get(tmp_path, toy_wandb):
 
 def test_the_run_s_page_at_wandb_is_told(tmp_path, toy_wandb, capsys):
     toy_wandb()
-    run_log(tmp_path, wandb="online")
+    run_log(tmp_path, wandb="online").close()
     assert "wandb: https://wandb.example/run" in capsys.readouterr().out
 
 
 def test_wandb_is_told_to_report_no_errors_home_unless_the_user_asked(tmp_path, toy_wandb, monkeypatch):
     toy_wandb()
-    run_log(tmp_path, wandb="offline")
+    run_log(tmp_path, wandb="offline").close()
     assert os.environ["WANDB_ERROR_REPORTING"] == "false"
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")
-    run_log(tmp_path, wandb="offline")
+    run_log(tmp_path, wandb="offline").close()
     assert os.environ["WANDB_ERROR_REPORTING"] == "true"
 
 
@@ -104,30 +104,30 @@ def test_wandb_that_is_not_installed_is_off_after_one_warning(tmp_path, toy_wand
     assert len(caplog.messages) == 1
 
 
-def test_a_disabled_wandb_is_not_imported_and_torch_never_is():
+def test_a_tracker_that_is_off_is_not_imported_and_torch_never_is():
     code = (
-        "import sys, tempfile; from pathlib import Path; from vlrl.config import WandbConfig; "
-        "from vlrl.telemetry.run_log import RunLog; from vlrl.telemetry.wandb_tracker import WandbTracker; "
-        "folder = Path(tempfile.gettempdir()); "
-        "RunLog(folder, [WandbTracker(WandbConfig(mode='disabled'), folder, name='toy', config={})]).close(); "
-        "assert not {'wandb', 'torch'} & set(sys.modules)"
+        "import sys; from tests.trackers.made_up import run_of; from vlrl.trackers.start import open_trackers; "
+        "assert not open_trackers(run_of([])); "
+        "assert not {'wandb', 'tensorboard', 'trackio', 'mlflow', 'torch'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_the_real_wandb_offline_is_silent_and_keeps_its_files_in_the_run_folder(tmp_path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 48), "red").save(picture)
     code = f"""
-import pathlib
+import functools, pathlib
 from tests.telemetry.test_run_log import group
 from vlrl.config import WandbConfig
 from vlrl.telemetry.metrics import step_metrics
 from vlrl.telemetry.run_log import RunLog, rollout_lines
-from vlrl.telemetry.wandb_tracker import WandbTracker
+from vlrl.trackers.background import Background
+from vlrl.trackers.wandb_tracker import WandbTracker
 
 folder = pathlib.Path("run")
-log = RunLog(folder, [WandbTracker(WandbConfig(tables_every=1), folder, name="toy", config={{"steps": 1}})])
+start = functools.partial(WandbTracker, WandbConfig(), folder, name="toy", config={{"steps": 1}})
+log = RunLog(folder, [Background("wandb", start, tables_every=1)])
 log.step(1, step_metrics({{"reward/a": float("nan")}}))
 log.rollouts(1, list(rollout_lines(1, group(image={str(picture)!r}, box=[6, 6, 32, 24]))))
 task = {{"before": 0.1, "before_interval": 0.1, "after": 0.2, "after_interval": 0.1, "rows": 4}}
