@@ -11,13 +11,13 @@ from copy import copy
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlrl.config import LoraConfig
+from vlrl.config import AdapterTarget, LoraConfig
 from vlrl.models.config_json import family_of
 
 Shape = tuple[int, ...]
@@ -65,10 +65,12 @@ def adapter_parameters(model: Any, settings: LoraConfig) -> int:
 
 
 def lora_faults(model: Any, settings: LoraConfig) -> Iterator[str]:
-    """A sentence for each target that the model lacks, and for a rank above a layer's size. model: as for `targeted_weights`."""
+    """A sentence for a target that the model lacks, and for a rank above a layer's size. model: as for `targeted_weights`."""
     targeted = targeted_weights(model, settings)
-    for target in (target for target, weights in targeted.items() if not weights):
-        yield f"lora.targets: a {model.config.model_type!r} like this one has no {target}; remove it"
+    if lacking := [target for target, weights in targeted.items() if not weights]:
+        every = targeted_weights(model, settings.model_copy(update={"targets": get_args(AdapterTarget)}))
+        there = ", ".join(target for target, weights in every.items() if weights)
+        yield f"lora.targets: {lacking[0]!r} is not a part of this {model.config.model_type!r}; it has {there}"
     sides = {name: min(shape[-2:]) for weights in targeted.values() for name, shape in weights.items()}
     thinnest = min(sides, key=sides.__getitem__, default="")
     if thinnest and settings.rank > sides[thinnest]:
