@@ -56,16 +56,20 @@ class Parts:
 
 
 CASES = {
-    "dense, adapter": ("tiny_dense", LoraConfig(rank=2, sync="adapter")),
-    "dense, merged": ("tiny_dense", LoraConfig(rank=4, targets=("attention", "mlp", "merger", "vision"), sync="merged")),
-    "moe, adapter": ("tiny_moe", LoraConfig(rank=4, sync="adapter")),
-    "moe, attention merged": ("tiny_moe", LoraConfig(rank=4, sync="merged")),
-    "moe, experts merged": ("tiny_moe", LoraConfig(rank=4, targets=("attention", "experts"), sync="merged")),
+    "dense, adapter": ("tiny_dense", LoraConfig(rank=2, alpha=8, sync="adapter")),
+    "dense, merged": ("tiny_dense", LoraConfig(rank=4, alpha=8, targets=("attention", "mlp", "merger", "vision"), sync="merged")),
+    "moe, adapter": ("tiny_moe", LoraConfig(rank=4, alpha=8, sync="adapter")),
+    "moe, attention merged": ("tiny_moe", LoraConfig(rank=4, alpha=8, sync="merged")),
+    "moe, experts merged": ("tiny_moe", LoraConfig(rank=4, alpha=8, targets=("attention", "experts"), sync="merged")),
 }
 QUICK = ("dense, adapter", "moe, experts merged")
+EACH = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+AS_ADAPTERS = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES if "adapter" in case]
+each_case = pytest.mark.parametrize("parts", EACH, indirect=True)
+each_case_of_adapters = pytest.mark.parametrize("parts", AS_ADAPTERS, indirect=True)
 
 
-@pytest.fixture(scope="module", params=[case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES])
+@pytest.fixture(scope="module")
 def parts(request, ranks):
     kind, lora = CASES[request.param]
     model = request.getfixturevalue(kind)
@@ -88,6 +92,7 @@ def prompts(parts, pictures):
     return [parts.encoder.encode(chat) for chat in chats]
 
 
+@each_case
 def test_the_engine_follows_the_adapters_over_three_syncs(parts, prompts):
     for number in range(3):
         parts.train(prompts[number % 2])
@@ -97,6 +102,7 @@ def test_the_engine_follows_the_adapters_over_three_syncs(parts, prompts):
         parts.canary.check()
 
 
+@each_case
 def test_a_sync_sends_what_is_trained(parts):
     sent = parts.push()["sync/bytes"]
     trained = 4 * adapter_parameters(empty_model(parts.model), parts.lora)
@@ -107,10 +113,9 @@ def test_a_sync_sends_what_is_trained(parts):
         assert trained < sent < whole
 
 
+@each_case_of_adapters
 def test_a_stale_adapter_is_caught_by_the_canary(parts, prompts, monkeypatch):
     """vLLM keeps an adapter whose id it knows, without a word, unless it is to load the new one in its place."""
-    if parts.lora.sync == "merged":
-        return
     parts.push()
     parts.canary.check()
     parts.train(prompts[0])
@@ -136,9 +141,8 @@ def test_adapters_reach_the_engine_as_they_are_where_it_serves_them_quickly():
     assert sync_of(LoraConfig(rank=8, sync="adapter"), on_gpu=False) == "adapter"
 
 
+@each_case_of_adapters
 def test_an_exported_adapter_is_one_that_the_engine_loads(parts, prompts, tmp_path: Path):
-    if parts.lora.sync == "merged":
-        return
     parts.train(prompts[0])
     parts.policy.export_adapter(tmp_path)
     parts.engine.load_adapter(tmp_path)

@@ -1,8 +1,8 @@
 """What tests/trainer/test_reshape.py runs on one rank, two or three.
 
 python -m tests.trainer.reshape_on_ranks MODELS PICTURES FOLDER JOB... runs each job: a cell to save, which is
-KIND.DTYPE.STAGE.EXPERT_PARALLEL, with KIND-lora for adapters, or CELL@SAVED to resume a cell from what another one saved. MODELS holds dense, moe and, to be
-overwritten by what is loaded, dense_other and moe_other.
+KIND.DTYPE.STAGE.EXPERT_PARALLEL, with KIND-lora for adapters, or CELL@SAVED to resume a cell from what another one saved. MODELS
+holds dense, moe and, to be overwritten by what is loaded, dense_other and moe_other.
 """
 
 import sys

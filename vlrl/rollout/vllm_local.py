@@ -7,6 +7,7 @@ and reports log-probs after temperature and bans: the distribution that it reall
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,9 @@ from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
 from vlrl.models.checkpoint_io import check_model
 from vlrl.models.families.family import Family
+from vlrl.models.lora import targeted_weights
 from vlrl.models.processor import EncodedPrompt
+from vlrl.models.tensor_check import empty_model
 from vlrl.rollout.engine import Request
 from vlrl.types import Rollout
 
@@ -67,7 +70,8 @@ class VllmEngine:
             "head_dtype": "float32",
         }
         if lora:
-            more |= _lora_arguments(lora)
+            more |= _lora_arguments(lora, model)
+            _keep_the_platform_s_experts()
         self._adapter: Any = None
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self._decode = decode
@@ -238,14 +242,26 @@ def _arguments(settings: cfg.EngineConfig, model: str, dtype: str, seed: int) ->
     }
 
 
-def _lora_arguments(lora: cfg.LoraConfig) -> dict[str, Any]:
+def _lora_arguments(lora: cfg.LoraConfig, model: str) -> dict[str, Any]:
     from vllm.config.lora import MaxLoRARanks
 
+    names = [name for weights in targeted_weights(empty_model(model), lora).values() for name in weights]
     return {
         "enable_lora": True,
         "max_loras": 1,
         "max_lora_rank": min(most for most in get_args(MaxLoRARanks) if most >= lora.rank),
+        "lora_target_modules": sorted({name.split(".")[-2] for name in names}),  # else all layers compute an adapter's product
     }
+
+
+def _keep_the_platform_s_experts() -> None:
+    """With LoRA vLLM takes Triton's experts on every platform, but a CPU has no Triton, and experts get no adapters here."""
+    if torch.cuda.is_available():
+        return
+    from vllm.model_executor.layers.fused_moe import unquantized_fused_moe_method as method
+    from vllm.model_executor.layers.fused_moe.oracle.unquantized import select_unquantized_moe_backend as select
+
+    method.select_unquantized_moe_backend = lambda moe_config: select(replace(moe_config, is_lora_enabled=False))
 
 
 def _can_sleep(settings: cfg.EngineConfig) -> bool:
