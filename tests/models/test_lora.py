@@ -155,5 +155,16 @@ def test_a_target_that_the_model_lacks_and_a_rank_above_a_layer_are_named(tiny_d
     ]
 
 
+@pytest.mark.parametrize(("size", "parameters"), [("8B", 43_646_976), ("30B-A3B", 13_369_344)])
+def test_the_adapters_of_a_released_size_are_less_than_a_hundredth_of_it(size, parameters):
+    from transformers import AutoModelForImageTextToText
+
+    from bench.sizes import SIZES
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(SIZES[size].config())
+    assert adapter_parameters(model, LoraConfig(rank=16)) == parameters < 0.01 * model.num_parameters()
+
+
 def _without_head(model):
     return [(name, each) for name, each in model.named_parameters() if not name.startswith("lm_head")]
