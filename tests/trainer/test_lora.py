@@ -72,10 +72,12 @@ def test_every_zero_stage_makes_the_same_update(request, pictures, ranks, kind):
             torch.testing.assert_close(also_moved[name], change, rtol=1e-3, atol=2e-7)
 
 
-RESUMED = [("tiny_dense", *each) for each in (("float32", 0), *product(("float32", "bfloat16"), (1, 3)))]
+QUICK = [("tiny_dense", "bfloat16", 1), ("tiny_moe", "bfloat16", 3)]
+MORE = [("tiny_dense", "float32", 0), ("tiny_moe", "bfloat16", 1), *product(["tiny_dense"], ["float32", "bfloat16"], [2, 3])]
+RESUMED = [*QUICK, *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE)]
 
 
-@pytest.mark.parametrize(("kind", "dtype", "stage"), [*RESUMED, ("tiny_moe", "bfloat16", 1), ("tiny_moe", "bfloat16", 3)])
+@pytest.mark.parametrize(("kind", "dtype", "stage"), RESUMED)
 def test_a_policy_that_goes_back_repeats_its_updates_to_the_last_bit(request, pictures, ranks, tmp_path, kind, dtype, stage):
     model = request.getfixturevalue(kind)
     policy = open_policy(model, ranks, lora=EVERYWHERE[kind], dtype=dtype, zero_stage=stage, warmup_steps=3)
