@@ -160,3 +160,27 @@ def test_a_task_overrides_the_sampling_for_itself_alone():
     other = {"weight": 1, "rows": "data/long", "group_size": 4, "max_new_tokens": 99}
     config = parsed(mixture=SMALL["mixture"] | {"long": other}, sampling={"group_size": 8, "max_new_tokens": 7})
     assert [(config.group_size(task), config.max_new_tokens(task)) for task in ("sums", "long")] == [(8, 7), (4, 99)]
+
+
+def test_lora_has_ten_times_the_rate_unless_the_run_file_says_one():
+    assert (parsed().lora, parsed().policy.lr) == (None, 1e-6)
+    config = parsed(lora={"rank": 16})
+    assert (config.lora.alpha, config.lora.targets, config.lora.sync, config.policy.lr) == (32, None, "auto", 1e-5)
+    assert parse_config(yaml.safe_load(dump_config(config)), "run.yaml") == config
+    assert parsed(lora={"rank": 16}, policy={"lr": "2e-6"}).policy.lr == 2e-6
+
+
+@pytest.mark.parametrize(
+    ("lora", "more", "sentence"),
+    [
+        ({"rank": 0}, {}, "lora.rank: Input should be greater than or equal to 1"),
+        ({"rank": 8, "targets": ["attn"]}, {}, "lora.targets.0: Input should be 'attention', 'mlp', 'gdn', 'experts'"),
+        ({"rank": 8, "targets": []}, {}, "lora.targets: Tuple should have at least 1 item"),
+        ({"rank": 8}, {"policy": {"expert_parallel": 2, "zero_stage": 1}}, "expert_parallel: cannot be used with lora, got 2"),
+        ({"rank": 8, "targets": ["vision"]}, {"policy": {"freeze_vision": True}}, "lora.targets: vision is trained"),
+        ({"rank": 8, "targets": ["experts"], "sync": "adapter"}, {}, "lora.sync: vLLM serves no adapters of experts; use"),
+    ],
+)
+def test_what_lora_cannot_do_is_refused(lora, more, sentence):
+    with pytest.raises(ValueError, match=f"^run.yaml: .*{sentence}"):
+        parsed(lora=lora, **more)

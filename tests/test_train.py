@@ -211,6 +211,50 @@ def test_a_run_killed_between_two_saves_equals_the_uninterrupted_one(moe):
     check_equal(loop, moe)
 
 
+@pytest.fixture(scope="session")
+def adapted(small) -> Loop:
+    """A run of adapters, from its cold start on, that nothing interrupts."""
+    loop = small.with_(name="adapted", lora={"rank": 4}, policy__lr=1e-3, algorithm__kl_coefficient=0.01)
+    loop.run()
+    return loop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sync", ["merged", "adapter"])
+def test_a_killed_run_of_adapters_equals_the_uninterrupted_one(small, adapted, sync):
+    straight = adapted if sync == "merged" else copied(adapted, "straight-adapter", "coldstart", lora={"rank": 4, "sync": sync})
+    if straight is not adapted:
+        straight.run()
+    check_files(straight, STEPS)
+    loop = copied(straight, f"killed-{sync}", "coldstart")
+    loop.interrupted(signal.SIGKILL, "step logged", 3, exit_code=-signal.SIGKILL)
+    assert loop.checkpoints()[-1] == 2
+    loop.run()
+    check_equal(loop, straight)
+    assert same_weights(loop.weights("adapter"), straight.weights("adapter"))
+
+
+@pytest.mark.slow
+def test_the_model_of_a_run_of_adapters_is_its_cold_start_with_the_adapter_added(adapted):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    base = AutoModelForImageTextToText.from_pretrained(adapted.folder / "coldstart", dtype=torch.float32)
+    added = PeftModel.from_pretrained(base, adapted.folder / "adapter").merge_and_unload()
+    exported = AutoModelForImageTextToText.from_pretrained(adapted.folder / "model", dtype=torch.float32)
+    before = adapted.weights("coldstart")
+    weights = dict(added.named_parameters())
+    assert any(not weight.equal(before[name]) for name, weight in adapted.weights("model").items())
+    for name, weight in exported.named_parameters():
+        torch.testing.assert_close(weight, weights[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_of_the_whole_model_is_not_resumed_with_adapters(dense):
+    printed = finished(dense.with_(lora={"rank": 4}, policy__lr=1e-6).start(), exit_code=2)
+    assert "lora was absent in the checkpoint, {rank: 4, alpha: 32, sync: auto} now" in printed
+
+
 @pytest.mark.slow
 def test_a_cold_start_that_is_stopped_says_that_it_begins_again(small):
     loop = small.with_(name="cold", coldstart__steps=500)

@@ -1,12 +1,14 @@
 """The supervised cold start: a few steps on the rows' own responses, in the mixture's ratios, so that rewards can be found.
 
-Its result is a Hugging Face folder, the model from which the run samples first. A finished one is reused.
+Its result is a Hugging Face folder, the model from which the run samples first. A finished one is reused. With LoRA it trains
+adapters too and merges them into that model; the run then trains new ones beside it.
 """
 
 import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vlrl.common.jsonl import read_json, write_atomically
 from vlrl.common.signals import Interrupted
@@ -39,7 +41,8 @@ def _train(run: Run, folder: Path) -> None:
     config = run.config
     steps = config.coldstart.steps
     announce("Loading the model for the cold start", shown=run.ranks.is_first)
-    policy = Policy(run.coldstart_policy, config.model, ranks=run.ranks, updates=steps, temperature=1.0, banned=run.banned)
+    shared: dict[str, Any] = {"ranks": run.ranks, "temperature": 1.0, "banned": run.banned, "lora": config.lora}
+    policy = Policy(run.coldstart_policy, config.model, updates=steps, **shared)
     mixture = run.coldstart_mixture()
     groups = -(-config.coldstart.batch_size // run.ranks.size)
     choose_token_budget(run, policy, partial(_samples, run, mixture.draw(0)), groups=groups, phase="cold start")

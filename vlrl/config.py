@@ -12,9 +12,14 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 GroupSize = Annotated[int, Field(ge=2)]
+AdapterTarget = Literal["attention", "mlp", "gdn", "experts", "merger", "vision"]
 
 _GSPO_CLIPS = {"clip_low": 3e-4, "clip_high": 4e-4}  # arXiv 2507.18071, section 5.1
 _MAX_GSPO_CLIP = 0.05
+TARGETS_WITHOUT_SERVING = frozenset({"experts", "merger", "vision"})
+"""Targets of LoRA whose adapters vLLM can't apply, or not in every model that vlrl trains."""
+_LORA_RATE = 1.0e-5
+"""Ten times full training's: "LoRA Without Regret" (Thinking Machines Lab, 2025) finds the best rate there, at every rank."""
 SHORTEST_SILENCE_S = 5
 FEWEST_STEPS_KEPT = 5  # the steps after which the collapse watch has seen how well a checkpoint's weights do
 
@@ -149,6 +154,21 @@ class PolicyConfig(Section):
     gradient_checkpointing: bool = False
     freeze_vision: bool = False
     deepspeed: dict[str, Any] = {}
+
+
+class LoraConfig(Section):
+    """Trains low-rank adapters, the product of two thin matrices beside each targeted weight, instead of the weights themselves.
+
+    rank: the inner size of the product. alpha: the product is multiplied by alpha / rank. targets: the parts whose linear layers
+    get adapters; if left out, those of attention, mlp and gdn (Gated DeltaNet) that the model has.
+    sync: how the engine gets the adapters. adapter: as adapters of its own; merged: added to the weights that they belong to;
+    auto: as vlrl.rollout.weight_sync chooses.
+    """
+
+    rank: Count
+    alpha: Count = 32
+    targets: tuple[AdapterTarget, ...] | None = Field(default=None, min_length=1)
+    sync: Literal["auto", "adapter", "merged"] = "auto"
 
 
 class EngineConfig(Section):
@@ -289,6 +309,7 @@ class Config(Section):
 
     heartbeat_s: a rank that is silent for longer ends the run on all hosts; 0 turns that off. collective_timeout_s: the longest
     wait of one rank for another, as for the one with the longest responses; it must be longer than any that is legitimate.
+    lora: trains adapters; without it the whole model is trained. policy.lr is then 1e-5 if it is left out.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -307,6 +328,7 @@ class Config(Section):
     sampling: SamplingConfig = SamplingConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     policy: PolicyConfig = PolicyConfig()
+    lora: LoraConfig | None = None
     engine: EngineConfig = EngineConfig()
     images: ImagesConfig = ImagesConfig()
     scoring: ScoringConfig = ScoringConfig()
@@ -317,6 +339,13 @@ class Config(Section):
     tensorboard: TrackerConfig | None = None
     trackio: TrackioConfig | None = None
     mlflow: MlflowConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_rate(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or raw.get("lora") is None or not isinstance(raw.get("policy", {}), dict):
+            return raw
+        return raw | {"policy": {"lr": _LORA_RATE} | raw.get("policy", {})}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Config":
@@ -369,6 +398,7 @@ def _faults(config: Config) -> Iterator[str]:
         yield f"policy.expert_parallel: requires zero_stage 1 or 2, got {config.policy.zero_stage}; use zero_stage: 1"
     if config.policy.expert_parallel > 1 and algorithm.routing_replay != "none":
         yield "policy.expert_parallel: cannot be used with routing replay; leave out algorithm.routing_replay"
+    yield from _lora_faults(config)
     if (longest := max(preset.max_new_tokens or 0 for preset in config.evaluation.all_presets().values())) >= context:
         yield (
             f"evaluation.max_new_tokens: {longest} tokens leave no room for a prompt in engine.max_model_len {context}; "
@@ -396,3 +426,15 @@ def _faults(config: Config) -> Iterator[str]:
         )
     if images.min_pixels > images.max_pixels:
         yield f"images.min_pixels: {images.min_pixels} is above images.max_pixels {images.max_pixels}; swap them"
+
+
+def _lora_faults(config: Config) -> Iterator[str]:
+    if config.lora is None:
+        return
+    targets = config.lora.targets or ()
+    if config.policy.expert_parallel > 1:
+        yield f"policy.expert_parallel: cannot be used with lora, got {config.policy.expert_parallel}; use zero_stage: 3 instead"
+    if config.policy.freeze_vision and "vision" in targets:
+        yield "lora.targets: vision is trained by its adapters and policy.freeze_vision is true; remove one of the two"
+    if config.lora.sync == "adapter" and (unserved := sorted(TARGETS_WITHOUT_SERVING & set(targets))):
+        yield f"lora.sync: vLLM serves no adapters of {', '.join(unserved)}; use sync: merged, or auto"

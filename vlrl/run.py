@@ -48,7 +48,8 @@ class Run(Inputs):
         settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
         on_ranks = {"zero_stage", "expert_parallel", "offload_optimizer", "max_tokens_per_micro_batch"}
         policy = self.coldstart_policy.model_dump(mode="json", exclude=on_ranks)
-        return {"weights": self.weights, **self.contents, "policy": policy, **settings}
+        lora = {"lora": self.config.lora.model_dump(mode="json", exclude={"sync"})} if self.config.lora else {}
+        return {"weights": self.weights, **self.contents, "policy": policy, **lora, **settings}
 
     @property
     def coldstart_policy(self) -> cfg.PolicyConfig:

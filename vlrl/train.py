@@ -203,6 +203,8 @@ def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:
         summary["rollbacks"] = [asdict(each) for each in trainer.rollbacks]
     announce("Writing the model", shown=run.ranks.is_first)
     with with_advice(config.folder / "model"):
+        if config.lora:
+            trainer.policy.export_adapter(config.folder / "adapter")
         trainer.policy.export(config.folder / "model", config.model, run.encoder)
     if trainer.log:
         trainer.log.summary(summary)

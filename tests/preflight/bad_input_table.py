@@ -104,6 +104,27 @@ CASES = [
         overrides=("policy.expert_parallel=2", "algorithm.routing_replay=r2"),
     ),
     Case(
+        input="adapters in a part that the model lacks",
+        says="'experts' is not a part of this 'qwen3_vl'",
+        overrides=("lora={rank: 8, targets: [attention, experts]}",),
+    ),
+    Case(input="adapters of a rank above a layer's size", says="lora.rank: 100 is above 64", overrides=("lora={rank: 100}",)),
+    Case(
+        input="adapters in an unknown part",
+        says="lora.targets.0: Input should be 'attention', 'mlp', 'gdn', 'experts', 'merger' or 'vision'",
+        overrides=("lora={rank: 8, targets: [attn]}",),
+    ),
+    Case(
+        input="adapters with expert parallel",
+        says="policy.expert_parallel: cannot be used with lora",
+        overrides=("lora={rank: 8}", "policy.expert_parallel=2", "policy.zero_stage=1"),
+    ),
+    Case(
+        input="experts' adapters in vLLM",
+        says="lora.sync: vLLM serves no adapters of experts",
+        overrides=("lora={rank: 8, targets: [experts], sync: adapter}",),
+    ),
+    Case(
         input="settings of a rollback that is not asked for",
         says="has no effect with on_collapse: warn",
         overrides=("rollback.times=2",),

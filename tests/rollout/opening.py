@@ -15,7 +15,14 @@ def open_encoder(model: str) -> tuple[Encoder, list[int]]:
 
 
 def open_engine(
-    model: str, encoder: Encoder, banned: list[int], ranks: Ranks, *, dtype: str = "float32", tensor_parallel: int = 1
+    model: str,
+    encoder: Encoder,
+    banned: list[int],
+    ranks: Ranks,
+    *,
+    dtype: str = "float32",
+    tensor_parallel: int = 1,
+    lora: cfg.LoraConfig | None = None,
 ) -> VllmEngine:
     return VllmEngine(
         cfg.EngineConfig(max_model_len=512, tensor_parallel=tensor_parallel),
@@ -28,4 +35,5 @@ def open_engine(
         merge_size=encoder.merge_size,
         family=encoder.family,
         ranks=ranks,
+        lora=lora,
     )

@@ -1,8 +1,8 @@
 """What tests/trainer/test_reshape.py runs on one rank, two or three.
 
 python -m tests.trainer.reshape_on_ranks MODELS PICTURES FOLDER JOB... runs each job: a cell to save, which is
-KIND.DTYPE.STAGE.EXPERT_PARALLEL, or CELL@SAVED to resume a cell from what another one saved. MODELS holds dense, moe and, to be
-overwritten by what is loaded, dense_other and moe_other.
+KIND.DTYPE.STAGE.EXPERT_PARALLEL, with KIND-lora for adapters, or CELL@SAVED to resume a cell from what another one saved. MODELS
+holds dense, moe and, to be overwritten by what is loaded, dense_other and moe_other.
 """
 
 import sys
@@ -14,11 +14,13 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from torch import Tensor
 
 from tests.trainer.replay import fixed_minibatches, losses_of, open_policy
+from vlrl.config import LoraConfig
 from vlrl.distributed.ranks import Ranks, join_ranks
 from vlrl.models.expert_parallel import expert_parallel_size
 from vlrl.trainer.policy import Policy
 
 UPDATES = {"before": 2, "after": 5}
+LORA = {"dense": LoraConfig(rank=4), "moe": LoraConfig(rank=4, targets=("attention", "experts"))}
 DEEPSPEED = {
     "": {},
     "fp32gradients": {"data_types": {"grad_accum_dtype": "fp32"}},
@@ -35,7 +37,7 @@ def run_jobs(models: Path, pictures: list[str], folder: Path, jobs: tuple[str, .
     """Saves or resumes each cell; rank 0 writes the losses of the updates that follow to FOLDER/JOB.on<ranks>.pt."""
     for job in jobs:
         cell, _, saved = job.partition("@")
-        minibatches = fixed_minibatches(str(models / cell.split(".")[0]), pictures, ranks)
+        minibatches = fixed_minibatches(str(models / cell.split(".")[0].removesuffix("-lora")), pictures, ranks)
         policy = _opened(models, cell, ranks, other=bool(saved))
         if saved:
             policy.load(folder / saved)
@@ -76,10 +78,12 @@ def whole_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], set[float]]
 
 def _opened(models: Path, cell: str, ranks: Ranks, *, other: bool) -> Policy:
     kind, dtype, stage, expert_parallel = cell.split(".")
+    kind, _, has_lora = kind.partition("-")
     settings: dict[str, Any] = {"zero_stage": int(stage), "expert_parallel": int(expert_parallel), "warmup_steps": 4}
     settings["dtype"], _, more = dtype.partition("-")
-    model = models / (f"{kind}_other" if other else kind)
-    return open_policy(str(model), ranks, **settings, freeze_vision=True, deepspeed=DEEPSPEED[more])
+    model = models / (f"{kind}_other" if other and not has_lora else kind)  # adapters are not loaded onto another base
+    lora = LORA[kind] if has_lora else None
+    return open_policy(str(model), ranks, **settings, lora=lora, freeze_vision=True, deepspeed=DEEPSPEED[more])
 
 
 def _check_saved_state(policy: Policy, folder: Path) -> None:

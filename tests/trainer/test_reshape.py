@@ -18,6 +18,7 @@ QUICK = [  # on two ranks -> on one; all with a frozen vision tower
     ("dense.float32.3.1", "dense.float32.3.1"),
     ("moe.float32.2.2", "moe.float32.2.1"),
     ("dense.bfloat16.1.1", "dense.bfloat16.1.1"),
+    ("dense-lora.float32.2.1", "dense-lora.float32.3.1"),
 ]
 KINDS = [f"{kind}.float32.{stage}.1" for kind in ("dense", "moe") for stage in (1, 2, 3)]
 MORE = [f"dense.{how}.{stage}.1" for how in ("bfloat16", "bfloat16-fp32gradients", "bfloat16-offloaded") for stage in (1, 2, 3)]
@@ -31,6 +32,8 @@ TABLE = [  # (ranks, saved cell, ranks, resumed cell)
     *[(2, f"dense.float32.{stage}.1", 3, f"dense.float32.{other}.1") for stage, other in [(1, 3), (2, 1), (3, 2), (0, 3)]],
     *[(2, f"dense.float32.{stage}.1", 1, "dense.float32.0.1") for stage in (0, 3)],
     (2, "moe.float32.2.2", 2, "moe.float32.3.1"),
+    *[(2, f"moe-lora.float32.{stage}.1", 3, f"moe-lora.float32.{other}.1") for stage, other in [(1, 3), (3, 2)]],
+    (1, "dense-lora.bfloat16.1.1", 2, "dense-lora.bfloat16.1.1"),
 ]
 
 

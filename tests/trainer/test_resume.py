@@ -49,6 +49,19 @@ def test_another_layout_may_resume_and_is_named():
     ]
 
 
+def test_adapters_and_the_whole_model_do_not_resume_one_another():
+    lora = {"rank": 8, "alpha": 32, "targets": None, "sync": "auto"}
+    whole, adapted = CONFIG | {"lora": None}, CONFIG | {"lora": lora}
+    with pytest.raises(ValueError, match=r"\n  lora was absent in the checkpoint, \{rank: 8, alpha: 32, sync: auto\} now$"):
+        check_same_config(whole, adapted, step=50)
+    with pytest.raises(ValueError, match=r"\n  lora was \{rank: 8, alpha: 32, sync: auto\} in the checkpoint, absent now$"):
+        check_same_config(adapted, whole, step=50)
+    with pytest.raises(ValueError, match=r"\n  lora.rank was 8 in the checkpoint, 16 now$"):
+        check_same_config(adapted, CONFIG | {"lora": lora | {"rank": 16}}, step=50)
+    check_same_config(CONFIG, whole, step=50)  # saved before there was such a setting
+    check_same_config(adapted, CONFIG | {"lora": lora | {"sync": "merged"}}, step=50)
+
+
 def test_a_run_that_is_to_end_before_its_checkpoint_is_refused():
     with pytest.raises(ValueError, match="steps is 40 now, and the checkpoint is already at step 50"):
         check_same_config(CONFIG, {**CONFIG, "steps": 40}, step=50)

@@ -26,7 +26,7 @@ from vlrl import config as cfg
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.telemetry.metrics import Key, Maximum
 from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
-from vlrl.trainer.policy import Reference
+from vlrl.trainer.reference import FrozenModel
 from vlrl.trainer.update import TaskGates, UpdateStats, update
 
 WHOLE, SPLIT = 4096, 40  # tokens a pass: one pass a mini-batch, or a pass a response or two
@@ -263,7 +263,7 @@ def test_a_kl_term_is_nothing_at_the_start_and_something_after_a_step(tiny_dense
     results = []
     for coefficient in (0.0, 0.5):
         policy = open_policy(tiny_dense, ranks, zero_stage=stage)
-        reference = Reference(policy.settings, tiny_dense, ranks=ranks, temperature=1.0, banned=[]) if coefficient else None
+        reference = FrozenModel(policy.settings, tiny_dense, ranks=ranks, temperature=1.0, banned=[]) if coefficient else None
         options = {"gates": TaskGates(cfg.AlgorithmConfig(kl_coefficient=coefficient), MIX), "reference": reference}
         first = loss_of(policy, minibatch, **options)
         after_one = weights_of(policy)

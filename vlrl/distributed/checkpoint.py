@@ -27,8 +27,12 @@ logger = logging.getLogger(__name__)
 
 Agree = Callable[[int], int]
 
-LAYOUT = ("world_size", "policy.zero_stage", "policy.expert_parallel", "policy.offload_optimizer", "engine.tensor_parallel")
-"""How a run lies on its ranks. With another layout a step computes the same to last bits, in which sums have another order."""
+LAYOUT = (
+    *("world_size", "policy.zero_stage", "policy.expert_parallel", "policy.offload_optimizer", "engine.tensor_parallel"),
+    "lora.sync",
+)
+"""How a run lies on its ranks, and how its engine holds adapters. With another layout a step computes the same to last bits, in
+which sums have another order."""
 
 MAY_DIFFER = (
     *("name", "runs", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
@@ -40,7 +44,7 @@ MAY_DIFFER = (
 """What may change at a resume: where a run is kept, how long it is and when it stops, and on which ranks, but not what a step
 computes; and numbers that the run chose by itself, which the resumed run keeps."""
 
-_MANIFEST, _STATE, _ABSENT = "manifest.json", "state.json", "absent"
+_MANIFEST, _STATE = "manifest.json", "state.json"
 _HEADROOM = 1.2
 DEADLINE_S = 25 * 60.0
 """How long rank 0 waits for the other ranks to sync and hash their files; less than the ranks wait for each other."""
@@ -153,10 +157,10 @@ def check_same_config(
     saved, current: the resolved run file as JSON values (`config.model_dump(mode="json")`), with what else must stay the same
     beside it, such as "world_size". A name in may_differ stands for everything below it.
     """
-    was, now = dict(_flat(saved)), dict(_flat(current))
-    names = [name for name in {**was, **now} if was.get(name, _ABSENT) != now.get(name, _ABSENT)]
+    was, now = _comparable(saved, current)
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     bound = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in may_differ)]
-    lines = [f"{name} was {was.get(name, _ABSENT)} in the checkpoint, {now.get(name, _ABSENT)} now" for name in bound]
+    lines = [f"{name} was {_shown(was.get(name))} in the checkpoint, {_shown(now.get(name))} now" for name in bound]
     if any(name.startswith("task_files.") for name in bound):
         lines.append(
             "a task's file, or a verifier that it imports, was edited (EXAMPLES count too): rewards from before and after could "
@@ -171,7 +175,7 @@ def check_same_config(
 def layout_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Each setting of LAYOUT that differs, with both values. saved, current: as in `check_same_config`."""
     was, now = dict(_flat(saved)), dict(_flat(current))
-    return [f"{name} {was.get(name)} -> {now[name]}" for name in LAYOUT if was.get(name) != now[name]]
+    return [f"{name} {was.get(name)} -> {now.get(name)}" for name in LAYOUT if was.get(name) != now.get(name)]
 
 
 @contextmanager
@@ -374,6 +378,19 @@ def _name(step: int) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _comparable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both as flat settings. A section that only one of them has, such as lora, is one setting."""
+    alone = {name for name in {**saved, **current} if saved.get(name) is None or current.get(name) is None}
+    was, now = ({name: value for name, value in each.items() if name not in alone} for each in (saved, current))
+    return dict(_flat(was)) | {n: saved.get(n) for n in alone}, dict(_flat(now)) | {n: current.get(n) for n in alone}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {each}" for key, each in value.items() if each is not None) + "}"
+    return "absent" if value is None else str(value)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

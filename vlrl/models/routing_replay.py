@@ -71,6 +71,16 @@ class Routing:
         finally:
             self._replayed = None
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """In the block routers choose for themselves, and nothing is recorded: `choices` stay those of the pass before."""
+        kept = self.choices, self._replayed
+        self.choices, self._replayed = {}, None
+        try:
+            yield
+        finally:
+            self.choices, self._replayed = kept
+
     def by_router(self, routes: Tensor | None) -> Routes | None:
         """[tokens, layers, experts a token] as each router's routes; None for None."""
         return None if routes is None else {name: routes[:, int(_LAYER.findall(name)[-1])] for name in self._names}

@@ -16,6 +16,7 @@ from vlrl.distributed.ranks import Ranks
 from vlrl.inputs import attempt_each, representative_rows, spread
 from vlrl.memory.storage import bytes_needed
 from vlrl.models.checkpoint_io import check_model
+from vlrl.models.lora import lora_faults
 from vlrl.models.sizes import ModelSizes
 from vlrl.models.tensor_check import check_tensors, empty_model
 from vlrl.preflight.memory_faults import memory_faults, this_machine
@@ -52,8 +53,10 @@ def _check(run: Run, to_train: bool) -> None:
     """Raises ValueError with one line per fault. Only warns if some, but not all, answers exceed the response limit."""
     heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
     sets = [(run.with_rows(rows), task, kind) for rows, kind in ((run.rows, "train"), (heldout, "eval")) for task in rows]
-    sizes = ModelSizes.of(empty_model(run.config.model))
+    model = empty_model(run.config.model)
+    sizes = ModelSizes.of(model)
     faults = [*_setting_faults(run), *_tensor_faults(run)]
+    faults += lora_faults(model, run.config.lora) if run.config.lora else ()
     faults += _disk_faults(run, sizes) if to_train else ()
     if to_train and not faults:  # of a model whose config.json is wrong no size is known
         faults += memory_faults(run.config, sizes, this_machine(run.ranks))

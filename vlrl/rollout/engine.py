@@ -6,6 +6,7 @@ One engine is behind it so far: vlrl.rollout.vllm_local, in the training process
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -55,6 +56,12 @@ class Engine(Protocol):
         """Takes new weights in the layout of released checkpoints; a tied head is not among them.
 
         Each tensor is read when it comes and may be gone soon after. A missing one keeps its old value: the caller counts them.
+        """
+
+    def load_adapter(self, folder: Path) -> None:
+        """Takes LoRA adapters from a folder in peft's format, which is read at once; they replace the ones before.
+
+        Only an engine that was started for adapters can.
         """
 
     def differing_weights(self, weights: Iterable[tuple[str, Tensor]]) -> list[str]:

@@ -1,12 +1,13 @@
 """Starts the engine that samples for a run, as the run file asks for it."""
 
+from vlrl.config import LoraConfig
 from vlrl.rollout.engine import Engine
 from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.run import Run
 
 
-def start_engine(run: Run, model: str) -> Engine:
-    """The engine with the weights of `model`, a Hugging Face folder or a name on the hub."""
+def start_engine(run: Run, model: str, *, lora: LoraConfig | None = None) -> Engine:
+    """The engine with the weights of `model`, a Hugging Face folder or a name on the hub. lora: of adapters that it must load."""
     config = run.config
     return VllmEngine(
         config.engine,
@@ -20,4 +21,5 @@ def start_engine(run: Run, model: str) -> Engine:
         family=run.encoder.family,
         ranks=run.ranks,
         tells_routes=config.algorithm.routing_replay == "r3",
+        lora=lora,
     )

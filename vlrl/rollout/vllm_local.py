@@ -7,7 +7,9 @@ and reports log-probs after temperature and bans: the distribution that it reall
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,9 @@ from vlrl import config as cfg
 from vlrl.distributed.ranks import Ranks
 from vlrl.models.checkpoint_io import check_model
 from vlrl.models.families.family import Family
+from vlrl.models.lora import targeted_weights
 from vlrl.models.processor import EncodedPrompt
+from vlrl.models.tensor_check import empty_model
 from vlrl.rollout.engine import Request
 from vlrl.types import Rollout
 
@@ -29,7 +33,8 @@ class VllmEngine:
     """vLLM for one data-parallel replica; tensor-parallel ranks hold it together and submit the same requests.
 
     decode: token ids to text; end_tokens: each ends a response; banned: ids that are never sampled.
-    tells_routes: rollouts have the experts that their tokens went to. `version` is the policy version of the weights it holds.
+    tells_routes: rollouts have the experts that their tokens went to; lora: the settings of the adapters that it can load.
+    `version` is the policy version of the weights it holds.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class VllmEngine:
         family: Family,
         ranks: Ranks,
         tells_routes: bool = False,
+        lora: cfg.LoraConfig | None = None,
     ):
         set_environment(settings, tells_routes=tells_routes)
         from vllm import LLM
@@ -63,6 +69,10 @@ class VllmEngine:
             # Logits in fp32, as the trainer's: bf16 has steps of .125 from 16 to 32, and log-probs would be off by as much.
             "head_dtype": "float32",
         }
+        if lora:
+            more |= _lora_arguments(lora, model)
+            _keep_the_platform_s_experts()
+        self._adapter: Any = None
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self._decode = decode
         self._end_tokens = list(end_tokens)
@@ -77,7 +87,7 @@ class VllmEngine:
         core = self._llm.llm_engine
         places = {str(number): request for number, request in enumerate(requests)}
         for name, request in places.items():
-            core.add_request(name, self._input(request.prompt), self._parameters(request))
+            core.add_request(name, self._input(request.prompt), self._parameters(request), lora_request=self._adapter)
         waiting = set(places)
         while waiting:
             assert core.has_unfinished_requests(), f"the engine dropped {len(waiting)} of {len(requests)} requests"
@@ -88,8 +98,15 @@ class VllmEngine:
                     yield self._rollout(places[output.request_id], output.outputs[0])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        self._llm.apply_model(_reset_expert_kernels)
+        weights = self._with_new_expert_kernels(weights)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._with_tied_head(weights)})
+
+    def load_adapter(self, folder: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        # An adapter of a known id is the one in the cache, unless it is to be loaded in place of that.
+        self._llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        self._adapter = LoRARequest("policy", 1, str(folder))
 
     def differing_weights(self, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
         return self._llm.apply_model(lambda model: _differing(model, weights))[0]
@@ -165,6 +182,15 @@ class VllmEngine:
             if self._is_tied and name == embedding:
                 yield head, tensor
 
+    def _with_new_expert_kernels(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Has vLLM make its experts' kernels anew if experts are among the weights; without them it would lack kernels."""
+        is_reset = False
+        for name, tensor in weights:
+            if not is_reset and ".experts." in name:
+                self._llm.apply_model(_reset_expert_kernels)
+                is_reset = True
+            yield name, tensor
+
     def _check_same_requests(self, requests: Sequence[Request]) -> None:
         """Tensor-parallel ranks that submit different prompts raise nothing and score wrongly: compare a hash first."""
         if self.settings.tensor_parallel == 1:
@@ -214,6 +240,28 @@ def _arguments(settings: cfg.EngineConfig, model: str, dtype: str, seed: int) ->
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+
+
+def _lora_arguments(lora: cfg.LoraConfig, model: str) -> dict[str, Any]:
+    from vllm.config.lora import MaxLoRARanks
+
+    names = [name for weights in targeted_weights(empty_model(model), lora).values() for name in weights]
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": min(most for most in get_args(MaxLoRARanks) if most >= lora.rank),
+        "lora_target_modules": sorted({name.split(".")[-2] for name in names}),  # else all layers compute an adapter's product
+    }
+
+
+def _keep_the_platform_s_experts() -> None:
+    """With LoRA vLLM takes Triton's experts on every platform, but a CPU has no Triton, and experts get no adapters here."""
+    if torch.cuda.is_available():
+        return
+    from vllm.model_executor.layers.fused_moe import unquantized_fused_moe_method as method
+    from vllm.model_executor.layers.fused_moe.oracle.unquantized import select_unquantized_moe_backend as select
+
+    method.select_unquantized_moe_backend = lambda moe_config: select(replace(moe_config, is_lora_enabled=False))
 
 
 def _can_sleep(settings: cfg.EngineConfig) -> bool:

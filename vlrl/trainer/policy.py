@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from vlrl import config as cfg
+from vlrl.common.fingerprint import weights_fingerprint
 from vlrl.distributed.ranks import Ranks
 from vlrl.models.checkpoint_io import load_model, save_checkpoint
 from vlrl.models.config_json import family_of
 from vlrl.models.expert_parallel import expert_parallel_settings, expert_parallel_size, gather_experts, released_name
+from vlrl.models.lora import adapters_of, add_adapters, in_peft_format, is_adapter, merged, plain_name, save_adapter
 from vlrl.models.packed_model import PackedModel, TokenScores, token_scores
 from vlrl.models.packing import Pack
 from vlrl.models.processor import Encoder
@@ -37,13 +39,21 @@ class Policy:
     """The model being trained.
 
     model: folder or hub name; updates: optimizer steps that the schedule is laid out for; temperature: the sampling's;
-    banned: ids that sampling never yields. `version` counts the optimizer steps taken; `routing` is of its experts, if any;
-    `max_tokens_per_micro_batch` is 0 until the token budget is chosen, and a patch of an image counts as `tokens_per_patch`
-    in it; `lr_scale` multiplies the schedule's rate.
+    banned: ids that sampling never yields; lora: trains adapters, and the model's own weights stay as they are. `version` counts
+    the optimizer steps taken; `routing` is of its experts, if any; `max_tokens_per_micro_batch` is 0 until the token budget is
+    chosen, and a patch of an image counts as `tokens_per_patch` in it; `lr_scale` multiplies the schedule's rate.
     """
 
     def __init__(
-        self, settings: cfg.PolicyConfig, model: str, *, ranks: Ranks, updates: int, temperature: float, banned: list[int]
+        self,
+        settings: cfg.PolicyConfig,
+        model: str,
+        *,
+        ranks: Ranks,
+        updates: int,
+        temperature: float,
+        banned: list[int],
+        lora: cfg.LoraConfig | None = None,
     ):
         import deepspeed
 
@@ -55,11 +65,13 @@ class Policy:
             0 if settings.max_tokens_per_micro_batch == "auto" else settings.max_tokens_per_micro_batch
         )
         self.tokens_per_patch = 0.0
-        packed = load_packed(settings, model, ranks, temperature=temperature, banned=banned)
+        packed = load_packed(settings, model, ranks, temperature=temperature, banned=banned, lora=lora)
+        self.base, self._adapters = model, adapters_of(packed.qwen)
+        self._fingerprint = ranks.broadcast(weights_fingerprint(model) if ranks.is_first else "") if lora else ""
         self.family = family_of(packed.qwen.config.model_type)
         experts = self.family.experts
         self.routing = Routing(packed, experts.router_class() if experts else None)
-        config = deepspeed_config(settings, block_size=_block_size(settings, model))
+        config = deepspeed_config(settings, block_size=block_size(settings, model))
         if settings.expert_parallel > 1:
             preset = expert_parallel_settings(packed.qwen.config, settings.expert_parallel)
             config["expert_parallel"] = preset | config.get("expert_parallel", {})
@@ -120,29 +132,55 @@ class Policy:
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter once, as (name, tensor) in the layout of released checkpoints; under ZeRO-3 all ranks iterate.
 
-        A tied head is not listed: it is the embedding.
+        A tied head is not listed: it is the embedding. Adapters are not listed either: they are added to their weights.
         """
         return chain.from_iterable(self.weight_buckets())
 
-    def weight_buckets(self, most_bytes: int = _BUCKET_BYTES) -> Iterator[list[tuple[str, Tensor]]]:
+    def weight_buckets(
+        self, most_bytes: int = _BUCKET_BYTES, *, trained_only: bool = False
+    ) -> Iterator[list[tuple[str, Tensor]]]:
         """The named weights in buckets of at most most_bytes, or of one block (self_attn, mlp, ...) if that is larger.
 
-        They are views of the policy's weights, except for expert-parallel experts, which are copies. Under ZeRO-3 a bucket is
-        gathered by one collective, and its memory is free as soon as nobody holds its tensors. What an engine fuses is in one
-        block, so it is done with a bucket at its end.
+        trained_only: with LoRA, of the blocks that have adapters. The tensors are views of the policy's weights, except for
+        expert-parallel experts and for weights with adapters, which are copies. Under ZeRO-3 a bucket is gathered by one
+        collective, and its memory is free as soon as nobody holds its tensors. What an engine fuses is in one block, so it is
+        done with a bucket at its end.
         """
-        import deepspeed
-
-        for bucket in in_buckets(self.engine.module.qwen.named_parameters(), most_bytes):
-            parameters = [parameter for _, parameter in bucket]
-            is_sharded = self.settings.zero_stage == 3
-            with deepspeed.zero.GatheredParameters(parameters) if is_sharded else nullcontext():
-                yield [(name, self.family.released_layout(name, weight)) for name, weight in gather_experts(bucket)]
+        for bucket in in_buckets(self._parameters(trained_only), most_bytes):
+            with self._gathered(bucket):
+                weights = merged(gather_experts(bucket), self._adapters)
+                yield [(name, self.family.released_layout(name, weight)) for name, weight in weights]
 
     @property
     def parameter_names(self) -> frozenset[str]:
         """The names that `named_weights` yields."""
-        return frozenset(released_name(name) for name, _ in self.engine.module.qwen.named_parameters())
+        return self._names(trained_only=False)
+
+    @property
+    def trained_names(self) -> frozenset[str]:
+        """The names that `weight_buckets` yields with trained_only."""
+        return self._names(trained_only=True)
+
+    def adapters(self) -> dict[str, Tensor]:
+        """With LoRA, the adapters' factors under peft's names; under ZeRO-3 all ranks call it."""
+        held = [(name, parameter) for name, parameter in self._parameters() if is_adapter(name)]
+        with self._gathered(held):
+            return {name: factor.detach().clone() for name, factor in in_peft_format(held).items()}
+
+    def _names(self, *, trained_only: bool) -> frozenset[str]:
+        return frozenset(released_name(plain_name(name)) for name, _ in self._parameters(trained_only) if not is_adapter(name))
+
+    def _parameters(self, trained_only: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+        blocks = {block_of(name) for name in self._adapters} if trained_only else ()
+        for name, parameter in self.engine.module.qwen.named_parameters():
+            if not blocks or block_of(plain_name(name)) in blocks:
+                yield name, parameter
+
+    def _gathered(self, named: Iterable[tuple[str, nn.Parameter]]) -> Any:
+        import deepspeed
+
+        is_sharded = self.settings.zero_stage == 3
+        return deepspeed.zero.GatheredParameters([each for _, each in named]) if is_sharded else nullcontext()
 
     def export(self, folder: Path, source: str, encoder: Encoder) -> None:
         """Writes a Hugging Face folder that transformers and vLLM load, with the settings of `source` and the encoder's end
@@ -156,16 +194,37 @@ class Policy:
                 pass
         self.ranks.barrier()
 
+    def write_adapter(self, folder: Path) -> int:
+        """With LoRA, writes the adapters in peft's format into a folder of this rank's own; returns their bytes. Collective."""
+        factors = self.adapters()
+        save_adapter(self.engine.module.qwen, factors, folder, base=self.base)
+        return sum(factor.nbytes for factor in factors.values())
+
+    def export_adapter(self, folder: Path) -> None:
+        """With LoRA, writes the adapters in peft's format; they belong to the model that was loaded. All ranks call it."""
+        factors = self.adapters()
+        if self.ranks.is_first:
+            save_adapter(self.engine.module.qwen, factors, folder, base=self.base)
+        self.ranks.barrier()
+
     def save(self, folder: Path) -> None:
-        """Writes weights, optimizer and schedule; every rank calls it with a folder of its own or the same."""
-        policy_state.save(self.engine, folder / "policy", self.ranks.rank, {"version": self.version})
+        """Writes weights, optimizer and schedule, with LoRA of the adapters alone; every rank calls it with a folder of its own
+        or the same.
+        """
+        progress = {"version": self.version, "base": self._fingerprint}
+        policy_state.save(self.engine, folder / "policy", self.ranks.rank, progress, with_frozen=not self._adapters)
 
     def load(self, folder: Path, *, lr_scale: float = 1.0) -> None:
         """Restores what `save` wrote on any number of ranks; every rank calls it with the same folder.
 
-        lr_scale: of the rate from now on.
+        lr_scale: of the rate from now on. ValueError if the adapters in it belong to another model.
         """
-        progress = policy_state.load(self.engine, folder / "policy", self.ranks.rank)
+        progress = policy_state.load(self.engine, folder / "policy", self.ranks.rank, with_frozen=not self._adapters)
+        if progress.get("base", "") != self._fingerprint:
+            raise ValueError(
+                f"{folder}: its adapters were trained on a model with other contents than {self.base!r} has now; put that model "
+                "back, or start a run of another name"
+            )
         self.version, self.lr_scale = progress["version"], lr_scale
         schedule = self.engine.lr_scheduler
         for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
@@ -185,34 +244,11 @@ class Policy:
             torch.cuda.empty_cache()
 
 
-class Reference:
-    """The reference of the KL term: the starting checkpoint, frozen; sharded if the policy is."""
-
-    def __init__(self, settings: cfg.PolicyConfig, model: str, *, ranks: Ranks, temperature: float, banned: list[int]):
-        import deepspeed
-
-        packed = load_packed(settings, model, ranks, temperature=temperature, banned=banned).requires_grad_(False)
-        self.ranks = ranks
-        if settings.zero_stage == 3:
-            sharded = deepspeed_config(settings, block_size=_block_size(settings, model))
-            del sharded["optimizer"], sharded["gradient_clipping"]
-            sharded["zero_optimization"].pop("offload_optimizer", None)  # with it DeepSpeed looks for one
-            self.module, *_ = deepspeed.initialize(model=packed, config=sharded)
-        else:
-            self.module = packed
-
-    def logprobs(self, pack: Pack) -> TokenScores:
-        """Scores the pack's response tokens, without gradient."""
-        with torch.no_grad():
-            pack = pack.to(self.ranks.device)
-            return token_scores(pack, self.module(pack), {})
-
-
 def in_buckets(named: Iterable[tuple[str, nn.Parameter]], most_bytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
     """The parameters in order, cut between blocks so that no bucket of several blocks exceeds most_bytes."""
     bucket: list[tuple[str, nn.Parameter]] = []
     size = 0
-    for _, members in groupby(named, key=lambda item: block_of(item[0])):
+    for _, members in groupby(named, key=lambda item: block_of(plain_name(item[0]))):
         block = list(members)
         block_size = sum(_whole_size(each) * each.element_size() for _, each in block)
         if bucket and size + block_size > most_bytes:
@@ -257,7 +293,7 @@ def deepspeed_config(settings: cfg.PolicyConfig, *, block_size: int = 0) -> dict
     return _merge(config, settings.deepspeed)
 
 
-def _block_size(settings: cfg.PolicyConfig, model: str) -> int:
+def block_size(settings: cfg.PolicyConfig, model: str) -> int:
     return ModelSizes.of(empty_model(model)).largest_block if settings.zero_stage == 3 else 0
 
 
@@ -270,7 +306,15 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def load_packed(settings: cfg.PolicyConfig, model: str, ranks: Ranks, *, temperature: float, banned: list[int]) -> PackedModel:
+def load_packed(
+    settings: cfg.PolicyConfig,
+    model: str,
+    ranks: Ranks,
+    *,
+    temperature: float,
+    banned: list[int],
+    lora: cfg.LoraConfig | None = None,
+) -> PackedModel:
     """The model on this rank's device; under ZeRO-3 this rank's share of each weight, which it never holds more of."""
     download_once(model, ranks)
     loaded = load_model(
@@ -283,6 +327,8 @@ def load_packed(settings: cfg.PolicyConfig, model: str, ranks: Ranks, *, tempera
     )
     if settings.zero_stage == 3:
         _keep_experts_together(loaded)
+    if lora:
+        add_adapters(loaded, lora)
     return PackedModel(loaded, temperature=temperature, banned=banned).to(ranks.device)
 
 

@@ -4,7 +4,7 @@ DeepSpeed's own checkpoint can only be loaded by as many ranks as wrote it. Its 
 one process has to convert it into a second copy on disk, and it leaves frozen parameters out and is bound to the ZeRO stage. So
 the fp32 weights and their optimizer state are taken from where DeepSpeed keeps them; the attributes read here are its own.
 Parameters have the names and the layout of transformers, in which experts that ranks share are one tensor. bf16 weights are not
-saved: they are the rounded fp32 ones.
+saved: they are the rounded fp32 ones. Neither are frozen weights with LoRA, which are those of a model on disk.
 """
 
 from collections import Counter
@@ -34,21 +34,24 @@ class _Held(NamedTuple):
     numel: int
 
 
-def save(engine: Any, folder: Path, rank: int, progress: Mapping[str, Any]) -> None:
-    """Writes this rank's part into the folder. All ranks call it. progress: more plain values to keep."""
+def save(engine: Any, folder: Path, rank: int, progress: Mapping[str, Any], *, with_frozen: bool = True) -> None:
+    """Writes this rank's part into the folder. All ranks call it.
+
+    progress: more plain values to keep; with_frozen: saves parameters that are not trained, too.
+    """
     counters = {name: getattr(engine, name) for name in _COUNTERS}
     group = {key: value for key, value in _torch_optimizer(engine).param_groups[0].items() if key == "step"}  # of FusedAdam
     kept = {**progress, "counters": counters, "scheduled": engine.lr_scheduler.last_epoch, "group": group}
-    reshape.save(folder, rank, list(flats_of(engine)), _sizes(engine), kept)
+    reshape.save(folder, rank, list(flats_of(engine, with_frozen=with_frozen)), _sizes(engine, with_frozen), kept)
 
 
-def load(engine: Any, folder: Path, rank: int) -> dict[str, Any]:
+def load(engine: Any, folder: Path, rank: int, *, with_frozen: bool = True) -> dict[str, Any]:
     """Restores what `save` wrote, on any number of ranks and at any ZeRO stage; returns `progress`. All ranks call it."""
     optimizer = engine.optimizer
     if is_sharded := hasattr(optimizer, "fp32_partitioned_groups_flat"):
         optimizer.checkpoint_event_prologue()  # small parameters lie whole on each rank: their shards are filled first
     with torch.no_grad():
-        progress = reshape.load(folder, rank, list(flats_of(engine)), _sizes(engine))
+        progress = reshape.load(folder, rank, list(flats_of(engine, with_frozen=with_frozen)), _sizes(engine, with_frozen))
         _round_weights(optimizer)
     if is_sharded:
         optimizer.checkpoint_event_epilogue()
@@ -61,8 +64,8 @@ def load(engine: Any, folder: Path, rank: int) -> dict[str, Any]:
     return progress
 
 
-def flats_of(engine: Any) -> Iterator[Flat]:
-    """All that this rank holds: the tensors that its optimizer steps, and the frozen parameters.
+def flats_of(engine: Any, *, with_frozen: bool = True) -> Iterator[Flat]:
+    """All that this rank holds: the tensors that its optimizer steps, and, with_frozen, the frozen parameters.
 
     ValueError for an optimizer of DeepSpeed's whose layout is not known here.
     """
@@ -71,7 +74,7 @@ def flats_of(engine: Any) -> Iterator[Flat]:
     for master, held, is_saved in _stepped(engine.optimizer):
         yield Flat(weight=master, parts=_parts(names, held), state=states[master], is_saved=is_saved)
     for parameter in names:
-        if parameter.requires_grad:
+        if parameter.requires_grad or not with_frozen:
             continue
         if hasattr(parameter, "ds_tensor"):
             yield Flat(weight=parameter.ds_tensor, parts=_parts(names, [_shard(parameter)]))
@@ -130,10 +133,12 @@ def _parts(names: Mapping[nn.Parameter, str], held: Sequence[_Held]) -> list[Par
     ]
 
 
-def _sizes(engine: Any) -> dict[str, int]:
-    """Elements of each parameter of the whole model, under transformers' names."""
+def _sizes(engine: Any, with_frozen: bool) -> dict[str, int]:
+    """Elements of each parameter of the whole model, or of the trained ones, under transformers' names."""
     sizes: Counter[str] = Counter()
     for name, parameter in engine.module.named_parameters():
+        if not (with_frozen or parameter.requires_grad):
+            continue
         sizes[released_name(name)] += getattr(parameter, "ds_numel", parameter.numel()) * expert_parallel_size(parameter)
     return dict(sizes)
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, StopSignal
@@ -22,7 +24,7 @@ from vlrl.rollout.engine import Engine
 from vlrl.rollout.groups import encode_prompts
 from vlrl.rollout.start import start_engine
 from vlrl.rollout.unscored import Unscored
-from vlrl.rollout.weight_sync import push_weights
+from vlrl.rollout.weight_sync import push_adapter, push_weights, sync_of
 from vlrl.run import Run
 from vlrl.run_file import dump_config
 from vlrl.scoring import Scorer
@@ -37,7 +39,8 @@ from vlrl.trackers.start import open_trackers
 from vlrl.trainer import rollback
 from vlrl.trainer.checkpointing import Checkpointing
 from vlrl.trainer.micro_batch import make_minibatch, with_old_scores
-from vlrl.trainer.policy import Policy, Reference
+from vlrl.trainer.policy import Policy
+from vlrl.trainer.reference import FrozenModel, Reference, WithoutAdapters
 from vlrl.trainer.rollback import Rollback
 from vlrl.trainer.token_budget import PlannedGroup, choose_token_budget
 from vlrl.trainer.update import MOST_TRACED, TaskGates, UpdateStats, update
@@ -53,7 +56,7 @@ class Trainer:
     """A started run. All ranks call each method together.
 
     current: the run with the settings that its rollbacks have changed. log: on the first rank alone. reference: only with a KL
-    term.
+    term. sync: how the engine gets LoRA's adapters; None if the whole model is trained.
     """
 
     run: Run
@@ -68,6 +71,7 @@ class Trainer:
     checkpointing: Checkpointing
     log: RunLog | None
     reference: Reference | None
+    sync: Literal["adapter", "merged"] | None
     rollbacks: tuple[Rollback, ...] = ()
     collapse: CollapseWatch = field(default_factory=CollapseWatch)
     gradients: GradientWatch = field(default_factory=GradientWatch)
@@ -80,12 +84,19 @@ class Trainer:
         say = partial(announce, shown=ranks.is_first)
         say("Loading the model")
         shared: dict[str, Any] = {"ranks": ranks, "temperature": config.sampling.temperature, "banned": run.banned}
-        policy = Policy(config.policy, model, updates=config.steps * config.algorithm.minibatches, **shared)
+        updates = config.steps * config.algorithm.minibatches
+        policy = Policy(config.policy, model, updates=updates, lora=config.lora, **shared)
         # One that only a rollback needs is loaded too, so that the token budget is chosen with it in memory.
         has_kl = config.algorithm.kl_coefficient or config.rollback.kl_coefficient
-        reference = Reference(config.policy, model, **shared) if has_kl else None
+        reference: Reference | None = None
+        if has_kl:
+            reference = WithoutAdapters(policy) if config.lora else FrozenModel(config.policy, model, **shared)
         say("Starting vLLM")
-        engine = start_engine(run, model)
+        sync = sync_of(config.lora, on_gpu=torch.cuda.is_available()) if config.lora else None
+        if sync:
+            form = "as they are" if sync == "adapter" else "merged into their weights"
+            say(f"Adapters reach the engine {form} (lora.sync: {sync})")
+        engine = start_engine(run, model, lora=config.lora if sync == "adapter" else None)
         say("Starting the verifiers")
         canary = Canary(
             policy,
@@ -110,6 +121,7 @@ class Trainer:
             checkpointing=Checkpointing(run, policy, stop),
             log=log,
             reference=reference,
+            sync=sync,
         )
 
     def resume(self) -> int:
@@ -263,8 +275,11 @@ class Trainer:
         self.gates = TaskGates(changed.algorithm, changed.mixture)
 
     def _push_weights(self) -> dict[str, float]:
-        policy = self.policy
-        return push_weights(self.engine, policy.weight_buckets(), names=policy.parameter_names, version=policy.version)
+        engine, policy = self.engine, self.policy
+        if self.sync == "adapter":
+            return push_adapter(engine, policy.write_adapter, version=policy.version)
+        buckets = policy.weight_buckets(trained_only=True)
+        return push_weights(engine, buckets, names=policy.trained_names, version=policy.version)
 
     def _watch_for_collapse(self, step: int, metrics: Metrics) -> list[Alarm]:
         """The collapse watch's alarms at this step; the newest checkpoint from before one is then kept for good."""

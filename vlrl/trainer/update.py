@@ -16,7 +16,8 @@ from vlrl.telemetry.clock import Clock
 from vlrl.telemetry.metrics import Key, Maximum, Mean, Metrics, Totals, combine
 from vlrl.trainer.micro_batch import MicroBatch, MiniBatch
 from vlrl.trainer.out_of_memory import explain_out_of_memory, smaller_than
-from vlrl.trainer.policy import Policy, Reference
+from vlrl.trainer.policy import Policy
+from vlrl.trainer.reference import Reference
 
 MOST_TRACED = 8192  # tokens of a task in a step: about 200 kB of the log
 

@@ -26,6 +26,8 @@ class Experts:
     """A block of router and experts."""
     expert_parallel: Mapping[str, Any]
     """How DeepSpeed finds the sparse blocks: a part of its expert_parallel settings."""
+    adapter_parameters: tuple[str, ...] = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+    """The ends of the names of the fused experts' parameters, [experts, out, in], that LoRA's target `experts` adapts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,9 @@ class Family:
     """(name, parameter) to a view in the layout of released checkpoints; transformers undoes it when it loads them."""
     tied_weights: tuple[str, str]
     """The embedding, and the head that shares its weights in some checkpoints."""
+
+    adapter_targets: Mapping[str, str]
+    """LoRA's targets, but for experts, to a pattern of the full names of their linear layers; a model may lack some."""
 
     experts: Experts | None = None
     """None for a dense family."""

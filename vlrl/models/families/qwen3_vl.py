@@ -73,6 +73,7 @@ QWEN3_VL = Family(
     part_of=qwen_vl.part_of,
     released_layout=qwen_vl.as_held,
     tied_weights=("model.language_model.embed_tokens.weight", "lm_head.weight"),
+    adapter_targets=qwen_vl.ADAPTER_TARGETS,
     flops=qwen_vl.flops,
     vllm_class=vllm_class,
     vllm_images=qwen_vl.vllm_images,

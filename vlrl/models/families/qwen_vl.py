@@ -102,6 +102,16 @@ def vllm_images(pixels: Tensor, grid: Tensor, merge_size: int) -> Any:
     return MultiModalKwargsItems.from_hf_inputs(features, _create_qwen2vl_field_factory(merge_size)(features))
 
 
+_LAYER = r"model\.language_model\.layers\.\d+\."
+_VISION = r"model\.visual\."
+ADAPTER_TARGETS = {
+    "attention": _LAYER + r"self_attn\.[qkvo]_proj",
+    "mlp": _LAYER + r"mlp\.(shared_expert\.)?(gate|up|down)_proj",
+    "gdn": _LAYER + r"linear_attn\.(in_proj_\w+|out_proj)",
+    "merger": _VISION + r"(merger|deepstack_merger_list\.\d+)\.(linear_fc[12]|mlp\.[02])",
+    "vision": _VISION + r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(linear_fc[12]|(gate|up|down)_proj))",
+}
+"""Of all Qwen-VL families: a name that a family lacks matches nothing in it."""
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
