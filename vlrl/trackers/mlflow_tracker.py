@@ -25,7 +25,7 @@ class MlflowTracker:
         uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or own
         self._client: Any = MlflowClient(tracking_uri=uri)
         known = self._client.get_experiment_by_name(settings.experiment)
-        files = {"artifact_location": (runs.absolute() / "mlflow").as_uri()} if uri == own else {}
+        files: dict[str, Any] = {"artifact_location": (runs.absolute() / "mlflow").as_uri()} if uri == own else {}
         experiment = known.experiment_id if known else self._client.create_experiment(settings.experiment, **files)
         self._id = self._client.create_run(experiment, run_name=name).info.run_id
         parameters = [Param(key, str(value)[:6000]) for key, value in _flat(config)]
