@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from bench.sizes import SIZES
 from vlrl.cli.memory import memory_lines
-from vlrl.config import PolicyConfig
+from vlrl.config import LoraConfig, PolicyConfig
 from vlrl.memory.activations import Activations
 from vlrl.memory.plan import GIB, Machine, MemoryPlan, shortages
 from vlrl.memory.remedies import remedy
@@ -30,15 +30,15 @@ NUMBERS = {"one": 1, "two": 2, "sixteen": 16}
 
 
 @cache
-def sizes_of(size: str) -> ModelSizes:
+def sizes_of(size: str, lora: LoraConfig | None = None) -> ModelSizes:
     with torch.device("meta"):
-        return ModelSizes.of(AutoModelForImageTextToText.from_config(SIZES[size].config()))
+        return ModelSizes.of(AutoModelForImageTextToText.from_config(SIZES[size].config()), lora)
 
 
 def run_of(name: str, *overrides: str):
     """The run file's config and the sizes of its model."""
     config = load_config(RUN_FILES[name], overrides)
-    return config, sizes_of(re.search(r"Qwen3-VL-(.*)-Instruct", config.model)[1])
+    return config, sizes_of(re.search(r"Qwen3-VL-(.*)-Instruct", config.model)[1], config.lora)
 
 
 def plan_of(name: str, machine: Machine, *overrides: str) -> MemoryPlan:
@@ -108,9 +108,10 @@ def test_ranks_that_share_experts_hold_their_part_of_them():
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_a_shipped_run_file_fits_on_the_gpus_that_its_header_names(name):
     header = " ".join(RUN_FILES[name].read_text().splitlines()[:2])
-    hosts, memory = re.search(r"on (\w+) nodes? of eight (\d+) GB GPUs", header).groups()
-    assert f"--nnodes {NUMBERS[hosts]} " in header or hosts == "one"
-    assert shortages(plan_of(name, gpus(8 * NUMBERS[hosts], int(memory)))) == []
+    number, nodes, memory = re.search(r"on (\w+) (nodes? of eight )?(\d+) GB GPUs?", header).groups()
+    option = "--nnodes" if nodes else "--nproc_per_node"
+    assert f"{option} {NUMBERS[number]} " in header or number == "one"
+    assert shortages(plan_of(name, gpus(NUMBERS[number] * (8 if nodes else 1), int(memory)))) == []
 
 
 @pytest.mark.parametrize("name, machine, overrides", [
@@ -130,6 +131,13 @@ def test_what_cannot_fit_is_refused_in_one_sentence_with_what_makes_it_fit(name,
     better = replace(machine, hosts=int(found[2])) if found else machine
     assert changes or found
     assert shortages(plan_of(name, better, *overrides, *(f"{key}={value}" for key, value in changes.items()))) == []
+
+
+@pytest.mark.parametrize(("name", "number"), [("qwen3vl_8b_lora", 1), ("qwen3vl_30b_a3b_lora", 2)])
+def test_where_adapters_fit_the_whole_model_s_gradients_and_moments_do_not(name, number):
+    config, sizes = run_of(name)
+    assert shortages(MemoryPlan(config=config, sizes=sizes, machine=gpus(number, 80))) == []
+    assert shortages(MemoryPlan(config=config, sizes=replace(sizes, adapters=0), machine=gpus(number, 80)))
 
 
 def test_what_no_setting_helps_is_refused_too():

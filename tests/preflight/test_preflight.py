@@ -196,6 +196,10 @@ def test_the_disk_must_hold_the_checkpoints_and_the_exported_models(good_run, ov
     assert bytes_needed(good_run(*overrides), 1000) == 1000 * bytes_per_parameter
 
 
+def test_a_checkpoint_with_lora_takes_the_adapters_room_alone(good_run):
+    assert bytes_needed(good_run("coldstart.steps=1"), 1000, 10) == 10 * 12 + 2 * 1000 * 4
+
+
 def test_every_case_has_an_input_of_its_own_and_a_sentence_to_find():
     assert len({case.input for case in CASES}) == len(CASES)
     assert all(case.says for case in CASES)  # "" is in any sentence

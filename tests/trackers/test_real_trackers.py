@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.conftest import PATIENCE_S
+from vlrl.trackers.tensorboard_tracker import TensorboardTracker
+
 ROOT = Path(__file__).parents[2]
 _WRITE = """
 import sys
@@ -46,7 +49,13 @@ def in_folder(folder: Path, code: str, *arguments: str) -> subprocess.CompletedP
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = kept | {"HOME": str(home), "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
 
 
@@ -59,6 +68,20 @@ def test_tensorboard_reads_scalars_text_and_pictures(written):
     assert [each.step for each in events.Images("rollouts/digits")] == [2]
     text = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
     assert "\\boxed{4}" in text["rollouts/digits/text_summary"] and "digits | 0.1" in text["held-out accuracy/text_summary"]
+
+
+def test_tensorboard_shows_a_repeated_step_once_and_keeps_all_if_a_run_that_resumes_has_none_left(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in ((1, 2, 3), (3, 4), ()):
+        tracker = TensorboardTracker(tmp_path, config={})
+        for step in steps:
+            tracker.step(step, {"reward": step + len(steps) / 10})
+        tracker.summary({"tasks": {}})
+        tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(each.step, round(each.value, 1)) for each in events.Scalars("reward")] == [(1, 1.3), (2, 2.3), (3, 3.2), (4, 4.2)]
 
 
 def test_trackio_reads_metrics_and_tables(written):

@@ -51,8 +51,9 @@ def memory_lines(config: Config, sizes: ModelSizes, machine: Machine) -> Iterato
     if host := {name: size for name, size in plan.host.items() if size}:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in host.items())
         yield f"Memory of each host, GiB: {parts}; together {sum(host.values()) / GIB:.1f}."
+    disk = bytes_needed(config, sizes.total, sizes.adapters)
     yield (
-        f"Disk: checkpoints and models up to {bytes_needed(config, sizes.total) / GIB:.1f} GiB; the logs grow by up to "
+        f"Disk: checkpoints and models up to {disk / GIB:.1f} GiB; the logs grow by up to "
         f"{log_bytes(config) / 2**20:.1f} MiB a step, {config.steps * log_bytes(config) / GIB:.1f} GiB in {config.steps} steps."
     )
     yield ""
@@ -150,4 +151,4 @@ def sizes_of(config: Config) -> ModelSizes:
     from vlrl.models.tensor_check import empty_model
 
     check_model(config.model)
-    return ModelSizes.of(empty_model(config.model))
+    return ModelSizes.of(empty_model(config.model), config.lora)

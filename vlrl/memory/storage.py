@@ -10,17 +10,18 @@ _ROLLOUT = 1000  # bytes of a rollout's other fields, its prompt among them
 _TRACED = 22  # bytes of a traced token in tokens.jsonl
 
 
-def bytes_needed(config: Config, num_parameters: int) -> int:
+def bytes_needed(config: Config, num_parameters: int, num_adapters: int = 0) -> int:
     """The maximum size of the run's folder: the checkpoints to keep, the one being written, and the exported models.
 
-    A checkpoint has 12 bytes per parameter, fp32 weights and Adam's two moments, at every ZeRO stage; less of a frozen one.
+    A checkpoint has 12 bytes per parameter, fp32 weights and Adam's two moments, at every ZeRO stage; less of a frozen one. With
+    LoRA it has the parameters of the adapters alone (num_adapters).
     """
     weight = 4 if config.policy.dtype == "float32" else 2
     every = config.checkpoints.every or config.steps
     num_checkpoints = min(config.checkpoints.keep + 1, math.ceil(config.steps / every))
     num_checkpoints += config.on_collapse == "rollback"  # the rollback target
     num_models = 2 if config.coldstart.steps else 1
-    return num_parameters * (num_checkpoints * _CHECKPOINT + num_models * weight)
+    return (num_adapters or num_parameters) * num_checkpoints * _CHECKPOINT + num_parameters * num_models * weight
 
 
 def log_bytes(config: Config) -> int:

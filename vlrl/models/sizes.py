@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlrl.config import LoraConfig
 from vlrl.models.config_json import family_of
+from vlrl.models.lora import adapter_parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSizes:
-    """Parameters by part. They add up to `total`.
+    """Parameters by part. They add up to `total`, but for the adapters: LoRA's, all that is then trained, or 0 without LoRA.
 
     head: 0 if it is the embedding. largest_block: the most parameters that ZeRO-3 gathers at once, and that a weight sync sends
     at once. text, vision: the text_config and vision_config.
@@ -24,14 +26,18 @@ class ModelSizes:
     largest_block: int
     text: Mapping[str, Any]
     vision_config: Mapping[str, Any]
+    adapters: int = 0
 
     @property
     def total(self) -> int:
         return self.layers + self.experts + self.embedding + self.head + self.vision
 
     @classmethod
-    def of(cls, model: Any) -> "ModelSizes":
-        """model: transformers' module, best on torch's meta device, where it has no weights (see tensor_check.empty_model)."""
+    def of(cls, model: Any, lora: LoraConfig | None = None) -> "ModelSizes":
+        """model: transformers' module, best on torch's meta device, where it has no weights (see tensor_check.empty_model).
+
+        lora: the settings of adapters, to be counted too.
+        """
         family = family_of(model.config.model_type)
         parts: Counter[str] = Counter()
         blocks: Counter[str] = Counter()
@@ -41,6 +47,7 @@ class ModelSizes:
         return cls(
             **{name: parts[name] for name in ("layers", "experts", "embedding", "head", "vision")},
             largest_block=max(blocks.values()),
+            adapters=adapter_parameters(model, lora) if lora else 0,
             text=model.config.text_config.to_dict(),
             vision_config=model.config.vision_config.to_dict(),
         )

@@ -54,7 +54,7 @@ def _check(run: Run, to_train: bool) -> None:
     heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
     sets = [(run.with_rows(rows), task, kind) for rows, kind in ((run.rows, "train"), (heldout, "eval")) for task in rows]
     model = empty_model(run.config.model)
-    sizes = ModelSizes.of(model)
+    sizes = ModelSizes.of(model, run.config.lora)
     faults = [*_setting_faults(run), *_tensor_faults(run)]
     faults += lora_faults(model, run.config.lora) if run.config.lora else ()
     faults += _disk_faults(run, sizes) if to_train else ()
@@ -82,7 +82,7 @@ def _setting_faults(run: Run) -> Iterator[str]:
 
 def _disk_faults(run: Run, sizes: ModelSizes) -> Iterator[str]:
     config = run.config
-    need = bytes_needed(config, sizes.total)
+    need = bytes_needed(config, sizes.total, sizes.adapters)
     folders = [config.folder / name for name in ("checkpoints", "coldstart", "model")]
     used = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     parent = next(path for path in (config.folder.absolute(), *config.folder.absolute().parents) if path.exists())

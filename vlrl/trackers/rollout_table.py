@@ -31,7 +31,7 @@ def cells(line: Line) -> list[Any]:
 
 
 def picture_of(line: Line) -> Image.Image | None:
-    """The prompt's first picture, small, without boxes; None if it has none."""
+    """The prompt's first picture as a thumbnail; None if it has none."""
     images = [part["image"] for message in line["messages"] for part in parts_of(message) if part["type"] == "image"]
     if not images:
         return None

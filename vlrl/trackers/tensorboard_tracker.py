@@ -12,7 +12,7 @@ class TensorboardTracker:
     """config: the resolved run file."""
 
     def __init__(self, folder: Path, *, config: Mapping[str, Any]) -> None:
-        import tensorboard  # noqa: F401 (a sentence of torch's names an older package where it is missing)
+        import tensorboard  # noqa: F401 (fails at the start of the run, not at its first step)
 
         self._folder, self._config = folder / "tensorboard", config
         self._opened: Any = None
@@ -34,13 +34,13 @@ class TensorboardTracker:
                 writer.add_image(f"rollouts/{task}", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        self._writer(0).add_text("held-out accuracy", markdown(*accuracy_rows(values)))
+        self._writer().add_text("held-out accuracy", markdown(*accuracy_rows(values)))
 
     def close(self) -> None:
         if self._opened:
             self._opened.close()
 
-    def _writer(self, step: int) -> Any:
+    def _writer(self, step: int | None = None) -> Any:
         """Opened at the first step, so that steps which a run repeats after a resume or a rollback are not shown twice."""
         if not self._opened:
             from torch.utils.tensorboard import SummaryWriter
