@@ -21,7 +21,8 @@ from tests.faults.injection import Injection
 from tests.faults.runs import Configuration, difference, difference_but_for_lost_metrics, difference_but_for_timeouts
 from tests.loop import Loop
 
-KILLED, REFUSED, TERMINATED, INTERRUPTED = -signal.SIGKILL, 2, 128 + signal.SIGTERM, 128 + signal.SIGINT
+KILLED, REFUSED, OTHER_FAILED = -signal.SIGKILL, 2, 3
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
 DENSE = Configuration()
 DENSE_Z3 = Configuration(zero_stage=3)
@@ -70,8 +71,9 @@ def kill(when: str, point: str, call: int = 1, *more: Configuration, before: boo
     return Fault(name=when, kind="kill -9", starts=starts, columns=(DENSE, *more), **settings)
 
 
-LATE = (at("optimizer step", "kill", 5),)
-"""Killed in the third step's first update: two checkpoints are there, and logs of two steps."""
+LATE = (at("checkpoint renamed", "kill", 2),)
+"""Killed in the third step, as soon as the second checkpoint is whole. A checkpoint is written while the next step runs, so an
+update of the third step may come before it."""
 
 
 def kills() -> list[Fault]:
@@ -239,7 +241,7 @@ def damages() -> list[Fault]:
             kind="stale lock",
             starts=LATE,
             damage=other_host_holds_it,
-            refused="being trained by process 1 on a-host-that-vanished; wait for it, or choose another name",
+            warns="trained by process 1 on a-host-that-vanished, which shows no sign of life; its lock is taken over",
             columns=(DENSE, MOE_2),
         ),
     ]
@@ -248,7 +250,9 @@ def damages() -> list[Fault]:
 def failures() -> list[Fault]:
     def fails(name: str, kind: str, point: str, action: str, call: int, says: str, *more: Configuration, **how) -> Fault:
         start = at(point, action, call, before=how.pop("before", False), rank=how.pop("rank", 0))
-        return Fault(name=name, kind=kind, starts=(start,), says=says, columns=(DENSE, *more), **({"ends": (REFUSED,)} | how))
+        return Fault(
+            name=name, kind=kind, starts=(start,), says=says, columns=(DENSE, *more), **({"ends": (REFUSED, OTHER_FAILED)} | how)
+        )
 
     full = {"on_small_disk": True}
     verdict = r"rollouts of task even_length have no verdict"

@@ -1,6 +1,5 @@
 """What is refused before a run starts: every case of the table, the table itself, and how ranks agree on a refusal."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -9,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
 from tests.preflight import bad_input_table
 from tests.preflight.bad_input_table import CASES
-from vlrl.cli.shared import sentences
 from vlrl.common.folder_lock import LOCK, held
 from vlrl.data.shards import NewRow
 from vlrl.distributed.ranks import Ranks
@@ -150,11 +149,16 @@ def test_answers_that_are_all_too_long_stop_a_run_and_not_an_evaluation(good_run
     assert "data/held_out: all 1 own answers are longer" in caplog.text
 
 
-def test_a_warning_begins_with_that_word():
-    with sentences():
-        pass
-    record = logging.makeLogRecord({"levelname": "WARNING", "msg": "%d answers are too long", "args": (3,)})
-    assert logging.lastResort.format(record) == "warning: 3 answers are too long"
+def test_a_warning_begins_with_that_word_whatever_a_library_sets_up():
+    code = """
+import logging
+from vlrl.cli.shared import sentences
+with sentences():
+    logging.basicConfig(format="%(levelname)s:%(name)s:%(message)s")
+    logging.getLogger("vlrl.data").warning("%d answers are too long", 3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert done.stderr == "warning: 3 answers are too long\n"
 
 
 class Second(Ranks):

@@ -93,6 +93,7 @@ def sentences(*, resumes: bool = False) -> Iterator[None]:
     """
     if logging.lastResort:
         logging.lastResort.setFormatter(_WithLevel())
+        logging.basicConfig(handlers=[logging.lastResort])  # else a library that calls it first chooses the form
     try:
         with interruptible(), _tell_other_ranks():
             yield
