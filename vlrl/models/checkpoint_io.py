@@ -23,6 +23,7 @@ from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
 from vlrl.models.families.family import Family
 from vlrl.models.processor import Encoder
+from vlrl.models.recurrence import fork_states
 from vlrl.models.tensor_check import check_tensors
 from vlrl.models.weight_files import read_tensor
 
@@ -123,6 +124,8 @@ def _fill(
 def _choose_operators(loaded: Any, family: Family) -> None:
     if is_moe(loaded.config.text_config.to_dict()):
         loaded.set_experts_implementation(_EXPERTS)
+    if family.recurrent_layer:
+        fork_states(loaded, family.recurrent_layer())
     _embed_patches_linearly(loaded.get_submodule(family.patch_embedding))
 
 

@@ -33,14 +33,14 @@ def check_tensors(model: str) -> dict[str, Path]:
         if Path(model).is_dir():
             raise ValueError(f"model {model!r} has no safetensors files; save it with transformers' save_pretrained first")
         return {}
+    built = empty_model(model)
+    family = family_of(built.config.model_type)
     shapes: dict[str, Shape] = {}
     held: dict[str, Path] = {}
     for file in files:
-        header = read_header(model, file)
+        header = {name: shape for name, shape in read_header(model, file).items() if not name.startswith(family.unused_weights)}
         shapes |= header
         held |= dict.fromkeys(header, file)
-    built = empty_model(model)
-    family = family_of(built.config.model_type)
     embedding, head = family.tied_weights
     expected = {name: tuple(family.released_layout(name, tensor).shape) for name, tensor in built.named_parameters()}
     if head in held and head not in expected:  # tied

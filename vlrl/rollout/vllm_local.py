@@ -17,6 +17,7 @@ from vlrl.distributed.ranks import Ranks
 from vlrl.models.checkpoint_io import check_model
 from vlrl.models.families.family import Family
 from vlrl.models.processor import EncodedPrompt
+from vlrl.rollout import gdn_on_cpu
 from vlrl.rollout.engine import Request
 from vlrl.types import Rollout
 
@@ -50,6 +51,9 @@ class VllmEngine:
         set_environment(settings, tells_routes=tells_routes)
         from vllm import LLM
 
+        on_gpu = torch.cuda.is_available()
+        if family.recurrent_layer and not on_gpu:
+            gdn_on_cpu.install()
         _register(family.vllm_class())
         self.settings = settings
         self.ranks = ranks
@@ -63,6 +67,7 @@ class VllmEngine:
             # Logits in fp32, as the trainer's: bf16 has steps of .125 from 16 to 32, and log-probs would be off by as much.
             "head_dtype": "float32",
         }
+        more |= family.engine_settings(on_gpu)
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self._decode = decode
         self._end_tokens = list(end_tokens)
