@@ -21,6 +21,7 @@ from vlrl.common.suggest import nearest_folder
 from vlrl.config import ImagesConfig
 from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
+from vlrl.models.delta_rule import kernel_fault
 from vlrl.models.families.family import Family
 from vlrl.models.processor import Encoder
 from vlrl.models.recurrence import fork_states
@@ -63,7 +64,8 @@ def load_model(
     A tensor at a time goes from its file to the device. shard: called with the weights of each module as soon as they are there,
     so that a process never holds more of the model than its share.
 
-    Raises ValueError for tensors that the checkpoint lacks or its model does not have, and for a model with dropout.
+    Raises ValueError for tensors that the checkpoint lacks or its model does not have, for a model with dropout, and for one
+    whose layers need a package that is not installed.
     """
     check_model(model)
     files = check_tensors(model)
@@ -71,6 +73,8 @@ def load_model(
         raise ValueError(f"model {model!r} has no safetensors files in this machine's cache; run `hf download {model}`")
     loaded = _without_weights(model, dtype)
     family = family_of(loaded.config.model_type)
+    if family.recurrent_layer and (fault := kernel_fault(torch.device(device))):
+        raise ValueError(f"model {model!r}: {fault}")
     _fill(loaded, files, family, device=torch.device(device), shard=shard)
     _choose_operators(loaded, family)
     if freeze_vision:

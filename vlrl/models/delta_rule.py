@@ -22,7 +22,7 @@ def kernel_fault(device: torch.device) -> str:
     if device.type == "cpu" or find_spec(_PACKAGE):
         return ""
     return (
-        "this model has Gated DeltaNet layers, which on a GPU need flash-linear-attention, and it is not installed; "
+        "its Gated DeltaNet layers need flash-linear-attention on a GPU, which is not installed; "
         "run `pip install flash-linear-attention==0.5.2`"
     )
 

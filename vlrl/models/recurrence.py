@@ -116,8 +116,7 @@ def gated_delta_net(layer: Any, hidden_states: Tensor, *, recurrence: Recurrence
     out, states = run(recurrence.first, None, recurrence.forked is not None)
     if recurrence.forked is not None:
         assert states is not None
-        more, _ = run(recurrence.forked, states.index_select(0, recurrence.forks), False)
-        out = torch.cat([out, more])
+        out = torch.cat([out, run(recurrence.forked, states.index_select(0, recurrence.forks), False)[0]])
     out = out.index_select(0, recurrence.order)
     return layer.out_proj(layer.norm(out.flatten(0, 1), z.flatten(0, 1)).view(len(x), -1))[None]
 

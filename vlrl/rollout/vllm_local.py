@@ -5,6 +5,7 @@ and reports log-probs after temperature and bans: the distribution that it reall
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout import gdn_on_cpu
 from vlrl.rollout.engine import Request
 from vlrl.types import Rollout
+
+logger = logging.getLogger(__name__)
 
 # A prompt's samples share its full blocks of the cache, and vLLM's default of 128 tokens a block is longer than many prompts.
 # A step's requests run at once: the default is 256, and those beyond it would wait for others to end.
@@ -67,7 +70,10 @@ class VllmEngine:
             # Logits in fp32, as the trainer's: bf16 has steps of .125 from 16 to 32, and log-probs would be off by as much.
             "head_dtype": "float32",
         }
-        more |= family.engine_settings(on_gpu)
+        if needed := family.engine_settings(on_gpu):
+            more |= needed
+            if ranks.is_first:
+                logger.warning("vLLM runs with %s, which a %s needs on this device", needed, family.model_type)
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self._decode = decode
         self._end_tokens = list(end_tokens)
@@ -255,6 +261,6 @@ def _differing(model: Any, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
         first = filled.get(own, 0) if module in fused else 0
         filled[own] = first + len(tensor)
         mine = held[own][first : first + len(tensor)]
-        if mine.shape == tensor.shape and not mine.to(tensor).equal(tensor):
+        if mine.shape == tensor.shape and not mine.equal(tensor.to(mine)):  # the engine's dtype may be the narrower one
             differing.append(name)
     return differing
