@@ -110,13 +110,16 @@ def _unit(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Varlen:
-    """The rule by flash-linear-attention. ends: [N + 1] int64, each sequence's start and the last one's end."""
+    """The rule by flash-linear-attention. ends: [N + 1] int64, each sequence's start and the last one's end, on the device;
+    ends_on_cpu: the same there, where the kernels' grids are planned without a wait for the device."""
 
     ends: Tensor
+    ends_on_cpu: Tensor
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Varlen":
-        return cls(ends=torch.tensor([0, *accumulate(lengths)]).to(device))
+        ends = torch.tensor([0, *accumulate(lengths)])
+        return cls(ends=ends.to(device), ends_on_cpu=ends)
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, *, states: Tensor | None, last: bool
@@ -132,6 +135,7 @@ class Varlen:
             output_final_state=last,
             use_qk_l2norm_in_kernel=True,
             cu_seqlens=self.ends,
+            cu_seqlens_cpu=self.ends_on_cpu,
         )
         return out[0], state
 

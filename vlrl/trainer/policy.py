@@ -156,7 +156,7 @@ class Policy:
             save_checkpoint(weights, source, folder, encoder.processor, encoder.end_tokens)
             if unused := unused_tensors(source, self.family):
                 logger.warning(
-                    "%s lacks %d tensors of %s that a run can't train: %s, ...", folder, len(unused), source, unused[0]
+                    "%s lacks %d tensors of %s, such as %s, which vlrl does not train", folder, len(unused), source, unused[0]
                 )
         else:
             for _ in weights:  # under ZeRO-3 gathering is a collective

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -85,7 +86,7 @@ def tiny_configs() -> tuple[dict[str, Any], dict[str, Any]]:
 def set_random(name: str, weight: Any) -> None:
     """Decays of a released model's kind. The initialiser's forget a prompt within a few tokens, and would hide a lost state."""
     if name.endswith(".A_log"):
-        weight.uniform_(0.002, 0.2).log_()
+        weight.uniform_(math.log(0.002), math.log(0.2))
 
 
 QWEN3_5 = replace(
