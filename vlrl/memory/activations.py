@@ -80,5 +80,5 @@ def _patch_ends(vision, wide: int) -> int:
     """Bytes a patch of the pixels before the blocks and the mergers after them."""
     pixels = vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2
     merged = vision["spatial_merge_size"] ** 2
-    mergers = 1 + len(vision["deepstack_visual_indexes"])
+    mergers = 1 + len(vision.get("deepstack_visual_indexes") or ())
     return (4 + wide) * pixels + mergers * wide * (3 * merged * vision["hidden_size"] + vision["out_hidden_size"]) // merged

@@ -21,8 +21,10 @@ from vlrl.common.suggest import nearest_folder
 from vlrl.config import ImagesConfig
 from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
+from vlrl.models.delta_rule import kernel_fault
 from vlrl.models.families.family import Family
 from vlrl.models.processor import Encoder
+from vlrl.models.recurrence import fork_states
 from vlrl.models.tensor_check import check_tensors
 from vlrl.models.weight_files import read_tensor
 
@@ -62,7 +64,8 @@ def load_model(
     A tensor at a time goes from its file to the device. shard: called with the weights of each module as soon as they are there,
     so that a process never holds more of the model than its share.
 
-    Raises ValueError for tensors that the checkpoint lacks or its model does not have, and for a model with dropout.
+    Raises ValueError for tensors that the checkpoint lacks or its model does not have, for a model with dropout, and for one
+    whose layers need a package that is not installed.
     """
     check_model(model)
     files = check_tensors(model)
@@ -70,6 +73,8 @@ def load_model(
         raise ValueError(f"model {model!r} has no safetensors files in this machine's cache; run `hf download {model}`")
     loaded = _without_weights(model, dtype)
     family = family_of(loaded.config.model_type)
+    if family.recurrent_layer and (fault := kernel_fault(torch.device(device))):
+        raise ValueError(f"model {model!r}: {fault}")
     _fill(loaded, files, family, device=torch.device(device), shard=shard)
     _choose_operators(loaded, family)
     if freeze_vision:
@@ -123,6 +128,8 @@ def _fill(
 def _choose_operators(loaded: Any, family: Family) -> None:
     if is_moe(loaded.config.text_config.to_dict()):
         loaded.set_experts_implementation(_EXPERTS)
+    if family.recurrent_layer:
+        fork_states(loaded, family.recurrent_layer())
     _embed_patches_linearly(loaded.get_submodule(family.patch_embedding))
 
 

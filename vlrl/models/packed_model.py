@@ -14,6 +14,7 @@ from vlrl.models.attention import attention_plan, image_plan
 from vlrl.models.flash_attention import has_varlen
 from vlrl.models.logprob_head import LogProbHead
 from vlrl.models.packing import Pack
+from vlrl.models.recurrence import convolution_width, recurrence_plan
 from vlrl.models.routing_replay import Routes
 
 
@@ -48,7 +49,7 @@ def token_scores(pack: Pack, output: tuple[Tensor, Tensor], routes: Routes) -> T
 
 
 class PackedModel(nn.Module):
-    """A Qwen3-VL whose forward takes a Pack.
+    """A model whose forward takes a Pack.
 
     temperature: of the sampling; banned: ids that sampling never yields. The model's lm_head becomes one of log-probs.
     """
@@ -64,6 +65,7 @@ class PackedModel(nn.Module):
         never = torch.zeros(self.qwen.config.text_config.vocab_size, dtype=torch.bool)  # a sharded head has no length
         never[list(banned)] = True
         self.register_buffer("banned", never, persistent=False)
+        self._convolution_width = convolution_width(qwen)
 
     def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """[N] log-probs and [N] entropies (no gradient) of all the pack's targets, the filler's too, in fp32."""
@@ -72,13 +74,16 @@ class PackedModel(nn.Module):
         images = image_plan(pack.grid.prod(-1).tolist(), device=device, varlen=varlen)
         features = self.qwen.model.get_image_features(pack.pixels, pack.grid, return_dict=True, **images)
         # mm_encoder_outputs: transformers puts the features at the image tokens, and the deeper ones (DeepStack) into the first
-        # layers. plan: both models pass theirs on to the attention that load_model sets, in models.attention.
+        # layers. plans: a model passes them on to the layers' operators that load_model sets.
+        plans: dict[str, Any] = {"plan": attention_plan(pack.groups, device=device, varlen=varlen)}
+        if self._convolution_width:
+            plans["recurrence"] = recurrence_plan(pack.groups, width=self._convolution_width, device=device)
         hidden = self.qwen.model(
             input_ids=pack.tokens[None],
             position_ids=pack.positions[:, None],
             mm_encoder_outputs={"image": features},
             use_cache=False,
-            plan=attention_plan(pack.groups, device=device, varlen=varlen),
+            **plans,
         ).last_hidden_state[0, pack.predictors]
         temperature = torch.full((len(pack.targets),), self.temperature, device=hidden.device)
         return self.qwen.lm_head(hidden, pack.targets, temperature, self.banned)

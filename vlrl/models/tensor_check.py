@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vlrl.models.config_json import family_of
+from vlrl.models.families.family import Family
 from vlrl.models.weight_files import Shape, read_header, read_tensor, weight_files
 
 _NAMED = 3  # tensors in a sentence
@@ -33,14 +34,14 @@ def check_tensors(model: str) -> dict[str, Path]:
         if Path(model).is_dir():
             raise ValueError(f"model {model!r} has no safetensors files; save it with transformers' save_pretrained first")
         return {}
+    built = empty_model(model)
+    family = family_of(built.config.model_type)
     shapes: dict[str, Shape] = {}
     held: dict[str, Path] = {}
     for file in files:
-        header = read_header(model, file)
+        header = {name: shape for name, shape in read_header(model, file).items() if not name.startswith(family.unused_weights)}
         shapes |= header
         held |= dict.fromkeys(header, file)
-    built = empty_model(model)
-    family = family_of(built.config.model_type)
     embedding, head = family.tied_weights
     expected = {name: tuple(family.released_layout(name, tensor).shape) for name, tensor in built.named_parameters()}
     if head in held and head not in expected:  # tied
@@ -52,6 +53,11 @@ def check_tensors(model: str) -> dict[str, Path]:
         del shapes[head]
     _compare(model, expected, shapes, head=head)
     return held
+
+
+def unused_tensors(model: str, family: Family) -> list[str]:
+    """The checkpoint's tensors that transformers' model has no place for, such as those of a head for multi-token prediction."""
+    return [name for file in weight_files(model) for name in read_header(model, file) if name.startswith(family.unused_weights)]
 
 
 def _compare(model: str, expected: Mapping[str, Shape], held: Mapping[str, Shape], *, head: str) -> None:

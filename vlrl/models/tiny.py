@@ -53,6 +53,9 @@ def write_random(
     folder.mkdir(parents=True, exist_ok=True)
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            family.set_random(name, weight)
     weights = ((name, family.released_layout(name, tensor)) for name, tensor in model.named_parameters())
     ends = [tokenizer.convert_tokens_to_ids(family.end_token)]
     save_checkpoint(weights, str(folder), folder, family.make_processor(tokenizer, family.chat_template), ends)

@@ -16,6 +16,7 @@ from vlrl.distributed.ranks import Ranks
 from vlrl.inputs import attempt_each, representative_rows, spread
 from vlrl.memory.storage import bytes_needed
 from vlrl.models.checkpoint_io import check_model
+from vlrl.models.delta_rule import kernel_fault
 from vlrl.models.lora import lora_faults
 from vlrl.models.sizes import ModelSizes
 from vlrl.models.tensor_check import check_tensors, empty_model
@@ -75,6 +76,8 @@ def _check(run: Run, to_train: bool) -> None:
 
 def _setting_faults(run: Run) -> Iterator[str]:
     """Settings that the model does not support, or this machine with this model."""
+    if run.encoder.family.recurrent_layer and (fault := kernel_fault(run.ranks.device)):
+        yield f"model {run.config.model!r}: {fault}"
     yield from setting_faults(run.config, check_model(run.config.model)["text_config"], run.ranks.size)
     if run.config.algorithm.routing_replay == "r3" and not torch.cuda.is_available():
         yield "algorithm.routing_replay: r3 needs a GPU, because vLLM returns routed experts only on GPUs; use r2"

@@ -5,6 +5,7 @@ and reports log-probs after temperature and bans: the distribution that it reall
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,8 +22,11 @@ from vlrl.models.families.family import Family
 from vlrl.models.lora import targeted_weights
 from vlrl.models.processor import EncodedPrompt
 from vlrl.models.tensor_check import empty_model
+from vlrl.rollout import gdn_on_cpu
 from vlrl.rollout.engine import Request
 from vlrl.types import Rollout
+
+logger = logging.getLogger(__name__)
 
 # A prompt's samples share its full blocks of the cache, and vLLM's default of 128 tokens a block is longer than many prompts.
 # A step's requests run at once: the default is 256, and those beyond it would wait for others to end.
@@ -56,6 +60,9 @@ class VllmEngine:
         set_environment(settings, tells_routes=tells_routes)
         from vllm import LLM
 
+        on_gpu = torch.cuda.is_available()
+        if family.recurrent_layer and not on_gpu:
+            gdn_on_cpu.install()
         _register(family.vllm_class())
         self.settings = settings
         self.ranks = ranks
@@ -73,6 +80,10 @@ class VllmEngine:
             more |= _lora_arguments(lora, model)
             _keep_the_platform_s_experts()
         self._adapter: Any = None
+        if needed := family.engine_settings(on_gpu):
+            more |= needed
+            if ranks.is_first:
+                logger.warning("vLLM runs with %s, which a %s needs on this device", needed, family.model_type)
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self._decode = decode
         self._end_tokens = list(end_tokens)
@@ -298,6 +309,6 @@ def _differing(model: Any, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
         first = filled.get(own, 0) if module in fused else 0
         filled[own] = first + len(tensor)
         mine = held[own][first : first + len(tensor)]
-        if mine.shape == tensor.shape and not mine.to(tensor).equal(tensor):
+        if mine.shape == tensor.shape and not mine.equal(tensor.to(mine)):  # the engine's dtype may be the narrower one
             differing.append(name)
     return differing

@@ -5,6 +5,7 @@ The caller normalises the loss by the global count of its mini-batch. DeepSpeed 
 """
 
 import gc
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -27,10 +28,12 @@ from vlrl.models.packing import Pack
 from vlrl.models.processor import Encoder
 from vlrl.models.routing_replay import Routing
 from vlrl.models.sizes import ModelSizes, block_of
-from vlrl.models.tensor_check import empty_model
+from vlrl.models.tensor_check import empty_model, unused_tensors
 from vlrl.models.weight_files import download_once
 from vlrl.trainer import policy_state
 from vlrl.trainer.weight_change import Changes
+
+logger = logging.getLogger(__name__)
 
 _BUCKET_BYTES = 512 << 20
 
@@ -189,6 +192,10 @@ class Policy:
         weights = self.named_weights()
         if self.ranks.is_first:
             save_checkpoint(weights, source, folder, encoder.processor, encoder.end_tokens)
+            if unused := unused_tensors(source, self.family):
+                logger.warning(
+                    "%s lacks %d tensors of %s, such as %s, which vlrl does not train", folder, len(unused), source, unused[0]
+                )
         else:
             for _ in weights:  # under ZeRO-3 gathering is a collective
                 pass

@@ -60,17 +60,23 @@ class Family:
     """(name, parameter) to a view in the layout of released checkpoints; transformers undoes it when it loads them."""
     tied_weights: tuple[str, str]
     """The embedding, and the head that shares its weights in some checkpoints."""
+    unused_weights: tuple[str, ...] = ()
+    """How names in checkpoints begin that transformers' model has no place for; a run neither reads nor exports them."""
 
     adapter_targets: Mapping[str, str]
     """LoRA's targets, but for experts, to a pattern of the full names of their linear layers; a model may lack some."""
 
     experts: Experts | None = None
     """None for a dense family."""
+    recurrent_layer: Callable[[], type] | None = None
+    """A layer that passes a state from token to token (Gated DeltaNet); None if all layers attend."""
 
     flops: Callable[[Mapping[str, Any]], dict[str, float]]
     """config.json to the fields of vlrl.models.flops.Cost."""
 
     # vLLM
+    engine_settings: Callable[[bool], dict[str, Any]] = lambda on_gpu: {}
+    """(on a GPU) to the arguments of vLLM's LLM that this family needs there."""
     vllm_class: Callable[[], type]
     vllm_images: Callable[[Tensor, Tensor, int], Any]
     """(pixels, grid, merge_size) to the keyword arguments of its model, as vLLM's own processor would make them."""
@@ -83,3 +89,5 @@ class Family:
     """(tokenizer, chat template) to transformers' processor."""
     tiny_configs: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
     """The text_config and vision_config of a model of about 1M parameters."""
+    set_random: Callable[[str, Tensor], None] = lambda name, weight: None
+    """(name, weight) changes a random weight in place where transformers' initialiser would not do for a test."""
