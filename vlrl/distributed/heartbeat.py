@@ -203,8 +203,12 @@ class Heartbeat:
                 )
 
     def _end_run(self, culprit: int, sentence: str) -> NoReturn:
-        """Prints the sentence, on one rank of each host, and ends this process once the others have had time to read it."""
+        """Prints the sentence, on one rank of each host, and ends this process once the others have had time to read it.
+
+        While the others read, ranks that still live may train on and seal another checkpoint, so the sentence comes last.
+        """
         self._verdict, self._last_words = (culprit, sentence), sentence
+        time.sleep(1.5 * _PERIOD_S)
         if self._status:
             self._checkpoint = self._status.newest_checkpoint
         after = f"from the checkpoint of step {self._checkpoint}" if self._checkpoint else "from the beginning"
@@ -214,7 +218,7 @@ class Heartbeat:
             _say(f"vlrl: {sentence}. {again}")
         if self._status:
             self._status.end(f"{sentence}. {again}")
-        time.sleep(3 * _PERIOD_S if self.rank == 0 else 1.5 * _PERIOD_S)
+        time.sleep(1.5 * _PERIOD_S if self.rank == 0 else 0)
         os._exit(LOST)
 
 
