@@ -2,12 +2,14 @@
 
 Released checkpoints may hold weights in another layout than transformers' modules. Loading converts them; saving through
 transformers does not convert them back, so everything that leaves the trainer (weight sync, export) goes through the family's
-`released_layout`.
+`released_layout`. Files may have other names too; they become transformers' when a header is read, and the released ones again
+when a file is written.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,12 @@ from torch.nn.functional import linear
 
 from vlrl.common.suggest import nearest_folder
 from vlrl.config import ImagesConfig
-from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION
+from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION, WINDOW_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
 from vlrl.models.families.family import Family
 from vlrl.models.processor import Encoder
 from vlrl.models.tensor_check import check_tensors
-from vlrl.models.weight_files import read_tensor
+from vlrl.models.weight_files import TensorFiles, read_tensor
 
 _SHARD_BYTES = 4 * 1024**3
 _GENERATION = "generation_config.json"
@@ -98,7 +100,7 @@ def _without_weights(model: str, dtype: torch.dtype) -> Any:
 
 def _fill(
     built: Any,
-    files: Mapping[str, Path],
+    files: TensorFiles,
     family: Family,
     *,
     device: torch.device,
@@ -123,6 +125,10 @@ def _fill(
 def _choose_operators(loaded: Any, family: Family) -> None:
     if is_moe(loaded.config.text_config.to_dict()):
         loaded.set_experts_implementation(_EXPERTS)
+    if family.windows:
+        for attention in family.windows.attentions(loaded.get_submodule(family.vision_tower)):
+            attention.config = copy(attention.config)  # which all blocks share
+            attention.config._attn_implementation = WINDOW_ATTENTION
     _embed_patches_linearly(loaded.get_submodule(family.patch_embedding))
 
 
@@ -179,11 +185,11 @@ def _file(model: str, name: str) -> Path | None:
 
 
 def save_checkpoint(
-    weights: Iterable[tuple[str, Tensor]], source: str, folder: Path, processor: Any, ends: Sequence[int]
+    weights: Iterable[tuple[str, Tensor]], source: str, folder: Path, family: Family, processor: Any, ends: Sequence[int]
 ) -> None:
     """Writes a Hugging Face folder that transformers and vLLM load: processor, safetensors shards, and the settings of `source`.
 
-    weights: (name, tensor) in the released layout, every parameter once. ends: the tokens that end a response.
+    weights: (transformers' name, tensor) in the released layout, every parameter once. ends: the tokens that end a response.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generation = _generation_config(source) | {"eos_token_id": list(ends)}
@@ -194,7 +200,8 @@ def save_checkpoint(
             shutil.copyfile(found, folder / name)
     (folder / _GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
     index: dict[str, str] = {}
-    for number, shard in enumerate(_shards(weights), start=1):
+    named = ((family.released_name(name), tensor) for name, tensor in weights)
+    for number, shard in enumerate(_shards(named), start=1):
         name = f"model-{number:05d}.safetensors"
         try:
             save_file(shard, folder / name, metadata={"format": "pt"})

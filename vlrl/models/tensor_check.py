@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vlrl.models.config_json import family_of
-from vlrl.models.weight_files import Shape, read_header, read_tensor, weight_files
+from vlrl.models.weight_files import Shape, TensorFiles, read_header, read_tensor, weight_files
 
 _NAMED = 3  # tensors in a sentence
 
@@ -23,8 +23,8 @@ def empty_model(model: str) -> Any:
         return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
 
 
-def check_tensors(model: str) -> dict[str, Path]:
-    """The file of each tensor, by the names of a checkpoint's files; empty for one on the hub that is not downloaded.
+def check_tensors(model: str) -> TensorFiles:
+    """Where each tensor is, by transformers' names; empty for one on the hub that is not downloaded.
 
     Raises ValueError, naming the tensors, if the files lack some of the model's, have others or other shapes.
     """
@@ -34,13 +34,13 @@ def check_tensors(model: str) -> dict[str, Path]:
             raise ValueError(f"model {model!r} has no safetensors files; save it with transformers' save_pretrained first")
         return {}
     shapes: dict[str, Shape] = {}
-    held: dict[str, Path] = {}
-    for file in files:
-        header = read_header(model, file)
-        shapes |= header
-        held |= dict.fromkeys(header, file)
+    held: dict[str, tuple[Path, str]] = {}
     built = empty_model(model)
     family = family_of(built.config.model_type)
+    for file in files:
+        for released, shape in read_header(model, file).items():
+            name = family.own_name(released)
+            shapes[name], held[name] = shape, (file, released)
     embedding, head = family.tied_weights
     expected = {name: tuple(family.released_layout(name, tensor).shape) for name, tensor in built.named_parameters()}
     if head in held and head not in expected:  # tied

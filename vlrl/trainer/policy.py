@@ -150,7 +150,7 @@ class Policy:
         """
         weights = self.named_weights()
         if self.ranks.is_first:
-            save_checkpoint(weights, source, folder, encoder.processor, encoder.end_tokens)
+            save_checkpoint(weights, source, folder, self.family, encoder.processor, encoder.end_tokens)
         else:
             for _ in weights:  # under ZeRO-3 gathering is a collective
                 pass

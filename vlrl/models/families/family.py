@@ -8,7 +8,7 @@ imported inside the functions that need them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +26,17 @@ class Experts:
     """A block of router and experts."""
     expert_parallel: Mapping[str, Any]
     """How DeepSpeed finds the sparse blocks: a part of its expert_parallel settings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Windows:
+    """The facts of a vision tower some of whose blocks attend within windows of an image only."""
+
+    attentions: Callable[[Any], Sequence[Any]]
+    """The vision tower to the attention modules of those blocks."""
+    order: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+    """(vision_config, grid) to the order of merged patches in which a window's are together, and [windows + 1] where each window
+    ends, in patches, from 0 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +67,15 @@ class Family:
     """The part that a parameter belongs to, for metrics: vision, merger, language or router."""
     released_layout: Callable[[str, Tensor], Tensor]
     """(name, parameter) to a view in the layout of released checkpoints; transformers undoes it when it loads them."""
+    released_prefixes: Mapping[str, str] = field(default_factory=dict)
+    """How names begin in transformers' model, to how they begin in released checkpoints, where the two differ."""
     tied_weights: tuple[str, str]
     """The embedding, and the head that shares its weights in some checkpoints."""
 
     experts: Experts | None = None
     """None for a dense family."""
+    windows: Windows | None = None
+    """None if every block of the vision tower sees the whole image."""
 
     flops: Callable[[Mapping[str, Any]], dict[str, float]]
     """config.json to the fields of vlrl.models.flops.Cost."""
@@ -78,3 +93,18 @@ class Family:
     """(tokenizer, chat template) to transformers' processor."""
     tiny_configs: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
     """The text_config and vision_config of a model of about 1M parameters."""
+
+    def released_name(self, name: str) -> str:
+        """A parameter's name in the files of released checkpoints."""
+        for ours, released in self.released_prefixes.items():
+            if name.startswith(ours):
+                return released + name.removeprefix(ours)
+        return name
+
+    def own_name(self, name: str) -> str:
+        """The name that transformers has for a tensor of a checkpoint's files, which may have been written with either name."""
+        if not name.startswith(tuple(self.released_prefixes)):
+            for ours, released in self.released_prefixes.items():
+                if name.startswith(released):
+                    return ours + name.removeprefix(released)
+        return name
