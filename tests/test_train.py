@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,6 +210,18 @@ def test_a_run_killed_between_two_saves_equals_the_uninterrupted_one(moe):
     assert loop.checkpoints()[-1] == 2
     loop.run()
     check_equal(loop, moe)
+
+
+@pytest.mark.slow
+def test_a_run_of_any_family_that_is_killed_equals_the_uninterrupted_one(small, any_model):
+    family = Path(any_model).name
+    whole = small.with_(name=family, model=any_model, steps=4)
+    whole.run()
+    loop = copied(whole, f"{family}-killed", "coldstart")
+    loop.interrupted(signal.SIGKILL, "step logged", 3, exit_code=-signal.SIGKILL)
+    assert loop.checkpoints()[-1] == 2
+    loop.run()
+    check_equal(loop, whole)
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def checkpoint(tiny_dense, tmp_path):
     return Path(shutil.copytree(tiny_dense, tmp_path / "model"))
 
 
-# Whether the head is the embedding, and what text_config says of it. transformers ties the head of a Qwen2.5-VL if either says so.
+# Whether the head is the embedding, and what text_config says of it. transformers ties a Qwen2.5-VL's head if either says so.
 FLAGS = [(tied, flag) for tied in (True, False) for flag in (None, True, False)]
 TIES = [(name, *each) for name in FAMILIES for each in FLAGS if (name, *each) != ("qwen2_5_vl", False, True)]
 
