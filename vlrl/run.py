@@ -45,7 +45,9 @@ class Run(Inputs):
 
         How the policy lies on its ranks is not among it.
         """
-        settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
+        settings = self.config.model_dump(
+            mode="json", include={"model", "template_kwargs", "seed", "mixture", "images", "coldstart"}
+        )
         on_ranks = {"zero_stage", "expert_parallel", "offload_optimizer", "max_tokens_per_micro_batch"}
         policy = self.coldstart_policy.model_dump(mode="json", exclude=on_ranks)
         return {"weights": self.weights, **self.contents, "policy": policy, **settings}
@@ -74,7 +76,7 @@ def open_run(config: Config, ranks: Ranks) -> Run:
     tasks = open_each({name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()})
     rows = open_each({name: partial(Dataset, mix.rows) for name, mix in config.mixture.items()})
     model = check_model(config.model)
-    encoder = load_encoder(config.model, config.images)
+    encoder = load_encoder(config.model, config.images, config.template_kwargs)
     return Run(
         config=config,
         ranks=ranks,

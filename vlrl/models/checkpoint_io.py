@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -140,13 +141,20 @@ def _embed_patches_linearly(conv: Any) -> None:
     conv.forward = lambda pixels: linear(pixels.flatten(1), conv.weight.flatten(1), conv.bias)
 
 
-def load_encoder(model: str, images: ImagesConfig) -> Encoder:
-    """The checkpoint's processor as an Encoder. Raises ValueError for an end token that its tokenizer lacks."""
+def load_encoder(model: str, images: ImagesConfig, template_kwargs: Mapping[str, Any] = MappingProxyType({})) -> Encoder:
+    """The checkpoint's processor as an Encoder. template_kwargs: variables of its chat template.
+
+    Raises ValueError for an end token that its tokenizer lacks, and for a variable that its chat template does not use.
+    """
     from transformers import AutoProcessor
 
     config = check_model(model)
     family, processor = family_of(config["model_type"]), AutoProcessor.from_pretrained(model)
-    return Encoder(processor, images, family, end_tokens(model, config, processor.tokenizer, family))
+    ends = end_tokens(model, config, processor.tokenizer, family)
+    try:
+        return Encoder(processor, images, family, ends, template_kwargs)
+    except ValueError as error:
+        raise ValueError(f"model {model!r}: {error}") from None
 
 
 def end_tokens(model: str, config: Mapping[str, Any], tokenizer: Any, family: Family) -> list[int]:

@@ -5,8 +5,10 @@ nothing is decoded, resized or tokenised twice and the two can't disagree about 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,15 +47,22 @@ class Encoder:
     """Turns chat messages into EncodedPrompts with transformers' processor of a family. Image sizes are bounded by `images`.
 
     end_tokens: ids that end a response, in the engine, in its text and in the exported model. The first is the one that
-    demonstrations end with: the family's, with which its chat template ends a turn.
+    demonstrations end with: the family's, with which its chat template ends a turn. template_kwargs: variables of the template.
     """
 
-    def __init__(self, processor, images: ImagesConfig, family: Family, end_tokens: Sequence[int]):
+    def __init__(
+        self,
+        processor: Any,
+        images: ImagesConfig,
+        family: Family,
+        end_tokens: Sequence[int],
+        template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    ):
         self.family = family
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.end_tokens = tuple(end_tokens)
-        self._text_tokens = TextTokens(self.tokenizer)
+        self._text_tokens = TextTokens(self.tokenizer, template_kwargs)
         self._pieces: dict[int, str] = {}
         self.images = images
         self.patch_size = processor.image_processor.patch_size
