@@ -15,7 +15,7 @@ from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.flops import Cost
 from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.tasks import load_task
-from vlrl.types import Prompt
+from vlrl.types import Convention, Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,11 @@ class Run(Inputs):
     banned: list[int]
     cost: Cost
     rollbacks: int = 0
+
+    @property
+    def coordinates(self) -> Convention:
+        """How the model gives places in a picture, and prompts ask for them."""
+        return self.encoder.family.coordinates
 
     @property
     def identity(self) -> dict[str, Any]:

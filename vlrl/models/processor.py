@@ -31,6 +31,7 @@ class EncodedPrompt:
     next_position: where a response's positions start. pixels: [patches, patch size] and grid: [images, 3] in patches,
     both empty for text. image_keys: a hash per image, equal for equal pixels. image_spans: (offset, length) in tokens.
     opened: what the chat template already wrote of the response, such as "<think>" and a line feed; else "".
+    seen: width and height of each image in pixels, if the model gives places in them, as Row.seen.
     """
 
     tokens: Tensor
@@ -41,6 +42,7 @@ class EncodedPrompt:
     image_keys: tuple[str, ...]
     image_spans: tuple[tuple[int, int], ...]
     opened: str = ""
+    seen: tuple[tuple[int, int], ...] = ()
 
 
 class Encoder:
@@ -119,6 +121,7 @@ class Encoder:
             image_keys=keys,
             image_spans=tuple(spans),
             opened=opened,
+            seen=self._seen(grid),
         )
 
     def filler(self) -> EncodedPrompt:
@@ -143,6 +146,11 @@ class Encoder:
         pixels, grid = self.family.image_features(self.processor, images)
         keys = tuple(hashlib.blake2b(image.tobytes() + repr(image.size).encode(), digest_size=16).hexdigest() for image in images)
         return pixels, grid, keys
+
+    def _seen(self, grid: Tensor) -> tuple[tuple[int, int], ...]:
+        if self.family.coordinates != "pixels":
+            return ()
+        return tuple((width * self.patch_size, height * self.patch_size) for _, height, width in grid.tolist())
 
     def _open(self, reference: str):
         image = open_image(reference, max_side=self.images.max_side)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vlrl.types import Convention
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
@@ -58,6 +60,9 @@ class Family:
     """(processor, fitted images) to pixels [patches, patch size] and grid [images, 3] in patches."""
     positions: Callable[[int, Sequence[tuple[int, int]], Tensor, int], tuple[Tensor, int]]
     """(length, image spans, grid, merge_size) to a prompt's positions [3, length] and the one after the last."""
+
+    coordinates: Convention
+    """How the model gives places in a picture. In pixels: of the image as fit_image made it."""
 
     # The trainer's model
     vision_tower: str

@@ -100,6 +100,7 @@ def tiny_configs() -> tuple[dict[str, Any], dict[str, Any]]:
 QWEN2_5_VL = replace(
     qwen3_vl.QWEN3_VL,
     model_type="qwen2_5_vl",
+    coordinates="pixels",
     windows=Windows(attentions=window_attentions, order=window_order),
     released_prefixes={"model.visual.": "visual.", "model.language_model.": "model."},
     flops=flops,
