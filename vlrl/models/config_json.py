@@ -21,7 +21,10 @@ def family_of(model_type: str | None, *, model: str = "") -> Family:
     """The family of a model by the model_type of its config.json. ValueError, naming the model, for one that vlrl can't train."""
     if model_type not in FAMILIES:
         *others, last = FAMILIES
-        raise ValueError(f"model {model!r} is a {model_type!r}; vlrl trains {', '.join(others)} and {last}")
+        raise ValueError(
+            f"model {model!r} is a {model_type!r}; vlrl trains {', '.join(others)} and {last}; docs/own-family.md says how to add "
+            "a family"
+        )
     return FAMILIES[model_type]
 
 
