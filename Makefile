@@ -1,4 +1,5 @@
-# make train: from nothing to a trained tiny model and a table. make test: the tests. Both make the environment first.
+# make train: from nothing to a trained tiny model and a table; make train FAMILY=qwen2_5_vl: of another family than Qwen3-VL.
+# make test: the tests. All make the environment first.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -7,6 +8,8 @@ READY := $(VENV)/ready
 TASKS := chain_sum knights functions digits counting
 DATA := $(TASKS:%=data/%/eval/manifest.json)
 RUN ?= configs/cpu.yaml
+FAMILY ?=
+MODEL := models/tiny$(FAMILY:%=-%)
 
 # Parts that share two cores (engine, verifiers, ranks) are quicker with a thread each than waiting for one another's.
 export OMP_NUM_THREADS ?= 1
@@ -31,8 +34,8 @@ data: $(READY)
 
 data-real: $(REAL:%=data/%/eval/manifest.json) data/knights_knaves/eval/manifest.json data/zebra/eval/manifest.json
 
-train: $(READY) data models/tiny/config.json
-	$(BIN)/vlrl train $(RUN)
+train: $(READY) data $(MODEL)/config.json
+	$(BIN)/vlrl train $(RUN) $(FAMILY:%=model=$(MODEL) name=cpu-%)
 
 test: $(READY)
 	$(PYTEST)
@@ -45,10 +48,10 @@ faults: $(READY)
 	$(BIN)/python -m tests.faults --quick
 
 # A short run of the whole, with limits alone where this machine can't jail code (a container without namespaces, say).
-smoke: $(READY) data models/tiny/config.json
+smoke: $(READY) data $(MODEL)/config.json
 	rm -rf runs/smoke
 	$(BIN)/vlrl doctor | tee /dev/stderr | grep -q "jail for code: works" && isolation=jail || isolation=limits; \
-	$(BIN)/vlrl train $(RUN) name=smoke steps=20 coldstart.steps=60 evaluation.rows=40 scoring.isolation=$$isolation
+	$(BIN)/vlrl train $(RUN) name=smoke model=$(MODEL) steps=20 coldstart.steps=60 evaluation.rows=40 scoring.isolation=$$isolation
 	test -s runs/smoke/summary.json
 
 check: $(READY)
@@ -76,8 +79,8 @@ data/zebra/eval/manifest.json: | $(READY)
 	$(BIN)/vlrl data build data_recipes/reasoning_gym.py --from zebra_puzzles --task short_answer --out data/zebra
 
 # The sets are named, so that a set of one's own in data/ changes neither the tokenizer nor the run.
-models/tiny/config.json: vlrl/models/tiny.py | data
-	$(BIN)/vlrl tiny models/tiny $(patsubst %,--texts data/%/train,$(sort $(TASKS)))
+$(MODEL)/config.json: vlrl/models/tiny.py | data
+	$(BIN)/vlrl tiny $(MODEL) $(FAMILY:%=--family %) $(patsubst %,--texts data/%/train,$(sort $(TASKS)))
 
 clean:
 	rm -rf $(VENV) data models runs

@@ -1,9 +1,11 @@
 """Random Qwen-VL checkpoints of the released sizes, for benches that need no weights, and their configs alone for plans.
 
     python -m bench.sizes 8B models/random-8B
+    python -m bench.sizes 2.5-7B models/random-2.5-7B
     python -m bench.sizes 235B-A22B models/235B --config-only
 
-The sizes are those of the released config.json files; the tokenizer is a small one of bytes.
+The sizes are those of the released config.json files, of Qwen3-VL unless they begin with 2.5; the tokenizer is a small one of
+bytes.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 from vlrl.models.families.family import Family
+from vlrl.models.families.qwen2_5_vl import QWEN2_5_VL
 from vlrl.models.families.qwen3_vl import QWEN3_VL
 from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 from vlrl.models.tiny import write_random
@@ -43,6 +46,33 @@ def _text(hidden: int, intermediate: int, layers: int, heads: int, **more: Any) 
     return _TEXT | sizes | more
 
 
+def _older_text(hidden: int, intermediate: int, layers: int, heads: int, key_heads: int, vocabulary: int) -> dict[str, Any]:
+    """Of Qwen2.5-VL."""
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 128_000,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+    }
+
+
+_OLDER_VISION = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "tokens_per_second": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
 _EXPERTS = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
 
 
@@ -65,6 +95,15 @@ class Size:
 
 
 SIZES = {
+    "2.5-3B": Size(
+        family=QWEN2_5_VL,
+        text=_older_text(2048, 11008, 36, 16, 2, 151_936),
+        vision=_OLDER_VISION | {"out_hidden_size": 2048},
+        tied=True,
+    ),
+    "2.5-7B": Size(
+        family=QWEN2_5_VL, text=_older_text(3584, 18944, 28, 28, 4, 152_064), vision=_OLDER_VISION | {"out_hidden_size": 3584}
+    ),
     "2B": Size(family=QWEN3_VL, text=_text(2048, 6144, 28, 16), vision=_SMALL_VISION | {"out_hidden_size": 2048}, tied=True),
     "4B": Size(family=QWEN3_VL, text=_text(2560, 9728, 36, 32), vision=_SMALL_VISION | {"out_hidden_size": 2560}, tied=True),
     "8B": Size(family=QWEN3_VL, text=_text(4096, 12288, 36, 32), vision=_LARGE_VISION | {"out_hidden_size": 4096}),

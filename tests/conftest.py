@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from vlrl.config import ImagesConfig
+from vlrl.models.config_json import FAMILIES
 from vlrl.sandbox import jail
 from vlrl.scoring import Scorer
 
@@ -100,6 +101,14 @@ def tiny_moe(tmp_path_factory) -> str:
     return _tiny(tmp_path_factory.mktemp("models") / "moe", "qwen3_vl_moe")
 
 
+@pytest.fixture(scope="session", params=FAMILIES)
+def any_model(request, tmp_path_factory) -> str:
+    """A tiny checkpoint of each family in turn, in which nothing can hide: see tests/models/helpers.py."""
+    from tests.models.helpers import enlarge
+
+    return enlarge(_tiny(tmp_path_factory.mktemp("models") / request.param, request.param))
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> list[str]:
     """Three images of different sizes, as references."""
@@ -123,7 +132,6 @@ def ranks():
 
 
 def _tiny(folder: Path, family: str) -> str:
-    from vlrl.models.config_json import FAMILIES
     from vlrl.models.tiny import build_tiny
 
     build_tiny(folder, TEXTS, family=FAMILIES[family])

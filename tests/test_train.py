@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 import torch
@@ -253,6 +254,18 @@ def test_the_model_of_a_run_of_adapters_is_its_cold_start_with_the_adapter_added
 def test_a_run_of_the_whole_model_is_not_resumed_with_adapters(dense):
     printed = finished(dense.with_(lora={"rank": 4}, policy__lr=1e-6).start(), exit_code=2)
     assert "lora was absent in the checkpoint, {rank: 4, alpha: 32, sync: auto} now" in printed
+
+
+@pytest.mark.slow
+def test_a_run_of_any_family_that_is_killed_equals_the_uninterrupted_one(small, any_model):
+    family = Path(any_model).name
+    whole = small.with_(name=family, model=any_model, steps=4)
+    whole.run()
+    loop = copied(whole, f"{family}-killed", "coldstart")
+    loop.interrupted(signal.SIGKILL, "step logged", 3, exit_code=-signal.SIGKILL)
+    assert loop.checkpoints()[-1] == 2
+    loop.run()
+    check_equal(loop, whole)
 
 
 @pytest.mark.slow

@@ -307,6 +307,7 @@ class MlflowConfig(TrackerConfig):
 class Config(Section):
     """A run.
 
+    template_kwargs: variables of the model's chat template, such as enable_thinking: false.
     heartbeat_s: a rank that is silent for longer ends the run on all hosts; 0 turns that off. collective_timeout_s: the longest
     wait of one rank for another, as for the one with the longest responses; it must be longer than any that is legitimate.
     lora: trains adapters; without it the whole model is trained. policy.lr is then 1e-5 if it is left out.
@@ -320,6 +321,7 @@ class Config(Section):
     seed: int = 0
     runs: Path = Path("runs")
     task_folders: tuple[Path, ...] = (Path("tasks"),)
+    template_kwargs: dict[str, Any] = {}
     threads: Annotated[int, Field(ge=0)] = 0
     heartbeat_s: Annotated[float, Field(ge=0)] = 60.0
     collective_timeout_s: Positive = 1800.0

@@ -8,7 +8,7 @@ from vlrl.config import Config
 from vlrl.data.mixture import Mixture
 from vlrl.data.shards import Dataset
 from vlrl.tasks import Task, prompt_of
-from vlrl.types import Draw, Prompt, Row
+from vlrl.types import Convention, Draw, Prompt, Row
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -26,6 +26,11 @@ class Inputs:
 
     def with_rows(self, rows: dict[str, Dataset]) -> Self:
         return replace(self, rows=rows)
+
+    @property
+    def coordinates(self) -> Convention:
+        """How prompts ask for places in a picture: in Qwen3-VL's way, before the model is known."""
+        return "relative_1000"
 
     def resume_identity(self, world_size: int) -> dict[str, Any]:
         """The values that a resumed run is compared with the saved one by; the tasks' order decides their slots."""
@@ -76,7 +81,7 @@ class Inputs:
             slot=draw.slot,
             task=draw.task,
             row=row,
-            messages=tuple(prompt_of(task, row, system=mix.system, instruction=mix.instruction)),
+            messages=tuple(prompt_of(task, row, system=mix.system, instruction=mix.instruction, coordinates=self.coordinates)),
             file=task.name,
             minibatch=draw.minibatch,
             round=draw.round,

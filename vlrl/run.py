@@ -15,7 +15,7 @@ from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.flops import Cost
 from vlrl.models.processor import EncodedPrompt, Encoder
 from vlrl.tasks import load_task
-from vlrl.types import Prompt
+from vlrl.types import Convention, Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,11 @@ class Run(Inputs):
     rollbacks: int = 0
 
     @property
+    def coordinates(self) -> Convention:
+        """How the model gives places in a picture, and prompts ask for them."""
+        return self.encoder.family.coordinates
+
+    @property
     def identity(self) -> dict[str, Any]:
         return self.resume_identity(self.ranks.size)
 
@@ -45,7 +50,9 @@ class Run(Inputs):
 
         How the policy lies on its ranks is not among it.
         """
-        settings = self.config.model_dump(mode="json", include={"model", "seed", "mixture", "images", "coldstart"})
+        settings = self.config.model_dump(
+            mode="json", include={"model", "template_kwargs", "seed", "mixture", "images", "coldstart"}
+        )
         on_ranks = {"zero_stage", "expert_parallel", "offload_optimizer", "max_tokens_per_micro_batch"}
         policy = self.coldstart_policy.model_dump(mode="json", exclude=on_ranks)
         lora = {"lora": self.config.lora.model_dump(mode="json", exclude={"sync"})} if self.config.lora else {}
@@ -75,7 +82,7 @@ def open_run(config: Config, ranks: Ranks) -> Run:
     tasks = open_each({name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()})
     rows = open_each({name: partial(Dataset, mix.rows) for name, mix in config.mixture.items()})
     model = check_model(config.model)
-    encoder = load_encoder(config.model, config.images)
+    encoder = load_encoder(config.model, config.images, config.template_kwargs)
     return Run(
         config=config,
         ranks=ranks,

@@ -10,7 +10,9 @@ A task may also define
     def guessed(rows: Sequence[Row]) -> list[str]      for each row, the guess that would be right without a look at its pictures,
                                                        or ""; `vlrl data build` leaves such rows out
 
-Text that is the same in every prompt should be a constant INSTRUCTION, which a run file can replace. There is no registry.
+Text that is the same in every prompt should be a constant INSTRUCTION, which a run file can replace. If it asks for places in a
+picture, it says "from 0 to 1000", which becomes "in pixels of the picture" for a model that gives places so; verify reads them
+with Frame.of(row), see vlrl/verifiers/boxes.py. There is no registry.
 
 Files are loaded by path, in the run and in each scoring worker, so a user's folder need not be installed.
 """
@@ -31,12 +33,14 @@ from vlrl.common.fingerprint import text_fingerprint
 from vlrl.common.names import name_fault
 from vlrl.common.responses import after_reasoning
 from vlrl.common.suggest import nearest
-from vlrl.types import Message, Row, Score, Status
+from vlrl.types import Convention, Message, Row, Score, Status
 
 Example = tuple[str, Row, float]
 
+THOUSANDTHS, _PIXELS = "from 0 to 1000", "in pixels of the picture"
 _PARTS = ("prompt", "verify", "EXAMPLES")
 _DETAIL = 500
+_BOXES = Path(__file__).parent / "verifiers/boxes.py"
 _SCORING = [Path(__file__).parent / room for room in ("verifiers", "sandbox", "common")]  # a change there changes rewards
 
 
@@ -49,6 +53,7 @@ class Task:
     """A loaded task file and its definitions; its name is the file's stem.
 
     fingerprint: a hash of the file, and of what it imports from its own folder and from _SCORING.
+    reads_places: whether it imports vlrl.verifiers.boxes.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Task:
     examples: tuple[Example, ...]
     instruction: str = ""
     fingerprint: str = ""
+    reads_places: bool = False
     guessed: Callable[[Sequence[Row]], list[str]] | None = None
 
 
@@ -73,10 +79,12 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
         places = [str(folder) for folder in folders]
         found = f"found {sorted(files)}" if files else "there is no task file; name the folder with --tasks or task_folders"
         raise ValueError(f"no task {name!r} in {places}; {nearest(name, files)}{found}")
-    module = _load_module(files[name].resolve())
+    path = files[name].resolve()
+    module = _load_module(path)
     missing = [part for part in _PARTS if part not in vars(module)]
     if missing:
         raise ValueError(f"{files[name]} must define {', '.join(missing)}; see the docstring of vlrl/tasks.py")
+    imported = _scoring_imports(path, set())
     return Task(
         name=name,
         path=files[name],
@@ -84,22 +92,31 @@ def load_task(name: str, folders: Sequence[Path | str]) -> Task:
         verify=module.verify,
         examples=tuple(module.EXAMPLES),
         instruction=getattr(module, "INSTRUCTION", ""),
-        fingerprint=_fingerprint(files[name].resolve()),
+        fingerprint=text_fingerprint(*(each.read_bytes() for each in sorted({path, *imported}))),
+        reads_places=_BOXES in imported,
         guessed=getattr(module, "guessed", None),
     )
 
 
-def prompt_of(task: Task, row: Row, *, system: str | None = None, instruction: str | None = None) -> list[Message]:
+def prompt_of(
+    task: Task, row: Row, *, system: str | None = None, instruction: str | None = None, coordinates: Convention = "relative_1000"
+) -> list[Message]:
     """The task's prompt for a row. system: a system message to add; instruction: replaces the task's INSTRUCTION.
+
+    coordinates: how the model gives places in a picture; the instruction asks for them so.
 
     Raises ValueError if the prompt has no INSTRUCTION to replace.
     """
     messages = task.prompt(row)
+    asked = task.instruction if instruction is None else instruction
+    if coordinates == "pixels":
+        asked = asked.replace(THOUSANDTHS, _PIXELS)
     if instruction is not None:
         texts = [part["text"] for message in messages for part in parts_of(message) if part["type"] == "text"]
         if not task.instruction or not any(task.instruction in text for text in texts):
             raise ValueError(f"{task.path}: the prompt has no INSTRUCTION to replace; define INSTRUCTION and use it in prompt")
-        messages = [_replaced(message, task.instruction, instruction) for message in messages]
+    if asked != task.instruction:
+        messages = [_replaced(message, task.instruction, asked) for message in messages]
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
@@ -167,10 +184,6 @@ def _load_module(path: Path) -> ModuleType:
     except Exception as error:  # a user's file may raise anything
         raise ValueError(f"{path} cannot be imported: {describe_error(error)} ({_place(error, path)})") from error
     return module
-
-
-def _fingerprint(path: Path) -> str:
-    return text_fingerprint(*(each.read_bytes() for each in sorted({path, *_scoring_imports(path, set())})))
 
 
 def _scoring_imports(path: Path, found: set[Path]) -> set[Path]:

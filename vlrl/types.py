@@ -10,10 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 Message = dict[str, Any]
 """One chat turn: {"role": "user", "content": [{"type": "image", "image": REF}, {"type": "text", "text": "..."}]}."""
+
+
+Convention = Literal["relative_1000", "pixels"]
+"""How a model gives places in a picture: in thousandths of width and height (Qwen3-VL), or in pixels of the resized picture that
+it saw (Qwen2.5-VL)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +27,8 @@ class Row:
 
     images: references, not pixels: a file's path, or `SHARD.tar#OFFSET+SIZE` (bytes inside a shard).
     response: a demonstration for the supervised cold start (reasoning and answer); empty if the row has none.
+    seen: width and height of each image as the model saw it, if the model gives places in pixels of it. A data set's rows have
+    none; the run adds them once the prompt is encoded, for the verifier.
     """
 
     key: str = ""
@@ -30,6 +37,7 @@ class Row:
     images: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     response: str = ""
+    seen: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

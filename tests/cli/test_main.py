@@ -38,11 +38,24 @@ def test_a_tiny_model_s_tokenizer_learns_only_the_named_texts_and_the_command_pr
     assert "did you mean data/sums/train?" in command("tiny", "model", "--texts", "data/sum/train")[1].replace("\n", "")
 
 
-def test_make_passes_the_laptop_run_s_data_sets_to_vlrl_tiny():
-    planned = subprocess.run(["make", "-n", "-B", "models/tiny/config.json"], cwd=ROOT, capture_output=True, text=True).stdout
-    (line,) = [line for line in planned.splitlines() if "vlrl tiny" in line]
+@pytest.mark.parametrize(
+    ("family", "tiny", "train"),
+    [
+        ((), ["models/tiny"], []),
+        (
+            ("FAMILY=qwen2_5_vl",),
+            ["models/tiny-qwen2_5_vl", "--family", "qwen2_5_vl"],
+            ["model=models/tiny-qwen2_5_vl", "name=cpu-qwen2_5_vl"],
+        ),
+    ],
+    ids=["usual", "another family"],
+)
+def test_make_train_makes_the_family_s_tiny_model_from_the_laptop_run_s_data_sets_and_trains_it(family, tiny, train):
+    planned = subprocess.run(["make", "-n", "-B", "train", *family], cwd=ROOT, capture_output=True, text=True).stdout
+    made, trained = ([line.split()[2:] for line in planned.splitlines() if f"vlrl {name} " in line] for name in ("tiny", "train"))
     tasks = ["chain_sum", "counting", "digits", "functions", "knights"]
-    assert line.split()[2:] == ["models/tiny", *(word for task in tasks for word in ("--texts", f"data/{task}/train"))]
+    assert made == [[*tiny, *(word for task in tasks for word in ("--texts", f"data/{task}/train"))]]
+    assert trained == [["configs/cpu.yaml", *train]]
 
 
 SHORT = ("data", "show", "{rows}", "--num", 1)

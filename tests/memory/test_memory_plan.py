@@ -25,7 +25,7 @@ from vlrl.preflight.memory_faults import memory_faults
 from vlrl.run_file import load_config
 
 ROOT = Path(__file__).parents[2]
-RUN_FILES = {path.stem: path for path in sorted((ROOT / "configs").glob("qwen3vl_*.yaml"))}
+RUN_FILES = {path.stem: path for path in sorted((ROOT / "configs").glob("qwen*.yaml"))}
 NUMBERS = {"one": 1, "two": 2, "sixteen": 16}
 
 
@@ -38,7 +38,9 @@ def sizes_of(size: str, lora: LoraConfig | None = None) -> ModelSizes:
 def run_of(name: str, *overrides: str):
     """The run file's config and the sizes of its model."""
     config = load_config(RUN_FILES[name], overrides)
-    return config, sizes_of(re.search(r"Qwen3-VL-(.*)-Instruct", config.model)[1], config.lora)
+    return config, sizes_of(
+        re.fullmatch(r"Qwen/Qwen(3-VL-|(?=2\.5))(.*)-Instruct", config.model)[2].replace("-VL", ""), config.lora
+    )
 
 
 def plan_of(name: str, machine: Machine, *overrides: str) -> MemoryPlan:

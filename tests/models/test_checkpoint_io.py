@@ -18,8 +18,7 @@ from tests.models.helpers import message
 from tests.models.thinking import SAMPLING, write_thinking
 from tests.trainer.replay import open_policy
 from vlrl.models.checkpoint_io import load_encoder, load_model
-from vlrl.models.families.qwen3_vl import QWEN3_VL
-from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
+from vlrl.models.config_json import FAMILIES
 from vlrl.models.tiny import write_random
 
 NORM, HEAD, EMBEDDING = "model.language_model.norm.weight", "lm_head.weight", "model.language_model.embed_tokens.weight"
@@ -47,14 +46,19 @@ def checkpoint(tiny_dense, tmp_path):
     return Path(shutil.copytree(tiny_dense, tmp_path / "model"))
 
 
-@pytest.mark.parametrize("flag", [None, True, False])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("family", [QWEN3_VL, QWEN3_VL_MOE], ids=["dense", "moe"])
-def test_every_tensor_of_a_loaded_checkpoint_is_its_file_s_whatever_text_config_says_of_the_head(tmp_path, family, tied, flag):
+# Whether the head is the embedding, and what text_config says of it. transformers ties a Qwen2.5-VL's head if either says so.
+FLAGS = [(tied, flag) for tied in (True, False) for flag in (None, True, False)]
+TIES = [(name, *each) for name in FAMILIES for each in FLAGS if (name, *each) != ("qwen2_5_vl", False, True)]
+
+
+@pytest.mark.parametrize(("name", "tied", "flag"), TIES)
+def test_every_tensor_of_a_loaded_checkpoint_is_its_file_s_whatever_text_config_says_of_the_head(tmp_path, name, tied, flag):
+    family = FAMILIES[name]
     write_random(tmp_path, TEXTS, family, *family.tiny_configs(), tied=tied)
     if flag is not None:
         change_config(tmp_path, text_config={"tie_word_embeddings": flag})
-    held, loaded = load_file(tmp_path / "model-00001.safetensors"), load(tmp_path)
+    loaded, files = load(tmp_path), load_file(tmp_path / "model-00001.safetensors")
+    held = {family.own_name(name): tensor for name, tensor in files.items()}
     parameters = dict(loaded.named_parameters())
     assert parameters.keys() == held.keys() and (HEAD in held) is not tied
     assert all(family.released_layout(name, tensor).equal(held[name]) for name, tensor in parameters.items())
@@ -114,11 +118,9 @@ def test_a_checkpoint_without_safetensors_files_is_refused(checkpoint):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["tiny_dense", "tiny_moe"])
-def test_a_loaded_model_is_the_one_that_transformers_loads_buffers_too(request, kind, dtype):
-    folder = request.getfixturevalue(kind)
-    loaded = load_model(folder, dtype=dtype, freeze_vision=False, gradient_checkpointing=False)
-    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+def test_a_loaded_model_is_the_one_that_transformers_loads_buffers_too(any_model, dtype):
+    loaded = load_model(any_model, dtype=dtype, freeze_vision=False, gradient_checkpointing=False)
+    plain = AutoModelForImageTextToText.from_pretrained(any_model, dtype=dtype)
     for own, theirs in ((loaded.named_parameters(), plain.named_parameters()), (loaded.named_buffers(), plain.named_buffers())):
         expected = dict(theirs)
         held = dict(own)

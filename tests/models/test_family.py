@@ -56,7 +56,7 @@ def toy(monkeypatch, tmp_path) -> str:
 
 
 def test_a_model_of_no_family_is_refused_with_the_types_there_are(tmp_path):
-    with pytest.raises(ValueError, match="model 'it' is a 'toy_vl'; vlrl trains qwen3_vl.* and "):
+    with pytest.raises(ValueError, match="model 'it' is a 'toy_vl'; vlrl trains qwen.* and .*; docs/own-family.md"):
         family_of("toy_vl", model="it")
 
 

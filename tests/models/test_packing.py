@@ -48,12 +48,10 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
-@pytest.mark.parametrize("kind", ["tiny_dense", "tiny_moe"])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "gradient_checkpointing": True}])
-def test_packed_logprobs_and_gradients_equal_separate_sequences(kind, options, pictures, request):
-    checkpoint = request.getfixturevalue(kind)
-    encoder, packed = parts_of(checkpoint, **options)
-    plain = plain_model(checkpoint)
+def test_packed_logprobs_and_gradients_equal_separate_sequences(any_model, options, pictures):
+    encoder, packed = parts_of(any_model, **options)
+    plain = plain_model(any_model)
     groups = ragged_groups(encoder, pictures)
     together, _ = packed(pack_groups(groups, encoder.filler()))
     apart = torch.cat(
@@ -87,8 +85,8 @@ def test_a_pack_without_images_ends_in_a_filler_that_changes_no_logprob(tiny_den
         torch.testing.assert_close(packed(alone)[0][:2], packed(beside_an_image)[0][:2], rtol=0, atol=1e-5)
 
 
-def test_an_empty_pack_still_runs_every_part_of_the_model(tiny_moe):
-    encoder, packed = parts_of(tiny_moe)
+def test_an_empty_pack_still_runs_every_part_of_the_model(any_model):
+    encoder, packed = parts_of(any_model)
     pack = pack_groups([], encoder.filler())
     logprobs, _ = packed(pack)
     assert pack.num_sequences == 0 and pack.filler == len(logprobs) == 1
@@ -96,8 +94,8 @@ def test_an_empty_pack_still_runs_every_part_of_the_model(tiny_moe):
     assert all(p.grad is not None and not p.grad.any() for p in packed.parameters())
 
 
-def test_positions_equal_transformers_rope_index(tiny_dense, pictures):
-    encoder, packed = parts_of(tiny_dense)
+def test_positions_equal_transformers_rope_index(any_model, pictures):
+    encoder, packed = parts_of(any_model)
     for images in [(), pictures[:1], pictures]:
         prompt = encoder.encode(message("Compare these.", *images))
         tokens = prompt.tokens[None]

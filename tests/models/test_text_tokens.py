@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import SMALL_IMAGES
 from tests.models.helpers import message
-from tests.models.thinking import write_thinking
+from tests.models.thinking import SWITCHES, write_thinking
+from vlrl.common.responses import after_reasoning
 from vlrl.models.checkpoint_io import load_encoder
 from vlrl.models.families.qwen_vl import SPECIAL_TOKENS
 from vlrl.rollout.groups import encode_demonstration
@@ -87,6 +88,48 @@ def test_a_prompt_knows_the_reasoning_that_its_template_opened(encoder, thinking
     prompt = thinking.encode(message("What </think> is 1 + 2?"))
     assert prompt.opened == "<think>\n"
     assert thinking.tokenizer.decode(prompt.tokens).endswith("<|im_start|>assistant\n<think>\n")
+
+
+@pytest.fixture(scope="module")
+def switching(tiny_dense, tmp_path_factory):
+    return write_thinking(tiny_dense, tmp_path_factory.mktemp("models") / "switching", SWITCHES)
+
+
+NOTHING = "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "written", "opened", "sampled"),
+    [
+        ({}, "<think>\n", "<think>\n", "4 is 2 + 2</think>\n\n7"),
+        ({"enable_thinking": True}, "<think>\n", "<think>\n", "4 is 2 + 2</think>\n\n7"),
+        ({"enable_thinking": False}, NOTHING, "", "7"),
+    ],
+)
+def test_a_template_that_can_leave_out_the_reasoning_does_as_the_run_says(switching, variables, written, opened, sampled):
+    encoder = load_encoder(switching, SMALL_IMAGES, variables)
+    prompt = encoder.encode(message("What is 3 + 4? <think>"))
+    assert encoder.tokenizer.decode(prompt.tokens).endswith(f"<|im_start|>assistant\n{written}") and prompt.opened == opened
+    assert after_reasoning(prompt.opened + encoder.decode(encoder.encode_response(sampled, prompt.opened))).strip() == "7"
+
+
+def test_a_reasoning_that_was_cut_off_leaves_a_verifier_nothing_and_an_answer_without_one_all(switching):
+    texts = []
+    for thinks in (True, False):
+        prompt = load_encoder(switching, SMALL_IMAGES, {"enable_thinking": thinks}).encode(message("3 + 4?"))
+        texts.append(after_reasoning(f"{prompt.opened}\\boxed{{7}}"))
+    assert texts == ["", "\\boxed{7}"]
+
+
+@pytest.mark.parametrize("name", ["enable_thinkin", "add_generation_prompt", "messages", "tokenize"])
+def test_a_variable_that_the_template_does_not_use_is_refused_with_those_that_it_does(switching, name):
+    with pytest.raises(ValueError, match=rf"^model '.*': template_kwargs.{name}: .*; it uses enable_thinking; correct the name"):
+        load_encoder(switching, SMALL_IMAGES, {name: False})
+
+
+def test_a_template_without_variables_is_named_as_such(tiny_dense):
+    with pytest.raises(ValueError, match="template_kwargs.enable_thinking: .*; it uses none; correct the name or remove"):
+        load_encoder(tiny_dense, SMALL_IMAGES, {"enable_thinking": False})
 
 
 @pytest.mark.parametrize("response", ["a</think>\n\n7", "<think>\na</think>\n\n7", "<think>a</think>\n\n7"])

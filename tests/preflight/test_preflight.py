@@ -65,6 +65,19 @@ def test_a_run_resumes_with_more_rollbacks(good_run):
     preflight(good_run("on_collapse=rollback", "rollback.times=4"), Ranks(0, 1, 0))
 
 
+def test_a_run_resumes_only_with_the_chat_template_s_variables_that_it_had(good_run):
+    bad_input_table.write_checkpoint("template_kwargs={enable_thinking: true}")
+    check_inputs(good_run("template_kwargs={enable_thinking: true}"))
+    for other in ((), ("template_kwargs={enable_thinking: false}",)):
+        with pytest.raises(ValueError, match="template_kwargs.enable_thinking was True in the checkpoint"):
+            check_inputs(good_run(*other))
+
+
+def test_a_variable_that_the_model_s_chat_template_does_not_use_stops_a_run_before_its_start(good_run):
+    with pytest.raises(ValueError, match=r"template_kwargs.enable_thinking: .* correct the name or remove the setting$"):
+        preflight(good_run("template_kwargs={enable_thinking: false}"), Ranks(0, 1, 0))
+
+
 def test_an_unreadable_checkpoint_is_left_to_the_one_that_loads_it(good_run):
     bad_input_table.write_checkpoint()
     Path("runs/run/checkpoints/step-000002/state.json").write_text('{"steps"')

@@ -1,11 +1,22 @@
-"""An engine for tests, as a run would start it."""
+"""An engine for tests, as a run would start it, and requests to it.
+
+python -m tests.rollout.opening MODEL PICTURE,PICTURE FILE samples from the model and writes its rollouts to the file.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from tests.conftest import SMALL_IMAGES
+from tests.models.helpers import message
+from tests.rollout.replay_engine import record
 from vlrl import config as cfg
-from vlrl.distributed.ranks import Ranks
+from vlrl.distributed.ranks import Ranks, join_ranks
 from vlrl.models.checkpoint_io import check_model, load_encoder
-from vlrl.models.processor import Encoder
+from vlrl.models.processor import EncodedPrompt, Encoder
+from vlrl.rollout.engine import Decoding, Request, sampling_seed
 from vlrl.rollout.vllm_local import VllmEngine
+from vlrl.types import Rollout
 
 
 def open_encoder(model: str) -> tuple[Encoder, list[int]]:
@@ -37,3 +48,35 @@ def open_engine(
         ranks=ranks,
         lora=lora,
     )
+
+
+def requests_for(
+    prompts: Sequence[EncodedPrompt], samples: int, *, max_new_tokens: int = 24, temperature: float = 1.0
+) -> list[Request]:
+    return [
+        Request(
+            slot=slot,
+            sample=sample,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            decoding=Decoding(temperature=temperature),
+            seed=sampling_seed(0, slot, sample),
+        )
+        for slot, prompt in enumerate(prompts)
+        for sample in range(samples)
+    ]
+
+
+def in_order(rollouts: Iterable[Rollout]) -> list[Rollout]:
+    return sorted(rollouts, key=lambda rollout: (rollout.slot, rollout.sample))
+
+
+def main(model: str, pictures: str, file: str) -> None:
+    encoder, banned = open_encoder(model)
+    engine = open_engine(model, encoder, banned, join_ranks())
+    prompts = [encoder.encode(message("What is this?", *pictures.split(",")[:number])) for number in range(3)]
+    record(Path(file), in_order(engine.generate(requests_for(prompts, 4))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -8,7 +8,7 @@ import torch
 
 from tests.models.helpers import message
 from tests.models.thinking import write_thinking
-from tests.rollout.opening import open_encoder, open_engine
+from tests.rollout.opening import in_order, open_encoder, open_engine, requests_for
 from tests.trainer.replay import group_of
 from vlrl import config as cfg
 from vlrl.data.images import open_image
@@ -17,7 +17,6 @@ from vlrl.models import processor as encode
 from vlrl.models.packing import pack_groups
 from vlrl.models.processor import Encoder
 from vlrl.rollout.canary import Canary
-from vlrl.rollout.engine import Decoding, Request, sampling_seed
 from vlrl.rollout.groups import with_advantages
 from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.rollout.weight_sync import SyncError, push_weights
@@ -93,25 +92,6 @@ def prompts(started, pictures):
     quoted = message("Compare <|image_pad|> and <|im_end|>\n<|im_start|>assistant\n</think>", *pictures)
     chats = [message("What is 12 + 34?"), message("Which digit is this?", pictures[0]), quoted]
     return [started.encoder.encode(chat) for chat in chats]
-
-
-def requests_for(prompts, samples: int, *, max_new_tokens: int = 24, temperature: float = 1.0) -> list[Request]:
-    return [
-        Request(
-            slot=slot,
-            sample=sample,
-            prompt=prompt,
-            max_new_tokens=max_new_tokens,
-            decoding=Decoding(temperature=temperature),
-            seed=sampling_seed(0, slot, sample),
-        )
-        for slot, prompt in enumerate(prompts)
-        for sample in range(samples)
-    ]
-
-
-def in_order(rollouts):
-    return sorted(rollouts, key=lambda rollout: (rollout.slot, rollout.sample))
 
 
 def train(parts: Parts, prompt) -> None:

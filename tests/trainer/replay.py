@@ -83,10 +83,18 @@ def fixed_minibatches(
     ]
 
 
-def open_policy(model: str, ranks: Ranks, *, lora: cfg.LoraConfig | None = None, **settings) -> Policy:
+def open_policy(
+    model: str,
+    ranks: Ranks,
+    *,
+    temperature: float = 1.0,
+    banned: Sequence[int] = (),
+    lora: cfg.LoraConfig | None = None,
+    **settings,
+) -> Policy:
     """The model in fp32 at ZeRO 0, unless the settings say otherwise."""
     chosen = cfg.PolicyConfig(**{"dtype": "float32", "zero_stage": 0, "lr": 1e-3} | settings)
-    return Policy(chosen, model, ranks=ranks, updates=5, temperature=1.0, banned=[], lora=lora)
+    return Policy(chosen, model, ranks=ranks, updates=5, temperature=temperature, banned=list(banned), lora=lora)
 
 
 def weights_of(policy: Policy) -> dict[str, torch.Tensor]:

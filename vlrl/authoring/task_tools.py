@@ -125,7 +125,7 @@ def control_characters(cases: Sequence[Case]) -> list[str]:
     return warnings
 
 
-def prompt_to_show(task: Task, row: Row, **own: str | None) -> list[Message]:
+def prompt_to_show(task: Task, row: Row, **own: Any) -> list[Message]:
     """The task's prompt for a row. Raises ValueError if the task's `prompt` fails."""
     try:
         return prompt_of(task, row, **own)
@@ -145,13 +145,15 @@ def row_of(raw: dict[str, Any]) -> Row:
     known = {field.name for field in fields(Row)}
     if unknown := sorted(raw.keys() - known):
         raise ValueError(f"unknown row field {', '.join(unknown)}; a row has {', '.join(sorted(known))}")
-    images, meta = raw.get("images", []), raw.get("meta", {})
+    images, meta, seen = raw.get("images", []), raw.get("meta", {}), raw.get("seen", [])
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise ValueError(f'images is {images!r:.80}; write a list of paths, as in ["a.png"]')
     if not isinstance(meta, dict):
         raise ValueError(f'meta is {meta!r:.80}; write an object, as in {{"options": ["4", "5"]}}')
-    texts = {name: json_text(raw[name], name) for name in raw.keys() - {"images", "meta"}}
-    return Row(images=tuple(images), meta=meta, **texts)
+    if not isinstance(seen, list) or any(not isinstance(size, list) or list(map(type, size)) != [int, int] for size in seen):
+        raise ValueError(f"seen is {seen!r:.80}; write the width and height of each picture, as in [[280, 196]]")
+    texts = {name: json_text(raw[name], name) for name in raw.keys() - {"images", "meta", "seen"}}
+    return Row(images=tuple(images), meta=meta, seen=tuple((width, height) for width, height in seen), **texts)
 
 
 def verify_cases(task: str, cases: Sequence[Case], scorer: Scorer) -> Report:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -12,8 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vlrl.cli.shared import TASKS, Folders, load, sentences
+from vlrl.cli.shared import TASKS, Folders, load, quieten, sentences
+from vlrl.config import Config
 from vlrl.telemetry.progress import progress
+from vlrl.types import Row
 
 TaskName = Annotated[str, typer.Argument(help="The task's name: its file's name without .py.")]
 
@@ -71,7 +74,7 @@ def try_task(
     rows: Annotated[Path, typer.Option(help="The data set whose rows are shown.")],
     folders: Folders = TASKS,
     run_file: Annotated[
-        Path | None, typer.Option("--run", help="A run file; prompts then have its system message and instruction.")
+        Path | None, typer.Option("--run", help="A run file; prompts then have its system message, instruction and coordinates.")
     ] = None,
     num: Annotated[int, typer.Option(help="Number of rows to show.")] = 3,
     images: Annotated[Path, typer.Option(help="Folder for the rows' images.")] = Path("runs/try"),
@@ -87,21 +90,30 @@ def try_task(
         from vlrl.scoring import Scorer
         from vlrl.tasks import gold
 
-        asked = load(run_file, None).mixture.get(task) if run_file else None
-        own = {"system": asked.system, "instruction": asked.instruction} if asked else {}
         loaded, dataset = _load_checked(task, folders), Dataset(rows)
+        config = load(run_file, None) if run_file else None
+        asked = config.mixture.get(task) if config else None
+        own: dict[str, Any] = {"system": asked.system, "instruction": asked.instruction} if asked else {}
+        encoder = _encoder(config) if config and loaded.reads_places else None
+        if encoder:
+            own["coordinates"] = encoder.family.coordinates
         with Scorer(folders, 1, 10.0, memory_mb=2048) as scorer:
 
-            def print_score(whose: str, response: str) -> None:
+            def print_score(whose: str, response: str, row: Row) -> None:
                 (score,) = score_all(task, [(response, row)], scorer)
                 print(f"{whose}: {verdict_of(score)} {dict(score.parts)} {score.detail}".rstrip())
 
             for number in range(min(num, len(dataset))):
                 row = dataset[number]
-                print(f"--- row {row.key}", *shown(task, row, prompt_to_show(loaded, row, **own), images), sep="\n")
-                print_score(f"its own answer {gold(row)!r}", gold(row))
+                messages = prompt_to_show(loaded, row, **own)
+                print(f"--- row {row.key}", *shown(task, row, messages, images), sep="\n")
+                print_score(f"its own answer {gold(row)!r}", gold(row), row)
+                asked_row = replace(row, seen=encoder.encode(messages).seen) if encoder else row
+                if asked_row.seen:
+                    sizes = ", ".join(f"{width} x {height}" for width, height in asked_row.seen)
+                    print(f"the model sees {sizes} pixels, and your answers count in them; the row's own is in thousandths")
                 for answer in _answers() if ask else ():
-                    print_score(f"your answer {answer!r}", answer)
+                    print_score(f"your answer {answer!r}", answer, asked_row)
 
 
 def rescore(
@@ -127,6 +139,14 @@ def rescore(
             found = score_again(lines, chosen, scorer, tick)
     _print_rescored(found, show)
     raise typer.Exit(any(each.differs for each in found))
+
+
+def _encoder(config: Config) -> Any:
+    """The run's encoder, which knows how its model gives places in a picture and at which size it sees one. Imports torch."""
+    quieten()
+    from vlrl.models.checkpoint_io import load_encoder
+
+    return load_encoder(config.model, config.images, config.template_kwargs)
 
 
 def _answers() -> Iterator[str]:

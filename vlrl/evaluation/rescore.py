@@ -4,7 +4,7 @@ It shows what a changed verifier does to answers that a model really gave.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def rescore(
     for slot, line in enumerate(lines):
         text, end = line["response"], line["finish_reason"]
         rollout = Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=text, finish_reason=end, weight_version=0)
-        row, file = _row(datasets[line["task"]], line), tasks[line["task"]].task or ""
+        row = replace(_row(datasets[line["task"]], line), seen=line.get("seen", ()))
+        file = tasks[line["task"]].task or ""
         scorer.submit(rollout, line["task"], row, file=file)
     scores = scorer.collect(tick)
     return [Rescored(line=line, score=scores[slot, 0]) for slot, line in enumerate(lines)]

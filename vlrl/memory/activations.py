@@ -6,6 +6,7 @@ Compared with measured peaks by `python -m bench.memory`, and with those of an H
 from dataclasses import dataclass
 
 from vlrl.models.config_json import is_moe, num_experts
+from vlrl.models.families.qwen_vl import head_width
 from vlrl.models.sizes import ModelSizes
 
 _TILE = {"cpu": 1 << 24, "cuda": 1 << 29}  # bytes of the loss head's logits at a time, as in vlrl.models.logprob_head
@@ -56,8 +57,8 @@ class Activations:
 def _layer(text, wide: int) -> tuple[int, int]:
     """Bytes a token that a layer saves, and those of backward's own."""
     hidden = text["hidden_size"]
-    queries = text["num_attention_heads"] * text["head_dim"]
-    keys = text["num_key_value_heads"] * text["head_dim"]
+    queries = text["num_attention_heads"] * head_width(text)
+    keys = text["num_key_value_heads"] * head_width(text)
     norms = (4 + wide) * (2 * hidden + queries + keys)  # the fp32 input, and what the weight multiplies
     attention = wide * (hidden + 2 * queries + 2 * keys) + 4 * text["num_attention_heads"]
     if is_moe(text):

@@ -12,6 +12,7 @@ from functools import cached_property
 from vlrl.config import Config
 from vlrl.memory.activations import Activations
 from vlrl.memory.states import States, states, width
+from vlrl.models.families.qwen_vl import head_width
 from vlrl.models.sizes import ModelSizes
 
 GIB = 1 << 30
@@ -117,7 +118,7 @@ class MemoryPlan:
         """Bytes of one token's keys and values on a rank; beyond a rank for each key head, tensor parallelism copies them."""
         text = self.sizes.text
         heads = -(-text["num_key_value_heads"] // self.config.engine.tensor_parallel)
-        return 2 * text["num_hidden_layers"] * heads * text["head_dim"] * width(self.config.policy)
+        return 2 * text["num_hidden_layers"] * heads * head_width(text) * width(self.config.policy)
 
     @property
     def kv_tokens(self) -> int:

@@ -3,7 +3,8 @@
 The prompt attends to itself causally; each response attends to the prompt and, causally, to itself, never to another
 response or group. Linear layers and the vision tower then see each prompt once, and attention does no more work than G
 separate sequences would. Registered with transformers as `vlrl_group`; the keyword `plan` says which tokens attend to which.
-The vision tower's images, each of which attends to itself, are registered as `vlrl_images`.
+The vision tower's images, each of which attends to itself, are registered as `vlrl_images`; and for blocks that attend within
+windows of an image, the windows as `vlrl_windows`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from vlrl.models.flash_attention import Dense, Varlen
 
 GROUP_ATTENTION = "vlrl_group"
 IMAGE_ATTENTION = "vlrl_images"
+WINDOW_ATTENTION = "vlrl_windows"
 
 GroupSizes = tuple[int, tuple[int, ...]]
 """The tokens of a prompt, and those of each of the responses that follow it in the row."""
@@ -122,6 +124,26 @@ def image_plan(sizes: Sequence[int], *, device: torch.device, varlen: bool) -> d
     return {"cu_seqlens": torch.tensor([0, *accumulate(sizes)]), "plan": None}
 
 
+def window_plan(order: Tensor, ends: Tensor, *, device: torch.device, varlen: bool) -> dict[str, Any]:
+    """The vision tower's keywords for its blocks that attend within windows; they are besides those of `image_plan`.
+
+    order, ends: as a family's Windows gives them. The row stays whole: one call serves all windows, or each size of window has
+    its call. An image's windows have four sizes at most, since those at its edges are smaller.
+    """
+    windows = list(pairwise(ends.tolist()))
+    if varlen:
+        kernel = _varlen_kernel(windows, windows, causal=False, device=device)
+        row = TokenSelection(index=slice(None))
+        own = [AttentionCall(queries=row, keys=row, kernel=kernel)]
+    else:
+        own = [_together(list(alike), causal=False, device=device) for _, alike in groupby(sorted(windows, key=_size), key=_size)]
+    return {
+        "window_index": order.to(device),
+        "cu_window_seqlens": ends[[0, -1]].cpu(),
+        "window_plan": AttentionPlan(own=tuple(own), others=()),
+    }
+
+
 def row_spans(groups: Sequence[GroupSizes]) -> list[tuple[Span, list[Span]]]:
     """Each group's place in the row: its prompt, and its responses right after it, in order. The one place that knows the order.
 
@@ -170,11 +192,17 @@ def _dense(queries: Span, keys: Span, *, causal: bool) -> AttentionCall:
 def _side_by_side(spans: Sequence[Span], *, device: torch.device) -> Iterator[AttentionCall]:
     """Short sequences, those of like length together: none is filled up to more than twice its length."""
     for _, alike in groupby(sorted(spans, key=_size), key=lambda span: _size(span).bit_length()):
-        together = list(alike)
-        longest = _size(together[-1])
-        places = torch.cat([torch.arange(_size(span)) + number * longest for number, span in enumerate(together)])
-        rows = TokenSelection(index=_index(together).to(device), batch=(len(together), longest), places=places.to(device))
-        yield AttentionCall(queries=rows, keys=rows, kernel=Dense(causal=True))
+        yield _together(list(alike), causal=True, device=device)
+
+
+def _together(spans: Sequence[Span], *, causal: bool, device: torch.device) -> AttentionCall:
+    """One call for these sequences, the longest last. Unless causal they are of one length: else filling would be attended to."""
+    longest = _size(spans[-1])
+    places = None
+    if _size(spans[0]) < longest:
+        places = torch.cat([torch.arange(_size(span)) + number * longest for number, span in enumerate(spans)]).to(device)
+    rows = TokenSelection(index=_index(spans).to(device), batch=(len(spans), longest), places=places)
+    return AttentionCall(queries=rows, keys=rows, kernel=Dense(causal=causal))
 
 
 def _varlen(queries: Sequence[Span], keys: Sequence[Span], *, causal: bool, device: torch.device) -> AttentionCall:
@@ -279,5 +307,11 @@ def image_attention(
     return group_attention(module, query, key, value, attention_mask, plan=plan, scaling=scaling, **more)
 
 
+def window_attention(*states: Any, window_plan: AttentionPlan, plan: AttentionPlan | None, **more: Any) -> tuple[Tensor, None]:
+    """Attention of a row of images, each patch with its window's. Arguments and shapes as in `group_attention`."""
+    return group_attention(*states, plan=window_plan, **more)
+
+
 AttentionInterface.register(GROUP_ATTENTION, group_attention)
+AttentionInterface.register(WINDOW_ATTENTION, window_attention)
 AttentionInterface.register(IMAGE_ATTENTION, image_attention)

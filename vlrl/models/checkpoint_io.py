@@ -2,13 +2,16 @@
 
 Released checkpoints may hold weights in another layout than transformers' modules. Loading converts them; saving through
 transformers does not convert them back, so everything that leaves the trainer (weight sync, export) goes through the family's
-`released_layout`.
+`released_layout`. Files may have other names too; they become transformers' when a header is read, and the released ones again
+when a file is written.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,14 +22,14 @@ from torch.nn.functional import linear
 
 from vlrl.common.suggest import nearest_folder
 from vlrl.config import ImagesConfig
-from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION
+from vlrl.models.attention import GROUP_ATTENTION, IMAGE_ATTENTION, WINDOW_ATTENTION
 from vlrl.models.config_json import family_of, is_moe
 from vlrl.models.delta_rule import kernel_fault
 from vlrl.models.families.family import Family
 from vlrl.models.processor import Encoder
 from vlrl.models.recurrence import fork_states
 from vlrl.models.tensor_check import check_tensors
-from vlrl.models.weight_files import read_tensor
+from vlrl.models.weight_files import TensorFiles, read_tensor
 
 _SHARD_BYTES = 4 * 1024**3
 _GENERATION = "generation_config.json"
@@ -103,7 +106,7 @@ def _without_weights(model: str, dtype: torch.dtype) -> Any:
 
 def _fill(
     built: Any,
-    files: Mapping[str, Path],
+    files: TensorFiles,
     family: Family,
     *,
     device: torch.device,
@@ -130,6 +133,10 @@ def _choose_operators(loaded: Any, family: Family) -> None:
         loaded.set_experts_implementation(_EXPERTS)
     if family.recurrent_layer:
         fork_states(loaded, family.recurrent_layer())
+    if family.windows:
+        for attention in family.windows.attentions(loaded.get_submodule(family.vision_tower)):
+            attention.config = copy(attention.config)  # which all blocks share
+            attention.config._attn_implementation = WINDOW_ATTENTION
     _embed_patches_linearly(loaded.get_submodule(family.patch_embedding))
 
 
@@ -141,13 +148,20 @@ def _embed_patches_linearly(conv: Any) -> None:
     conv.forward = lambda pixels: linear(pixels.flatten(1), conv.weight.flatten(1), conv.bias)
 
 
-def load_encoder(model: str, images: ImagesConfig) -> Encoder:
-    """The checkpoint's processor as an Encoder. Raises ValueError for an end token that its tokenizer lacks."""
+def load_encoder(model: str, images: ImagesConfig, template_kwargs: Mapping[str, Any] = MappingProxyType({})) -> Encoder:
+    """The checkpoint's processor as an Encoder. template_kwargs: variables of its chat template.
+
+    Raises ValueError for an end token that its tokenizer lacks, and for a variable that its chat template does not use.
+    """
     from transformers import AutoProcessor
 
     config = check_model(model)
     family, processor = family_of(config["model_type"]), AutoProcessor.from_pretrained(model)
-    return Encoder(processor, images, family, end_tokens(model, config, processor.tokenizer, family))
+    ends = end_tokens(model, config, processor.tokenizer, family)
+    try:
+        return Encoder(processor, images, family, ends, template_kwargs)
+    except ValueError as error:
+        raise ValueError(f"model {model!r}: {error}") from None
 
 
 def end_tokens(model: str, config: Mapping[str, Any], tokenizer: Any, family: Family) -> list[int]:
@@ -186,11 +200,11 @@ def _file(model: str, name: str) -> Path | None:
 
 
 def save_checkpoint(
-    weights: Iterable[tuple[str, Tensor]], source: str, folder: Path, processor: Any, ends: Sequence[int]
+    weights: Iterable[tuple[str, Tensor]], source: str, folder: Path, family: Family, processor: Any, ends: Sequence[int]
 ) -> None:
     """Writes a Hugging Face folder that transformers and vLLM load: processor, safetensors shards, and the settings of `source`.
 
-    weights: (name, tensor) in the released layout, every parameter once. ends: the tokens that end a response.
+    weights: (transformers' name, tensor) in the released layout, every parameter once. ends: the tokens that end a response.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generation = _generation_config(source) | {"eos_token_id": list(ends)}
@@ -201,7 +215,8 @@ def save_checkpoint(
             shutil.copyfile(found, folder / name)
     (folder / _GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
     index: dict[str, str] = {}
-    for number, shard in enumerate(_shards(weights), start=1):
+    named = ((family.released_name(name), tensor) for name, tensor in weights)
+    for number, shard in enumerate(_shards(named), start=1):
         name = f"model-{number:05d}.safetensors"
         try:
             save_file(shard, folder / name, metadata={"format": "pt"})

@@ -7,12 +7,13 @@ from typing import Any
 from vlrl.common.folder_lock import LOCK
 from vlrl.common.suggest import nearest_folder
 from vlrl.models.families.family import Family
+from vlrl.models.families.qwen2_5_vl import QWEN2_5_VL
 from vlrl.models.families.qwen3_5 import QWEN3_5
 from vlrl.models.families.qwen3_5_moe import QWEN3_5_MOE
 from vlrl.models.families.qwen3_vl import QWEN3_VL
 from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 
-FAMILIES = {family.model_type: family for family in (QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE)}
+FAMILIES = {family.model_type: family for family in (QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE)}
 """By the model_type of config.json."""
 _CONFIG = "config.json"
 _OF_A_RUN = ("config.yaml", LOCK)  # files of a run's folder before its end
@@ -22,8 +23,16 @@ def family_of(model_type: str | None, *, model: str = "") -> Family:
     """The family of a model by the model_type of its config.json. ValueError, naming the model, for one that vlrl can't train."""
     if model_type not in FAMILIES:
         *others, last = FAMILIES
-        raise ValueError(f"model {model!r} is a {model_type!r}; vlrl trains {', '.join(others)} and {last}")
+        raise ValueError(
+            f"model {model!r} is a {model_type!r}; vlrl trains {', '.join(others)} and {last}; "
+            "docs/own-family.md says how to add a family"
+        )
     return FAMILIES[model_type]
+
+
+def text_config_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part of a config.json, which older checkpoints have at its top."""
+    return config.get("text_config") or config
 
 
 def is_moe(text_config: dict) -> bool:

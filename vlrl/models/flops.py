@@ -17,13 +17,18 @@ from vlrl.models.processor import EncodedPrompt
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """Operations of a token's linear layers, of a pair of tokens in attention, of a patch and of a pair of patches in the vision
-    tower, and of the head for a token whose log-prob is asked for."""
+    tower, and of the head for a token whose log-prob is asked for.
+
+    window_pair: of a pair of patches in one window, in blocks that attend within windows of `window` patches a side.
+    """
 
     token: float
     pair: float
     patch: float
     patch_pair: float
     target: float
+    window_pair: float = 0.0
+    window: float = 1.0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Cost":
@@ -39,4 +44,11 @@ class Cost:
     def images(self, grid: Tensor) -> float:
         """Of the vision tower. grid: [images, 3], as of an EncodedPrompt."""
         patches = grid.prod(dim=1).tolist()
-        return self.patch * sum(patches) + self.patch_pair * sum(count**2 for count in patches)
+        pairs = self.patch_pair * sum(count**2 for count in patches)
+        in_windows = sum(time * self._pairs(height) * self._pairs(width) for time, height, width in grid.tolist())
+        return self.patch * sum(patches) + pairs + self.window_pair * in_windows
+
+    def _pairs(self, side: int) -> float:
+        """Pairs along one side of an image that are in one window. Those of both sides multiply."""
+        windows, rest = divmod(side, self.window)
+        return windows * self.window**2 + rest**2

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlrl.models.attention import attention_plan, image_plan
+from vlrl.models.attention import attention_plan, image_plan, window_plan
+from vlrl.models.config_json import family_of
 from vlrl.models.flash_attention import has_varlen
 from vlrl.models.logprob_head import LogProbHead
 from vlrl.models.packing import Pack
@@ -49,7 +50,7 @@ def token_scores(pack: Pack, output: tuple[Tensor, Tensor], routes: Routes) -> T
 
 
 class PackedModel(nn.Module):
-    """A model whose forward takes a Pack.
+    """A Qwen-VL whose forward takes a Pack.
 
     temperature: of the sampling; banned: ids that sampling never yields. The model's lm_head becomes one of log-probs.
     """
@@ -61,6 +62,7 @@ class PackedModel(nn.Module):
         super().__init__()
         self.qwen = qwen
         self.temperature = temperature
+        self._windows = family_of(self.qwen.config.model_type).windows
         qwen.lm_head = LogProbHead(self.qwen.lm_head.weight)
         never = torch.zeros(self.qwen.config.text_config.vocab_size, dtype=torch.bool)  # a sharded head has no length
         never[list(banned)] = True
@@ -72,6 +74,9 @@ class PackedModel(nn.Module):
         device = pack.tokens.device
         varlen = has_varlen(device, self.qwen.dtype)
         images = image_plan(pack.grid.prod(-1).tolist(), device=device, varlen=varlen)
+        if self._windows:
+            order = self._windows.order(self.qwen.config.vision_config, pack.grid)
+            images |= window_plan(*order, device=device, varlen=varlen)
         features = self.qwen.model.get_image_features(pack.pixels, pack.grid, return_dict=True, **images)
         # mm_encoder_outputs: transformers puts the features at the image tokens, and the deeper ones (DeepStack) into the first
         # layers. plans: a model passes them on to the layers' operators that load_model sets.

@@ -5,8 +5,10 @@ nothing is decoded, resized or tokenised twice and the two can't disagree about 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +31,7 @@ class EncodedPrompt:
     next_position: where a response's positions start. pixels: [patches, patch size] and grid: [images, 3] in patches,
     both empty for text. image_keys: a hash per image, equal for equal pixels. image_spans: (offset, length) in tokens.
     opened: what the chat template already wrote of the response, such as "<think>" and a line feed; else "".
+    seen: width and height of each image in pixels, if the model gives places in them, as Row.seen.
     """
 
     tokens: Tensor
@@ -39,21 +42,29 @@ class EncodedPrompt:
     image_keys: tuple[str, ...]
     image_spans: tuple[tuple[int, int], ...]
     opened: str = ""
+    seen: tuple[tuple[int, int], ...] = ()
 
 
 class Encoder:
     """Turns chat messages into EncodedPrompts with transformers' processor of a family. Image sizes are bounded by `images`.
 
     end_tokens: ids that end a response, in the engine, in its text and in the exported model. The first is the one that
-    demonstrations end with: the family's, with which its chat template ends a turn.
+    demonstrations end with: the family's, with which its chat template ends a turn. template_kwargs: variables of the template.
     """
 
-    def __init__(self, processor, images: ImagesConfig, family: Family, end_tokens: Sequence[int]):
+    def __init__(
+        self,
+        processor: Any,
+        images: ImagesConfig,
+        family: Family,
+        end_tokens: Sequence[int],
+        template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    ):
         self.family = family
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.end_tokens = tuple(end_tokens)
-        self._text_tokens = TextTokens(self.tokenizer)
+        self._text_tokens = TextTokens(self.tokenizer, template_kwargs)
         self._pieces: dict[int, str] = {}
         self.images = images
         self.patch_size = processor.image_processor.patch_size
@@ -110,6 +121,7 @@ class Encoder:
             image_keys=keys,
             image_spans=tuple(spans),
             opened=opened,
+            seen=self._seen(grid),
         )
 
     def filler(self) -> EncodedPrompt:
@@ -134,6 +146,11 @@ class Encoder:
         pixels, grid = self.family.image_features(self.processor, images)
         keys = tuple(hashlib.blake2b(image.tobytes() + repr(image.size).encode(), digest_size=16).hexdigest() for image in images)
         return pixels, grid, keys
+
+    def _seen(self, grid: Tensor) -> tuple[tuple[int, int], ...]:
+        if self.family.coordinates != "pixels":
+            return ()
+        return tuple((width * self.patch_size, height * self.patch_size) for _, height, width in grid.tolist())
 
     def _open(self, reference: str):
         image = open_image(reference, max_side=self.images.max_side)

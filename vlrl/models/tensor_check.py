@@ -11,7 +11,7 @@ import torch
 
 from vlrl.models.config_json import family_of
 from vlrl.models.families.family import Family
-from vlrl.models.weight_files import Shape, read_header, read_tensor, weight_files
+from vlrl.models.weight_files import Shape, TensorFiles, read_header, read_tensor, weight_files
 
 _NAMED = 3  # tensors in a sentence
 
@@ -24,8 +24,8 @@ def empty_model(model: str) -> Any:
         return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
 
 
-def check_tensors(model: str) -> dict[str, Path]:
-    """The file of each tensor, by the names of a checkpoint's files; empty for one on the hub that is not downloaded.
+def check_tensors(model: str) -> TensorFiles:
+    """Where each tensor is, by transformers' names; empty for one on the hub that is not downloaded.
 
     Raises ValueError, naming the tensors, if the files lack some of the model's, have others or other shapes.
     """
@@ -37,11 +37,12 @@ def check_tensors(model: str) -> dict[str, Path]:
     built = empty_model(model)
     family = family_of(built.config.model_type)
     shapes: dict[str, Shape] = {}
-    held: dict[str, Path] = {}
+    held: dict[str, tuple[Path, str]] = {}
     for file in files:
-        header = {name: shape for name, shape in read_header(model, file).items() if not name.startswith(family.unused_weights)}
-        shapes |= header
-        held |= dict.fromkeys(header, file)
+        for released, shape in read_header(model, file).items():
+            name = family.own_name(released)
+            if not name.startswith(family.unused_weights):
+                shapes[name], held[name] = shape, (file, released)
     embedding, head = family.tied_weights
     expected = {name: tuple(family.released_layout(name, tensor).shape) for name, tensor in built.named_parameters()}
     if head in held and head not in expected:  # tied

@@ -7,10 +7,12 @@ the tokenizer would give it if it knew no control tokens.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import Tokenizer
+from transformers.utils.chat_template_utils import _get_template_variables
 
 from vlrl.common.responses import CLOSING, OPENING, opened_reasoning
 from vlrl.types import Message
@@ -22,11 +24,14 @@ _NOT_TEXT = ("role", "type", "image")  # of a message, or of a part of its conte
 class TextTokens:
     """Renders chats with the tokenizer's chat template and encodes them; encodes demonstrations.
 
-    tokenizer: of transformers, with a backend of the tokenizers library.
+    tokenizer: of transformers, with a backend of the tokenizers library. template_kwargs: variables of its chat template.
+    Raises ValueError for a variable that the template does not use or that vlrl sets itself.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, template_kwargs: Mapping[str, Any] = MappingProxyType({})):
         self._tokenizer = tokenizer
+        self._template_kwargs = dict(template_kwargs)
+        _check_template(tokenizer.get_chat_template(), self._template_kwargs)
         self._control: dict[str, int] = tokenizer.get_added_vocab()
         plain = json.loads(tokenizer.backend_tokenizer.to_str())
         self._plain = Tokenizer.from_str(json.dumps(plain | {"added_tokens": [], "truncation": None, "padding": None}))
@@ -40,7 +45,9 @@ class TextTokens:
     def chat(self, messages: Sequence[Message]) -> tuple[list[int], str]:
         """The ids of a chat whose next turn is the assistant's, and the reasoning that the template opens for it, else ""."""
         mark, marked = self._marked(list(messages))
-        rendered = self._tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+        rendered = self._tokenizer.apply_chat_template(
+            marked, tokenize=False, add_generation_prompt=True, **self._template_kwargs
+        )
         return self._encode(rendered, mark), opened_reasoning(rendered)
 
     def response(self, text: str) -> list[int]:
@@ -70,6 +77,17 @@ class TextTokens:
 
     def _plainly(self, text: str, mark: str) -> list[int]:
         return self._plain.encode(text.replace(mark, ""), add_special_tokens=False).ids
+
+
+def _check_template(template: str, variables: Mapping[str, Any]) -> None:
+    used = _get_template_variables(template) - {"messages", "add_generation_prompt"}
+    for name in variables:
+        if name not in used:
+            these = f"it uses {', '.join(sorted(used))}" if used else "it uses none"
+            raise ValueError(
+                f"template_kwargs.{name}: a run file can't set this variable of the chat template; {these}; correct the name or "
+                "remove the setting"
+            )
 
 
 def _changed(value: Any, change: Callable[[str], str]) -> Any:

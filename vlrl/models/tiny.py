@@ -58,7 +58,7 @@ def write_random(
             family.set_random(name, weight)
     weights = ((name, family.released_layout(name, tensor)) for name, tensor in model.named_parameters())
     ends = [tokenizer.convert_tokens_to_ids(family.end_token)]
-    save_checkpoint(weights, str(folder), folder, family.make_processor(tokenizer, family.chat_template), ends)
+    save_checkpoint(weights, str(folder), folder, family, family.make_processor(tokenizer, family.chat_template), ends)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

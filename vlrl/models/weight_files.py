@@ -18,6 +18,8 @@ _DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 _DOWNLOAD_LIMIT = timedelta(hours=6)
 
 Shape = tuple[int, ...]
+TensorFiles = Mapping[str, tuple[Path, str]]
+"""By transformers' name of a tensor its file, and its name there."""
 
 
 def download_once(model: str, ranks: Ranks) -> None:
@@ -74,7 +76,8 @@ def read_header(model: str, file: Path) -> dict[str, Shape]:
         raise ValueError(f"model {model!r}: {file.name} cannot be read ({error}); download or export the model again") from None
 
 
-def read_tensor(files: Mapping[str, Path], name: str) -> Tensor:
+def read_tensor(files: TensorFiles, name: str) -> Tensor:
     """A tensor mapped from its file, which is opened for it alone: what it touched is given back with it."""
-    with safe_open(files[name], "pt") as opened:
-        return opened.get_tensor(name)
+    file, released = files[name]
+    with safe_open(file, "pt") as opened:
+        return opened.get_tensor(released)

@@ -3,10 +3,12 @@
 Every rank opens the run, and the first rank checks disk and data. On a fault, all ranks stop with the same message.
 """
 
+import ast
 import logging
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -24,7 +26,7 @@ from vlrl.preflight.memory_faults import memory_faults, this_machine
 from vlrl.preflight.model_settings import setting_faults
 from vlrl.rollout.groups import encode_demonstration, encode_prompt
 from vlrl.run import Run, open_run
-from vlrl.tasks import gold
+from vlrl.tasks import THOUSANDTHS, gold
 from vlrl.types import Draw, Row
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def _check(run: Run, to_train: bool) -> None:
     sets = [(run.with_rows(rows), task, kind) for rows, kind in ((run.rows, "train"), (heldout, "eval")) for task in rows]
     model = empty_model(run.config.model)
     sizes = ModelSizes.of(model, run.config.lora)
-    faults = [*_setting_faults(run), *_tensor_faults(run)]
+    faults = [*_setting_faults(run), *_tensor_faults(run), *_place_faults(run)]
     faults += lora_faults(model, run.config.lora) if run.config.lora else ()
     faults += _disk_faults(run, sizes) if to_train else ()
     if to_train and not faults:  # of a model whose config.json is wrong no size is known
@@ -81,6 +83,38 @@ def _setting_faults(run: Run) -> Iterator[str]:
     yield from setting_faults(run.config, check_model(run.config.model)["text_config"], run.ranks.size)
     if run.config.algorithm.routing_replay == "r3" and not torch.cuda.is_available():
         yield "algorithm.routing_replay: r3 needs a GPU, because vLLM returns routed experts only on GPUs; use r2"
+
+
+def _place_faults(run: Run) -> Iterator[str]:
+    """Tasks that read places in a picture in thousandths, whatever the model: another model would be asked and scored wrongly."""
+    if run.coordinates == "relative_1000":
+        return
+    says = f"but model {run.config.model!r} gives places in pixels of the picture"
+    for name, task in run.tasks.items():
+        if not task.reads_places:
+            continue
+        asked = run.config.mixture[name].instruction or task.instruction
+        if THOUSANDTHS not in asked:
+            yield (
+                f"mixture.{name}: its instruction does not say {THOUSANDTHS!r}, {says}; with these words in an INSTRUCTION, vlrl "
+                "asks for the model's own coordinates"
+            )
+        if _makes_a_frame_itself(task.path):
+            yield f"{task.path}: makes a Frame(...) of thousandths, {says}; use Frame.of(row)"
+        if run.config.coldstart.steps:
+            yield (
+                f"mixture.{name}: its rows' responses give places in thousandths, {says}; set coldstart.steps to 0, or leave the "
+                "task out of a run that has a cold start"
+            )
+
+
+def _makes_a_frame_itself(path: Path) -> bool:
+    """Whether a task's file calls Frame without its convention."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return any(
+        ast.unparse(call.func).rpartition(".")[2] == "Frame" and all(each.arg != "convention" for each in call.keywords)
+        for call in calls
+    )
 
 
 def _disk_faults(run: Run, sizes: ModelSizes) -> Iterator[str]:

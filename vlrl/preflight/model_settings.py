@@ -15,6 +15,11 @@ def setting_faults(config: Config, text: dict[str, Any], world_size: int) -> Ite
             f"engine.max_model_len is {config.engine.max_model_len}, but model {config.model!r} supports {longest} tokens; "
             f"set engine.max_model_len to {longest} or less"
         )
+    if text.get("use_sliding_window"):
+        yield (
+            f"model {config.model!r} has use_sliding_window: true, but vlrl trains only models whose tokens see the whole "
+            "sequence; set it to false in its config.json"
+        )
     if config.algorithm.routing_replay != "none" and not is_moe(text):
         yield f"algorithm.routing_replay: model {config.model!r} is a dense model without experts to replay; remove the setting"
     if (expert_parallel := config.policy.expert_parallel) > 1:

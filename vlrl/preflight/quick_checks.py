@@ -14,7 +14,7 @@ from vlrl.data.row_checks import check_apart
 from vlrl.data.shards import Dataset, check_row
 from vlrl.distributed.checkpoint import check_same_config
 from vlrl.inputs import Inputs, attempt_each, representative_rows, spread
-from vlrl.models.config_json import read_local_config
+from vlrl.models.config_json import read_local_config, text_config_of
 from vlrl.preflight.machine import machine_faults
 from vlrl.preflight.model_settings import setting_faults
 from vlrl.preflight.verifier_checks import verifier_faults
@@ -67,7 +67,7 @@ def _setting_faults(config: Config, world_size: int) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
     else:
-        yield from setting_faults(config, model["text_config"], world_size) if model else ()
+        yield from setting_faults(config, text_config_of(model), world_size) if model else ()
 
 
 def _mixture_faults(inputs: Inputs) -> Iterator[str]:

@@ -30,7 +30,7 @@ function matches(group, wanted) {
   return !text || group.prompt.toLowerCase().includes(text) || group.rollouts.some(each => each.response.toLowerCase().includes(text));
 }
 
-// Draws boxes over the picture: the row's own in green; the responses', in coordinates from 0 to 1000, in blue.
+// Draws boxes over the picture: the row's own in green; the responses', in thousandths or in pixels of the seen picture, in blue.
 function boxes(group) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 1000 1000");
@@ -44,10 +44,12 @@ function boxes(group) {
   const { width, height, box, boxes: several } = group.boxes;
   for (const each of several || (box ? [box] : [])) draw(each.map((x, place) => 1000 * x / (place % 2 ? height : width)), "#16794a");
   const numbers = "\\s*(-?[\\d.]+)\\s*,\\s*(-?[\\d.]+)";
+  const [across, down] = group.seen ? group.seen[0] : [1000, 1000];
+  const inThousandths = found => found.slice(1).map((x, place) => 1000 * Number(x) / (place % 2 ? down : across));
   for (const each of group.rollouts) {
-    for (const found of each.response.matchAll(new RegExp('"bbox_2d"\\s*:\\s*\\[' + numbers + "," + numbers + "\\s*\\]", "g"))) draw(found.slice(1).map(Number), "#2f5d8a");
+    for (const found of each.response.matchAll(new RegExp('"bbox_2d"\\s*:\\s*\\[' + numbers + "," + numbers + "\\s*\\]", "g"))) draw(inThousandths(found), "#2f5d8a");
     for (const found of each.response.matchAll(new RegExp('"point_2d"\\s*:\\s*\\[' + numbers + "\\s*\\]", "g"))) {
-      const [x, y] = found.slice(1).map(Number);
+      const [x, y] = inThousandths(found);
       draw([x - 8, y - 8, x + 8, y + 8], "#2f5d8a");
     }
   }

@@ -228,6 +228,7 @@ def _group(run: RunData, group: list[Line], images: dict[str, int]) -> Line:
         "images": [images.get(ref, -1) for ref in refs],
         "answer": first.get("answer", ""),
         "boxes": first.get("boxes", {}),
+        "seen": first.get("seen"),
         # With dynamic sampling a slot can have several groups in a step; the traced tokens are those of the one with a gradient.
         "rollouts": [_rollout(run, line, traced=any(each["advantage"] for each in group)) for line in group],
     }

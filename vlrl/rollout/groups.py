@@ -17,14 +17,19 @@ logger = logging.getLogger(__name__)
 
 
 def encode_prompts(prompts: Sequence[Prompt], encoder: Encoder, context: int) -> list[Prompt]:
-    """The prompts with their encoding. One with a broken image or longer than the context is named in a warning and has none."""
+    """The prompts with their encoding, and their rows with what the verifier must know of it.
+
+    One with a broken image or longer than the context is named in a warning and has no encoding.
+    """
     encoded = []
     for prompt in prompts:
         try:
-            encoded.append(replace(prompt, encoded=encode_prompt(prompt, encoder, context)))
+            found = encode_prompt(prompt, encoder, context)
         except ValueError as error:
             logger.warning("bad row: %s", error)
             encoded.append(prompt)
+        else:
+            encoded.append(replace(prompt, encoded=found, row=replace(prompt.row, seen=found.seen)))
     return encoded
 
 

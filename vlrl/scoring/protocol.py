@@ -26,7 +26,7 @@ def dump_item(item: Item) -> bytes:
 
 def load_item(line: bytes) -> Item:
     raw = json.loads(line)
-    row = Row(**raw["row"] | {"images": tuple(raw["row"]["images"])})
+    row = Row(**raw["row"] | {"images": tuple(raw["row"]["images"]), "seen": tuple(map(tuple, raw["row"]["seen"]))})
     return Item(task=raw["task"], row=row, response=raw["response"])
 
 

@@ -115,6 +115,7 @@ def rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "messages": prompt.messages,
             "answer": prompt.row.answer,
             "boxes": {key: prompt.row.meta[key] for key in ("width", "height", "box", "boxes") if key in prompt.row.meta},
+            **({"seen": prompt.row.seen} if prompt.row.seen else {}),
             "response": rollout.text,
             "finish_reason": rollout.finish_reason,
             "num_tokens": len(rollout.tokens),

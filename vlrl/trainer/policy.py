@@ -191,7 +191,7 @@ class Policy:
         """
         weights = self.named_weights()
         if self.ranks.is_first:
-            save_checkpoint(weights, source, folder, encoder.processor, encoder.end_tokens)
+            save_checkpoint(weights, source, folder, self.family, encoder.processor, encoder.end_tokens)
             if unused := unused_tensors(source, self.family):
                 logger.warning(
                     "%s lacks %d tensors of %s, such as %s, which vlrl does not train", folder, len(unused), source, unused[0]

@@ -13,18 +13,15 @@ are refused, because their order would be a guess.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from vlrl.common.responses import after_reasoning
 from vlrl.tasks import BadRow
+from vlrl.types import Convention, Row
 from vlrl.verifiers.structured import response_json
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge, in pixels of the original image."""
-
-Convention = Literal["relative_1000", "pixels"]
-"""A model's coordinates: in thousandths of width and height (Qwen3-VL), or in pixels of the resized image that it saw
-(Qwen2.5-VL)."""
 
 _FEWEST = 20
 _PERCENT = r"([0-9]{1,3}(?:\.[0-9]{1,6})?)"
@@ -38,7 +35,7 @@ _MARKED = re.compile(  # Qwen2-VL's marks, then Qwen-VL's
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """An image's size and the coordinate convention of the answers.
+    """An image's size and the coordinate convention of the answers. A task makes it with `Frame.of`.
 
     width, height: size of the original image, in pixels.
     resized: width and height of the image that the model saw; required for "pixels", not allowed for "relative_1000".
@@ -58,6 +55,19 @@ class Frame:
             )
         if len(self.limits) != 2 or any(type(side) is not int or side < 1 for side in (*self.size, *self.limits)):
             raise BadRow(f"the image size is {self.size}, resized to {self.resized}; sides must be integers of 1 or more")
+
+    @classmethod
+    def of(cls, row: Row) -> "Frame":
+        """For the answers to a row with one picture, whose size is in its meta, in the convention of the model that answers.
+
+        >>> Frame.of(Row(meta={"width": 640, "height": 480})).limits
+        (1000, 1000)
+        >>> Frame.of(Row(meta={"width": 640, "height": 480}, seen=((280, 196),))).limits
+        (280, 196)
+        """
+        seen = (int(row.seen[0][0]), int(row.seen[0][1])) if row.seen else None
+        convention: Convention = "pixels" if seen else "relative_1000"
+        return cls(width=row.meta["width"], height=row.meta["height"], convention=convention, resized=seen)
 
     @property
     def size(self) -> tuple[int, int]:

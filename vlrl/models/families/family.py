@@ -8,8 +8,10 @@ imported inside the functions that need them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from vlrl.types import Convention
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +30,17 @@ class Experts:
     """How DeepSpeed finds the sparse blocks: a part of its expert_parallel settings."""
     adapter_parameters: tuple[str, ...] = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
     """The ends of the names of the fused experts' parameters, [experts, out, in], that LoRA's target `experts` adapts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Windows:
+    """The facts of a vision tower some of whose blocks attend within windows of an image only."""
+
+    attentions: Callable[[Any], Sequence[Any]]
+    """The vision tower to the attention modules of those blocks."""
+    order: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+    """(vision_config, grid) to the order of merged patches in which a window's are together, and [windows + 1] where each window
+    ends, in patches, from 0 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +63,9 @@ class Family:
     positions: Callable[[int, Sequence[tuple[int, int]], Tensor, int], tuple[Tensor, int]]
     """(length, image spans, grid, merge_size) to a prompt's positions [3, length] and the one after the last."""
 
+    coordinates: Convention
+    """How the model gives places in a picture. In pixels: of the image as fit_image made it."""
+
     # The trainer's model
     vision_tower: str
     patch_embedding: str
@@ -58,6 +74,8 @@ class Family:
     """The part that a parameter belongs to, for metrics: vision, merger, language or router."""
     released_layout: Callable[[str, Tensor], Tensor]
     """(name, parameter) to a view in the layout of released checkpoints; transformers undoes it when it loads them."""
+    released_prefixes: Mapping[str, str] = field(default_factory=dict)
+    """How names begin in transformers' model, to how they begin in released checkpoints, where the two differ."""
     tied_weights: tuple[str, str]
     """The embedding, and the head that shares its weights in some checkpoints."""
     unused_weights: tuple[str, ...] = ()
@@ -70,6 +88,8 @@ class Family:
     """None for a dense family."""
     recurrent_layer: Callable[[], type] | None = None
     """A layer that passes a state from token to token (Gated DeltaNet); None if all layers attend."""
+    windows: Windows | None = None
+    """None if every block of the vision tower sees the whole image."""
 
     flops: Callable[[Mapping[str, Any]], dict[str, float]]
     """config.json to the fields of vlrl.models.flops.Cost."""
@@ -91,3 +111,18 @@ class Family:
     """The text_config and vision_config of a model of about 1M parameters."""
     set_random: Callable[[str, Tensor], None] = lambda name, weight: None
     """(name, weight) changes a random weight in place where transformers' initialiser would not do for a test."""
+
+    def released_name(self, name: str) -> str:
+        """A parameter's name in the files of released checkpoints."""
+        for ours, released in self.released_prefixes.items():
+            if name.startswith(ours):
+                return released + name.removeprefix(ours)
+        return name
+
+    def own_name(self, name: str) -> str:
+        """The name that transformers has for a tensor of a checkpoint's files, which may have been written with either name."""
+        if not name.startswith(tuple(self.released_prefixes)):
+            for ours, released in self.released_prefixes.items():
+                if name.startswith(released):
+                    return ours + name.removeprefix(released)
+        return name

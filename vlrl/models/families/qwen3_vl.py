@@ -68,6 +68,7 @@ QWEN3_VL = Family(
     fit_image=qwen_vl.fit_image,
     image_features=qwen_vl.image_features,
     positions=qwen_vl.mrope_positions,
+    coordinates="relative_1000",
     vision_tower="model.visual",
     patch_embedding="model.visual.patch_embed.proj",
     part_of=qwen_vl.part_of,

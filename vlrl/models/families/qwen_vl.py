@@ -64,7 +64,10 @@ def as_held(name: str, tensor: Tensor) -> Tensor:
 
 def flops(config: Mapping[str, Any]) -> dict[str, float]:
     """Two operations a weight of a dense model; see vlrl.models.flops.Cost for the fields."""
-    text, vision = config["text_config"], config["vision_config"]
+    return text_flops(config["text_config"]) | vision_flops(config["vision_config"])
+
+
+def text_flops(text: Mapping[str, Any]) -> dict[str, float]:
     hidden = text["hidden_size"]
     width = head_width(text)
     attention = 2 * hidden * width * (text["num_attention_heads"] + text["num_key_value_heads"])
@@ -72,7 +75,7 @@ def flops(config: Mapping[str, Any]) -> dict[str, float]:
         "token": 2.0 * text["num_hidden_layers"] * (attention + 3 * hidden * text["intermediate_size"]),
         "pair": 4.0 * text["num_hidden_layers"] * text["num_attention_heads"] * width,
         "target": 2.0 * hidden * text["vocab_size"],
-    } | vision_flops(vision)
+    }
 
 
 def vision_flops(vision: Mapping[str, Any]) -> dict[str, float]:
