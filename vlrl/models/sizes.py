@@ -1,19 +1,18 @@
 """How many parameters a model's parts have."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vlrl.models.config_json import family_of
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ModelSizes:
     """Parameters by part. They add up to `total`.
 
     head: 0 if it is the embedding. largest_block: the most parameters that ZeRO-3 gathers at once, and that a weight sync sends
-    at once. text, vision: the text_config and vision_config.
+    at once. config: transformers' config of the model.
     """
 
     layers: int
@@ -22,8 +21,7 @@ class ModelSizes:
     head: int
     vision: int
     largest_block: int
-    text: Mapping[str, Any]
-    vision_config: Mapping[str, Any]
+    config: Any
 
     @property
     def total(self) -> int:
@@ -41,8 +39,7 @@ class ModelSizes:
         return cls(
             **{name: parts[name] for name in ("layers", "experts", "embedding", "head", "vision")},
             largest_block=max(blocks.values()),
-            text=model.config.text_config.to_dict(),
-            vision_config=model.config.vision_config.to_dict(),
+            config=model.config,
         )
 
 
