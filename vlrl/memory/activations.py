@@ -24,7 +24,9 @@ from vlrl.models.processor import EncodedPrompt
 from vlrl.models.sizes import ModelSizes
 
 _WHOLE_NUMBERS = ("tokens", "positions", "grid", "predictors", "targets", "sequence")
-_FEW_LAYERS = 5  # after which each layer takes as much as the one before: an image's deeper features (DeepStack) go into the first
+_FEW_LAYERS = (
+    5  # after which each layer takes as much as the one before: an image's deeper features (DeepStack) go into the first
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +100,7 @@ def _run(model: PackedModel, pack: Pack, live: LiveBytes) -> tuple[int, int, lis
 def _fake_pack(fake: FakeTensors, qwen: Any, pack: Pack) -> Pack:
     """The pack on fake tensors, with pixels of the width that the model takes."""
     width = qwen.get_submodule(family_of(qwen.config.model_type).patch_embedding).weight[0].numel()
-    whole = {name: fake.whole_numbers(getattr(pack, name)) for name in _WHOLE_NUMBERS}
+    whole: dict[str, Any] = {name: fake.whole_numbers(getattr(pack, name)) for name in _WHOLE_NUMBERS}
     return replace(pack, pixels=torch.empty(len(pack.pixels), width), **whole)
 
 

@@ -89,7 +89,10 @@ class MemoryPlan:
         always = {**states.kept, "reference": self._reference} | ({"CUDA and NCCL": _DRIVER} if self.machine.on_gpus else {})
         asleep = {} if self.machine.on_gpus and self.config.engine.sleep else engine
         training = always | asleep | {"gradients": states.gradients, "gradients between ranks": states.bucket}
-        micro = {"gathered layers": states.gathered, "activations": self.activations.peak([self._row(self.smallest[0])], self.smallest[1])}
+        micro = {
+            "gathered layers": states.gathered,
+            "activations": self.activations.peak([self._row(self.smallest[0])], self.smallest[1]),
+        }
         return {
             "loading": always | {"optimizer": 0, "gradients": 0, "gathered layers": self._loading},
             "micro-batch": training | micro,

@@ -56,12 +56,13 @@ def accumulated_width(settings: PolicyConfig) -> int:
 
 
 def states(settings: PolicyConfig, sizes: ModelSizes, ranks: int) -> States:
-    """One rank's states. Frozen parts have weights only."""
+    """One rank's states. What is frozen has weights only: a frozen vision tower, or with LoRA all but the adapters."""
     stage, wide, accumulated = settings.zero_stage, width(settings), accumulated_width(settings)
-    trained = sizes.total - (sizes.vision if settings.freeze_vision else 0)
+    total = sizes.total + sizes.adapters
+    trained = sizes.adapters or sizes.total - (sizes.vision if settings.freeze_vision else 0)
     # Experts that ranks share: each has a part of them, and those who have the same part share its optimizer.
-    here = sizes.total - sizes.experts + sizes.experts // settings.expert_parallel
-    trained_here = here - (sizes.total - trained)
+    elsewhere = sizes.experts - sizes.experts // settings.expert_parallel
+    here, trained_here = total - elsewhere, trained - elsewhere
     shared = ranks if stage else 1
     share = -(-trained // shared)
     optimizer = share * (MOMENTS + (MASTER if stage else 0))
@@ -72,9 +73,9 @@ def states(settings: PolicyConfig, sizes: ModelSizes, ranks: int) -> States:
     summed = {0: trained_here, 1: trained_here, 2: share, 3: share}[stage]
     is_bf16_optimizer = stage == 1 and accumulated > wide and not offloaded
     elements = trained_here if is_bf16_optimizer else _zero(settings).get("reduce_bucket_size", _REDUCE_BUCKET)
-    live = min(sizes.total, _zero(settings).get("stage3_max_live_parameters", max(_LIVE_PARAMETERS, 3 * sizes.largest_block)))
+    live = min(total, _zero(settings).get("stage3_max_live_parameters", max(_LIVE_PARAMETERS, 3 * sizes.largest_block)))
     return States(
-        weights=(sizes.total // ranks if stage == 3 else here) * wide,
+        weights=(total // ranks if stage == 3 else here) * wide,
         optimizer=0 if offloaded else optimizer,
         gradients=0 if offloaded and stage > 1 else summed * accumulated,
         keeps_gradients=stage == 3 or is_bf16_optimizer,

@@ -16,7 +16,7 @@ def kernels_of(device: torch.device) -> str:
 
 @contextmanager
 def counted_for(device: str) -> Iterator[None]:
-    """Chooses the kernels of another device type, for fake tensors, which torch can't differentiate on a GPU that is not there."""
+    """Chooses another device's kernels: on a GPU that is not there, torch can't differentiate even fake tensors."""
     token = _counted.set(device)
     try:
         yield

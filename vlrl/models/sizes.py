@@ -9,7 +9,7 @@ from vlrl.models.config_json import family_of
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ModelSizes:
-    """Parameters by part. They add up to `total`.
+    """Parameters by part. They add up to `total`, but for the adapters: LoRA's, all that is then trained, or 0 without LoRA.
 
     head: 0 if it is the embedding. largest_block: the most parameters that ZeRO-3 gathers at once, and that a weight sync sends
     at once. config: transformers' config of the model.
@@ -22,6 +22,7 @@ class ModelSizes:
     vision: int
     largest_block: int
     config: Any
+    adapters: int = 0
 
     @property
     def total(self) -> int:
