@@ -40,7 +40,7 @@ class Activations:
     device: str
 
     def peak(self, groups: Sequence[GroupSizes], patches: int = 0) -> int:
-        """Bytes at the peak of a micro-batch of these groups, each with an image of so many patches.
+        """Bytes at the peak of a micro-batch of these groups, each with an image of `patches` patches.
 
         Of many layers only the first are computed: after them, each repetition of the kinds of layers saves as much as the last.
         """
@@ -105,7 +105,7 @@ def _fake_pack(fake: FakeTensors, qwen: Any, pack: Pack) -> Pack:
 
 
 def _pack(config: Any, groups: Sequence[GroupSizes], patches: int) -> Pack:
-    """A row of these groups, each with a nearly square image of about so many patches."""
+    """A row of these groups, each with a nearly square image of about `patches` patches."""
     filler = _prompt(config, 0, 1)
     return pack_groups([(_prompt(config, prompt, patches), [[0] * size for size in sizes]) for prompt, sizes in groups], filler)
 

@@ -1,5 +1,6 @@
 """Counts the bytes of a computation's tensors while it runs, on real tensors or on fake ones, which have shapes and no memory."""
 
+from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
@@ -7,10 +8,9 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 _grouped_mm = torch.ops.aten._grouped_mm.default
-_MULTIPLE = {"cpu": 1, "cuda": 512}  # an allocation has a multiple of so many bytes
+_MULTIPLE = {"cpu": 1, "cuda": 512}  # bytes of an allocation are a multiple of it
 
 
 class FakeTensors(FakeTensorMode):
@@ -40,12 +40,11 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         run = _grouped_mm_of_any_dtype if func is _grouped_mm else func
         found = run(*args, **(kwargs or {}))
-        if not isinstance(found, (Tensor, tuple, list)):  # most calls ask for a tensor's device
-            return found
-        given = {each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
-        for each in tree_leaves(found):
-            if isinstance(each, Tensor) and each.untyped_storage()._cdata not in given | self._alive.keys():
-                self._count(each.untyped_storage())
+        if isinstance(found, (Tensor, tuple, list)):  # most calls ask for a tensor's device
+            given = {each._cdata for each in _storages((args, *(kwargs or {}).values()))}
+            for storage in _storages(found):
+                if storage._cdata not in given and storage._cdata not in self._alive:
+                    self._count(storage)
         return found
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -58,6 +57,15 @@ class LiveBytes(TorchDispatchMode):
         self._alive[key] = ref(storage, freed)
         self.now += size
         self.peak = max(self.peak, self.now)
+
+
+def _storages(found: Any) -> Iterator[torch.UntypedStorage]:
+    """Those of a tensor, or of the tensors in nested tuples and lists."""
+    if isinstance(found, Tensor):
+        yield found.untyped_storage()
+    elif isinstance(found, (tuple, list)):
+        for each in found:
+            yield from _storages(each)
 
 
 def _grouped_mm_of_any_dtype(a: Tensor, b: Tensor, *more: Any, **named: Any) -> Tensor:

@@ -165,7 +165,7 @@ class MemoryPlan:
         return size + (room - one) * size // (two - one) if room >= parts["activations"] else 0
 
     def _row(self, size: int) -> GroupSizes:
-        """A prompt of typical length, with its image, and one response, of so many tokens together."""
+        """A prompt of typical length, with its image, and one response, together `size` tokens."""
         prompt = min(size - 1, _PROMPT_TEXT + self._image[0])
         return prompt, (size - prompt,)
 
