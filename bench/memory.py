@@ -1,20 +1,23 @@
 """Measured memory of the policy beside what `vlrl plan --memory` says, on the CPU.
 
-    python -m bench.memory [--layers 12]
+    python -m bench.memory [--layers 12] [--json bench/results/memory.json]
 
 Each case is a real policy under DeepSpeed, on one or two ranks, in processes of its own. What it keeps is the growth of the
 process's anonymous memory, with free pages given back; what a pass needs is the growth of its high-water mark. Both count
 from after a tiny policy's first step, so that libraries are not among it.
+
+By default glibc keeps freed blocks of up to 32 MB, which no plan can foresee. Here it gives them back (MALLOC_MMAP_THRESHOLD_),
+unless --default-malloc is given.
 """
 
 import argparse
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,11 +75,19 @@ class Case:
         )
 
 
+_STATES = [
+    *((ranks, stage, "float32") for ranks, stage in ((1, 0), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))),
+    *((ranks, stage, "bfloat16") for ranks, stage in ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))),
+]
+_PASSES = [(1, 0, "float32"), (2, 3, "float32"), (1, 1, "bfloat16"), (2, 2, "bfloat16"), (2, 3, "bfloat16")]
 CASES = (
-    *(Case(ranks=ranks, stage=stage, dtype="float32") for ranks, stage in ((1, 0), (1, 1), (1, 3), (2, 1), (2, 2), (2, 3))),
-    *(Case(ranks=ranks, stage=stage, dtype="bfloat16") for ranks, stage in ((1, 2), (2, 1), (2, 2), (2, 3))),
-    *(Case(ranks=1, stage=0, dtype="float32", tokens=1024, checkpointing=checkpointing) for checkpointing in (False, True)),
-    *(Case(ranks=1, stage=0, dtype="float32", tokens=1024, checkpointing=checks, moe=True) for checks in (False, True)),
+    *(Case(ranks=ranks, stage=stage, dtype=dtype) for ranks, stage, dtype in _STATES),
+    *(
+        Case(ranks=ranks, stage=stage, dtype=dtype, tokens=1024, checkpointing=checkpointing, moe=moe)
+        for ranks, stage, dtype in _PASSES
+        for moe in (False, True)
+        for checkpointing in (False, True)
+    ),
 )
 
 
@@ -92,11 +103,13 @@ def write_models(folder: Path, *, layers: int) -> None:
     write_random(folder / "moe", ["0123456789"], QWEN3_VL_MOE, text | _EXPERTS, _VISION, tied=True)
 
 
-def measured(case: Case, folder: Path) -> list[dict[str, Any]]:
+def measured(case: Case, folder: Path, *, default_malloc: bool = False) -> list[dict[str, Any]]:
     """Measured and planned bytes of a case, by what they are of. folder: of write_models."""
+    environment = os.environ | ({} if default_malloc else {"MALLOC_MMAP_THRESHOLD_": "65536"})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(case.ranks), "-m"]
     asked = json.dumps({name: getattr(case, name) for name in case.__slots__})
-    done = subprocess.run([*command, "bench.memory", "--worker", str(folder), asked], capture_output=True, text=True, timeout=900)
+    command += ["bench.memory", "--worker", str(folder), asked]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     if done.returncode:
         raise RuntimeError(f"{case} ended with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[")))
@@ -145,18 +158,21 @@ def _worker(folder: Path, case: Case) -> None:
 
 def _peak(policy: Any, encoder: Any, sizes: Any, case: Case) -> tuple[dict[str, int], dict[str, int]]:
     """How much higher a pass with three times the tokens peaks: gradients and their copies are alike in both."""
+    import torch
+
     from vlrl.memory.activations import Activations
     from vlrl.models.packing import pack_groups
     from vlrl.trainer.peak_memory import peak_bytes
 
     prompt = encoder.filler()
-    costs = Activations.of(sizes, wide=4, checkpointing=case.checkpointing, device="cpu")
+    dtype = getattr(torch, case.dtype)
+    costs = Activations(sizes=sizes, dtype=dtype, checkpointing=case.checkpointing, freeze_vision=False, device="cpu")
 
     def of(tokens: int) -> tuple[int, int]:
         response = [5] * ((tokens - len(prompt.tokens)) // 4)
         pack = pack_groups([(prompt, [response] * 4)], encoder.filler())
         found = peak_bytes(lambda: policy.backward(policy.forward(pack).zero))
-        return found, costs.peak(len(pack.tokens), len(pack.pixels))
+        return found, costs.peak(pack.groups, len(pack.pixels))
 
     (few, few_planned), (many, many_planned) = of(case.tokens), of(3 * case.tokens)
     name = f"a pass of {3 * case.tokens:,} tokens over one of {case.tokens:,}"
@@ -171,28 +187,33 @@ def _kept() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) << 10
 
 
-def _table(folder: Path) -> Iterator[str]:
-    yield "| model | ZeRO | weights | ranks | of each rank | measured, MB | planned, MB | measured / planned |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for case in CASES:
-        for row in measured(case, folder):
-            what = row["what"] + (", checkpointing" if case.checkpointing else "")
-            numbers = f"{row['measured'] / 1e6:,.0f} | {row['planned'] / 1e6:,.0f} | {row['measured'] / row['planned']:.2f}"
-            yield f"| {'MoE' if case.moe else 'dense'} | {case.stage} | {case.dtype} | {case.ranks} | {what} | {numbers} |"
+def _line(case: Case, row: dict[str, Any]) -> str:
+    what = row["what"] + (", checkpointing" if case.checkpointing else "")
+    numbers = f"{row['measured'] / 1e6:,.0f} | {row['planned'] / 1e6:,.0f} | {row['measured'] / row['planned']:.2f}"
+    return f"| {'MoE' if case.moe else 'dense'} | {case.stage} | {case.dtype} | {case.ranks} | {what} | {numbers} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--default-malloc", action="store_true", help="leave glibc's malloc as it is")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         _worker(Path(options.worker[0]), Case(**json.loads(options.worker[1])))
         return
+    print("| model | ZeRO | weights | ranks | of each rank | measured, MB | planned, MB | measured / planned |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         write_models(Path(folder), layers=options.layers)
-        for line in _table(Path(folder)):
-            print(line, flush=True)
+        for case in CASES:
+            rows = measured(case, Path(folder), default_malloc=options.default_malloc)
+            results += [{name: getattr(case, name) for name in case.__slots__} | row for row in rows]
+            print("\n".join(_line(case, row) for row in rows), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,9 @@ def plan(
     ] = None,
     hosts: Annotated[int | None, typer.Option(help="With --memory: number of hosts. Default: torchrun's, else 1.")] = None,
     gpu_gb: Annotated[float | None, typer.Option(help="With --memory: memory of a GPU, as 80. Default: plan for CPUs.")] = None,
+    host_gb: Annotated[
+        float | None, typer.Option(help="With --memory: memory of a host. Default: unknown; on CPUs this machine's.")
+    ] = None,
 ) -> None:
     """Prints how many prompts of each task the first steps and their mini-batches draw, each task's epochs, and the settings."""
     with sentences():
@@ -90,7 +93,7 @@ def plan(
             quieten()
             from vlrl.cli.memory import machine_of, memory_lines, sizes_of
 
-            machine = machine_of(gpus_per_host=gpus_per_host, hosts=hosts, gpu_gb=gpu_gb)
+            machine = machine_of(gpus_per_host=gpus_per_host, hosts=hosts, gpu_gb=gpu_gb, host_gb=host_gb)
             for line in memory_lines(config, sizes_of(config), machine):
                 print(line)
             return

@@ -15,10 +15,11 @@ from vlrl.models.sizes import ModelSizes
 _NUMBERS, _CARDS, _A_HOST = (8, 16, 64, 256), (80, 141), 8
 
 
-def machine_of(*, gpus_per_host: int | None, hosts: int | None, gpu_gb: float | None) -> Machine:
+def machine_of(*, gpus_per_host: int | None, hosts: int | None, gpu_gb: float | None, host_gb: float | None = None) -> Machine:
     """The machine that is planned for: as the options say, or else as torchrun's environment does, or else one process.
 
-    gpu_gb: a GPU's memory as its name says, in GiB; None or 0 for CPUs, whose memory is this machine's.
+    gpu_gb: a GPU's memory as its name says, in GiB; None or 0 for CPUs. host_gb: a host's memory in GiB; None or 0 if it is
+    unknown, or this machine's on CPUs.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     each = gpus_per_host or local
@@ -26,8 +27,14 @@ def machine_of(*, gpus_per_host: int | None, hosts: int | None, gpu_gb: float | 
     if each < 1 or number < 1:
         raise ValueError(f"--gpus-per-host {each} and --hosts {number} must be at least 1")
     if gpu_gb:
-        return Machine(device="cuda", ranks_per_host=each, hosts=number, memory=int(gpu_gb * GIB))
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Machine(
+            device="cuda",
+            ranks_per_host=each,
+            hosts=number,
+            memory=int(gpu_gb * GIB),
+            host_memory=int((host_gb or 0) * GIB) or None,
+        )
+    total = int((host_gb or 0) * GIB) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(device="cpu", ranks_per_host=each, hosts=number, memory=total)
 
 
@@ -50,7 +57,8 @@ def memory_lines(config: Config, sizes: ModelSizes, machine: Machine) -> Iterato
     )
     if host := {name: size for name, size in plan.host.items() if size}:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in host.items())
-        yield f"Memory of each host, GiB: {parts}; together {sum(host.values()) / GIB:.1f}."
+        room = f" of {machine.host_memory / GIB:.1f}" if machine.host_memory else ""
+        yield f"Memory of each host, GiB: {parts}; together {sum(host.values()) / GIB:.1f}{room}."
     disk = bytes_needed(config, sizes.total, sizes.adapters)
     yield (
         f"Disk: checkpoints and models up to {disk / GIB:.1f} GiB; the logs grow by up to "

@@ -1,85 +1,149 @@
-"""What a forward and backward of packed tokens takes, from a model's sizes: what autograd saves, operator by operator.
+"""What a forward and backward of a micro-batch takes: counted while the model itself computes it, on fake tensors.
 
-Compared with measured peaks by `python -m bench.memory`, and with those of an H100 (bench/results/gpu.json) by tests.
+So it is right for whatever a family computes and whatever is frozen, and no formula has to follow. Compared with measured peaks
+by `python -m bench.memory`, and with those of an H100 (bench/results/gpu.json) by tests.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache
+from math import isqrt
+from typing import Any
 
-from vlrl.models.config_json import is_moe, num_experts
-from vlrl.models.families.qwen_vl import head_width
+import torch
+
+from vlrl.config import LoraConfig
+from vlrl.memory.live_bytes import FakeTensors, LiveBytes
+from vlrl.models.attention import GroupSizes
+from vlrl.models.checkpoint_io import make_trainable, uninitialized_model
+from vlrl.models.config_json import family_of
+from vlrl.models.kernels import counted_for
+from vlrl.models.lora import add_adapters
+from vlrl.models.packed_model import PackedModel, token_scores
+from vlrl.models.packing import Pack, pack_groups
+from vlrl.models.processor import EncodedPrompt
 from vlrl.models.sizes import ModelSizes
 
-_TILE = {"cpu": 1 << 24, "cuda": 1 << 29}  # bytes of the loss head's logits at a time, as in vlrl.models.logprob_head
+_WHOLE_NUMBERS = ("tokens", "positions", "grid", "predictors", "targets", "sequence")
+_FEW_LAYERS = 5  # after which each layer takes as much as the one before: DeepStack puts an image's features into the first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activations:
-    """Bytes that autograd saves until backward, and those of the one layer that backward is computing.
+    """What micro-batches take of a device's memory beside weights and gradients that are there before. device: cpu or cuda."""
 
-    token, layer_token: a token of text, or of a merged image patch; patch, block_patch: a patch of the vision tower.
-    target: a response token in the loss head; head: the loss head, whatever the number of tokens.
-    """
+    sizes: ModelSizes
+    dtype: torch.dtype
+    checkpointing: bool
+    freeze_vision: bool
+    device: str
+    lora: LoraConfig | None = None
 
-    token: int
-    layer_token: int
-    patch: int
-    block_patch: int
-    target: int
-    head: int
+    def peak(self, groups: Sequence[GroupSizes], patches: int = 0) -> int:
+        """Bytes at the peak of a micro-batch of these groups, each with an image of `patches` patches.
 
-    @classmethod
-    def of(cls, sizes: ModelSizes, *, wide: int, checkpointing: bool, device: str) -> "Activations":
-        """wide: bytes of a weight; device: cpu or cuda."""
-        layers, hidden = sizes.text["num_hidden_layers"], sizes.text["hidden_size"]
-        depth, side = sizes.vision_config["depth"], sizes.vision_config["hidden_size"]
-        layer, working = _layer(sizes.text, wide)
-        block, block_working = _vision_block(sizes.vision_config, wide)
-        vocabulary = sizes.text["vocab_size"]
-        return cls(
-            token=layers * (wide * hidden if checkpointing else layer),
-            layer_token=working + (layer if checkpointing else 0),
-            patch=depth * (wide * side if checkpointing else block) + _patch_ends(sizes.vision_config, wide),
-            block_patch=block_working + (block if checkpointing else 0),
-            target=(4 + 2 * wide) * hidden,
-            head=(4 + wide) * vocabulary * hidden + _TILE[device],  # its weight's gradient in fp32, then in the weight's dtype
-        )
-
-    def peak(self, tokens: int, patches: int = 0) -> int:
-        """The peak of a micro-batch, in backward: in the loss head, in a layer, or in a block of the vision tower."""
-        saved = tokens * self.token + patches * self.patch
-        return max(
-            saved + self.head + tokens * self.target,
-            saved + tokens * self.layer_token,
-            patches * (self.patch + self.block_patch),
-        )
+        Of many layers only the first are computed: after them, each repetition of the kinds of layers saves as much as the last.
+        """
+        vision, text, saved = _counted(self, tuple(groups), patches)
+        layers, period = self.sizes.config.text_config.num_hidden_layers, _period(self.sizes.config.text_config)
+        repeated = (layers - _computed_layers(self.sizes.config.text_config)) // period
+        return max(vision, text + repeated * (saved[-1] - saved[-1 - period]))
 
 
-def _layer(text, wide: int) -> tuple[int, int]:
-    """Bytes a token that a layer saves, and those of backward's own."""
-    hidden = text["hidden_size"]
-    queries = text["num_attention_heads"] * head_width(text)
-    keys = text["num_key_value_heads"] * head_width(text)
-    norms = (4 + wide) * (2 * hidden + queries + keys)  # the fp32 input, and what the weight multiplies
-    attention = wide * (hidden + 2 * queries + 2 * keys) + 4 * text["num_attention_heads"]
-    if is_moe(text):
-        chosen, inner = text["num_experts_per_tok"], text["moe_intermediate_size"]
-        mlp = wide * (hidden + chosen * (4 * inner + 3 * hidden)) + 8 * num_experts(text)
-        working = wide * chosen * (2 * inner + hidden)
-    else:
-        inner = text["intermediate_size"]
-        mlp = wide * (hidden + 4 * inner)  # gate, its activation, up and their product
-        working = wide * 3 * inner
-    return norms + attention + mlp, working
+@cache
+def _counted(costs: Activations, groups: tuple[GroupSizes, ...], patches: int) -> tuple[int, int, list[int]]:
+    """The peaks while the vision tower computes and while the language model does, in both directions; and the bytes that are
+    saved before the language model's first layer and after each layer."""
+    config = deepcopy(costs.sizes.config)
+    _shorten(config.text_config, _computed_layers(config.text_config))
+    pack = _pack(config, groups, patches)
+    with counted_for(costs.device), FakeTensors(allow_non_fake_inputs=True) as fake:
+        qwen = uninitialized_model(config, costs.dtype)
+        qwen.tie_weights()
+        make_trainable(qwen, freeze_vision=costs.freeze_vision, gradient_checkpointing=costs.checkpointing)
+        if costs.lora:
+            add_adapters(qwen, costs.lora)
+        model = PackedModel(qwen, temperature=1.0, banned=[])
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        return _run(model, _fake_pack(fake, qwen, pack), LiveBytes(costs.device))
 
 
-def _vision_block(vision, wide: int) -> tuple[int, int]:
-    side, inner = vision["hidden_size"], vision["intermediate_size"]
-    return wide * (10 * side + 2 * inner), max(24 * side, wide * 2 * inner)  # the rotation of queries and keys is in fp32
+def _run(model: PackedModel, pack: Pack, live: LiveBytes) -> tuple[int, int, list[int]]:
+    """A forward and backward; see `_counted`."""
+    peaks = {"vision": 0, "text": 0}
+    saved: list[int] = []
+    part = "vision"
+
+    def enter(next_part: str) -> None:
+        nonlocal part
+        peaks[part] = max(peaks[part], live.peak)
+        live.restart()
+        part = next_part
+
+    def begin(_: object, args: tuple[torch.Tensor, ...]) -> None:
+        enter("text")
+        saved.append(live.now)
+        if args[0].requires_grad:
+            args[0].register_hook(lambda _: enter("vision"))
+
+    layers = model.qwen.model.language_model.layers
+    hooks = [layers[0].register_forward_pre_hook(begin)]
+    hooks += [layer.register_forward_hook(lambda *_: saved.append(live.now)) for layer in layers]
+    with live:
+        scores = token_scores(pack, model(pack), {})
+        for hook in hooks:
+            hook.remove()  # backward computes layers again
+        scores.zero.backward()
+    enter("vision")
+    return peaks["vision"], peaks["text"], saved
 
 
-def _patch_ends(vision, wide: int) -> int:
-    """Bytes a patch of the pixels before the blocks and the mergers after them."""
-    pixels = vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2
-    merged = vision["spatial_merge_size"] ** 2
-    mergers = 1 + len(vision.get("deepstack_visual_indexes") or ())
-    return (4 + wide) * pixels + mergers * wide * (3 * merged * vision["hidden_size"] + vision["out_hidden_size"]) // merged
+def _fake_pack(fake: FakeTensors, qwen: Any, pack: Pack) -> Pack:
+    """The pack on fake tensors, with pixels of the width that the model takes."""
+    width = qwen.get_submodule(family_of(qwen.config.model_type).patch_embedding).weight[0].numel()
+    whole: dict[str, Any] = {name: fake.whole_numbers(getattr(pack, name)) for name in _WHOLE_NUMBERS}
+    return replace(pack, pixels=torch.empty(len(pack.pixels), width), **whole)
+
+
+def _pack(config: Any, groups: Sequence[GroupSizes], patches: int) -> Pack:
+    """A row of these groups, each with a nearly square image of about `patches` patches."""
+    filler = _prompt(config, 0, 1)
+    return pack_groups([(_prompt(config, prompt, patches), [[0] * size for size in sizes]) for prompt, sizes in groups], filler)
+
+
+def _prompt(config: Any, size: int, patches: int) -> EncodedPrompt:
+    """A prompt of at least its image's tokens."""
+    merge = config.vision_config.spatial_merge_size
+    rows = max(1, isqrt(patches // merge**2)) if patches else 0
+    columns = max(1, round(patches / merge**2 / rows)) if patches else 0
+    image = [config.image_token_id] * (rows * columns)
+    tokens = torch.tensor([*image, *[0] * max(1, size - len(image))])
+    return EncodedPrompt(
+        tokens=tokens,
+        positions=torch.arange(len(tokens)).expand(3, -1),
+        next_position=len(tokens),
+        pixels=torch.empty(merge**2 * len(image), 0),
+        grid=torch.tensor([[1, merge * rows, merge * columns]])[: bool(patches)],
+        image_keys=(),
+        image_spans=(),
+    )
+
+
+def _computed_layers(text_config: Any) -> int:
+    """At least the first of all kinds, and as many less than all as are a multiple of the period."""
+    layers, period = text_config.num_hidden_layers, _period(text_config)
+    return layers - max(0, (layers - _FEW_LAYERS - period) // period) * period
+
+
+def _shorten(text_config: Any, layers: int) -> None:
+    text_config.num_hidden_layers = layers
+    if kinds := getattr(text_config, "layer_types", None):
+        text_config.layer_types = kinds[:layers]
+
+
+def _period(text_config: Any) -> int:
+    """After how many layers their kinds repeat."""
+    kinds = getattr(text_config, "layer_types", None) or [""]
+    return next(n for n in range(1, len(kinds) + 1) if kinds[n:] == kinds[:-n])

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from vlrl.config import Config
 from vlrl.memory.activations import Activations
 from vlrl.memory.states import States, states, width
+from vlrl.models.attention import GroupSizes
 from vlrl.models.families.qwen_vl import head_width
 from vlrl.models.sizes import ModelSizes
 
@@ -72,8 +75,13 @@ class MemoryPlan:
     @cached_property
     def activations(self) -> Activations:
         policy = self.config.policy
-        return Activations.of(
-            self.sizes, wide=width(policy), checkpointing=policy.gradient_checkpointing, device=self.machine.device
+        return Activations(
+            sizes=self.sizes,
+            dtype=torch.float32 if policy.dtype == "float32" else torch.bfloat16,
+            checkpointing=policy.gradient_checkpointing,
+            freeze_vision=policy.freeze_vision,
+            device=self.machine.device,
+            lora=self.config.lora,
         )
 
     @cached_property
@@ -83,7 +91,10 @@ class MemoryPlan:
         always = {**states.kept, "reference": self._reference} | ({"CUDA and NCCL": _DRIVER} if self.machine.on_gpus else {})
         asleep = {} if self.machine.on_gpus and self.config.engine.sleep else engine
         training = always | asleep | {"gradients": states.gradients, "gradients between ranks": states.bucket}
-        micro = {"gathered layers": states.gathered, "activations": self.activations.peak(*self.smallest)}
+        micro = {
+            "gathered layers": states.gathered,
+            "activations": self.activations.peak([self._row(self.smallest[0])], self.smallest[1]),
+        }
         return {
             "loading": always | {"optimizer": 0, "gradients": 0, "gathered layers": self._loading},
             "micro-batch": training | micro,
@@ -116,9 +127,9 @@ class MemoryPlan:
     @property
     def kv_token(self) -> int:
         """Bytes of one token's keys and values on a rank; beyond a rank for each key head, tensor parallelism copies them."""
-        text = self.sizes.text
-        heads = -(-text["num_key_value_heads"] // self.config.engine.tensor_parallel)
-        return 2 * text["num_hidden_layers"] * heads * head_width(text) * width(self.config.policy)
+        text = self.sizes.config.text_config
+        heads = -(-text.num_key_value_heads // self.config.engine.tensor_parallel)
+        return 2 * self._attention_layers * heads * head_width(text.to_dict()) * width(self.config.policy)
 
     @property
     def kv_tokens(self) -> int:
@@ -148,18 +159,30 @@ class MemoryPlan:
     @property
     def micro_batch_tokens(self) -> int:
         """About the tokens of text that max_tokens_per_micro_batch: auto will find; 0 if not even the smallest fits."""
-        free = self.machine.memory_of_rank - sum(self.phases["micro-batch"].values()) + self.phases["micro-batch"]["activations"]
-        room = int(_MICRO_BATCH_SHARE * free)
-        costs = self.activations
-        tokens = min((room - costs.head) // (costs.token + costs.target), room // (costs.token + costs.layer_token))
-        return tokens if tokens >= self.smallest[0] else 0
+        parts = self.phases["micro-batch"]
+        room = int(_MICRO_BATCH_SHARE * (self.machine.memory_of_rank - sum(parts.values()) + parts["activations"]))
+        size = self.smallest[0]
+        one, two = (self.activations.peak([self._row(size)] * number) for number in (1, 2))
+        return size + (room - one) * size // (two - one) if room >= parts["activations"] else 0
+
+    def _row(self, size: int) -> GroupSizes:
+        """A prompt of typical length, with its image, and one response, together `size` tokens."""
+        prompt = min(size - 1, _PROMPT_TEXT + self._image[0])
+        return prompt, (size - prompt,)
+
+    @property
+    def _attention_layers(self) -> int:
+        """Layers that keep keys and values; the recurrent ones keep a state of a fixed size."""
+        text = self.sizes.config.text_config
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+        return sum("attention" in kind and "linear" not in kind for kind in kinds)
 
     @property
     def _image(self) -> tuple[int, int]:
         """Tokens and patches of the largest image."""
-        vision = self.sizes.vision_config
-        patches = self.config.images.max_pixels // vision["patch_size"] ** 2
-        return patches // vision["spatial_merge_size"] ** 2, patches
+        vision = self.sizes.config.vision_config
+        patches = self.config.images.max_pixels // vision.patch_size**2
+        return patches // vision.spatial_merge_size**2, patches
 
     @property
     def _engine(self) -> Bytes:
@@ -172,8 +195,8 @@ class MemoryPlan:
 
     @property
     def _reference(self) -> int:
-        """The frozen starting model of the KL term; sharded under ZeRO-3."""
-        if not (self.config.algorithm.kl_coefficient or self.config.rollback.kl_coefficient):
+        """The frozen starting model of the KL term; sharded under ZeRO-3. With LoRA it is the model without its adapters."""
+        if self.config.lora or not (self.config.algorithm.kl_coefficient or self.config.rollback.kl_coefficient):
             return 0
         size = self.sizes.total * width(self.config.policy)
         return size // self.machine.ranks if self.config.policy.zero_stage == 3 else size

@@ -53,6 +53,11 @@ def _sleep(plan: MemoryPlan) -> Iterator[Change]:
         yield "set engine.sleep: true", _with(plan, "engine", sleep=True)
 
 
+def _awake(plan: MemoryPlan) -> Iterator[Change]:
+    if plan.machine.on_gpus and plan.config.engine.sleep:
+        yield "set engine.sleep: false", _with(plan, "engine", sleep=False)
+
+
 def _zero_stage(plan: MemoryPlan) -> Iterator[Change]:
     highest = 3 if plan.config.policy.expert_parallel == 1 else 2
     for stage in range(plan.config.policy.zero_stage + 1, highest + 1):
@@ -62,6 +67,11 @@ def _zero_stage(plan: MemoryPlan) -> Iterator[Change]:
 def _offload(plan: MemoryPlan) -> Iterator[Change]:
     if plan.machine.on_gpus and plan.config.policy.zero_stage and not plan.config.policy.offload_optimizer:
         yield "set policy.offload_optimizer: true", _with(plan, "policy", offload_optimizer=True)
+
+
+def _not_offloaded(plan: MemoryPlan) -> Iterator[Change]:
+    if plan.config.policy.offload_optimizer:
+        yield "set policy.offload_optimizer: false", _with(plan, "policy", offload_optimizer=False)
 
 
 def _tensor_parallel(plan: MemoryPlan) -> Iterator[Change]:
@@ -84,5 +94,7 @@ _KINDS = {
     "zero stage": _zero_stage,
     "tensor parallel": _tensor_parallel,
     "offload": _offload,
+    "no offload": _not_offloaded,
+    "no sleep": _awake,
     "hosts": _more_hosts,
 }

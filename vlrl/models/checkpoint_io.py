@@ -79,6 +79,22 @@ def load_model(
     if family.recurrent_layer and (fault := kernel_fault(torch.device(device))):
         raise ValueError(f"model {model!r}: {fault}")
     _fill(loaded, files, family, device=torch.device(device), shard=shard)
+    return make_trainable(loaded, freeze_vision=freeze_vision, gradient_checkpointing=gradient_checkpointing)
+
+
+def uninitialized_model(config: Any, dtype: torch.dtype) -> Any:
+    """The model of a config with group attention; its weights are on torch's current device and have no values."""
+    from transformers import AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
+
+    attention = {"text_config": GROUP_ATTENTION, "vision_config": IMAGE_ATTENTION}
+    with no_init_weights():
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+
+
+def make_trainable(loaded: Any, *, freeze_vision: bool, gradient_checkpointing: bool) -> Any:
+    """Chooses fast operators, what is frozen, and what backward computes again."""
+    family = family_of(loaded.config.model_type)
     _choose_operators(loaded, family)
     if freeze_vision:
         loaded.get_submodule(family.vision_tower).requires_grad_(False)
@@ -90,15 +106,10 @@ def load_model(
 def _without_weights(model: str, dtype: torch.dtype) -> Any:
     """The checkpoint's model with its parameters on torch's meta device, and its buffers, which no file holds, as they are."""
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForImageTextToText
-    from transformers.initialization import no_init_weights
+    from transformers import AutoConfig
 
-    with init_empty_weights(include_buffers=False), no_init_weights():
-        built = AutoModelForImageTextToText.from_config(
-            AutoConfig.from_pretrained(model),
-            dtype=dtype,
-            attn_implementation={"text_config": GROUP_ATTENTION, "vision_config": IMAGE_ATTENTION},
-        )
+    with init_empty_weights(include_buffers=False):
+        built = uninitialized_model(AutoConfig.from_pretrained(model), dtype)
     if built.config.text_config.attention_dropout:
         raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
     return built

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlrl.models.kernels import kernels_of
+
 _cpu_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _gpu_forward = torch.ops.aten._flash_attention_forward
@@ -30,7 +32,7 @@ class Dense:
     def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Output [B, Q, heads, d] and log-sums [B, Q, heads]."""
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        if q.device.type == "cpu":
+        if kernels_of(q.device) == "cpu":
             out, log_sums = _cpu_forward(q, k, v, 0.0, self.causal, scale=scale)
         else:
             out, log_sums = self._plain_forward(q, k, v, scale)
@@ -41,7 +43,7 @@ class Dense:
     ) -> Gradients:
         """Gradients of query, key and value. out, log_sums: over all keys, of which `key` may be a part."""
         g, q, k, v, o = (x.transpose(1, 2) for x in (gradient, query, key, value, out))
-        if q.device.type == "cpu":
+        if kernels_of(q.device) == "cpu":
             found = _cpu_backward(g, q, k, v, o, log_sums.transpose(1, 2), 0.0, self.causal, scale=scale)
         else:
             found = self._plain_backward(g, q, k, v, o, log_sums.transpose(1, 2), scale)
@@ -80,7 +82,7 @@ def _by_key_head(x: Tensor, k: Tensor) -> Tensor:
 
 def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether there is a kernel for sequences of any lengths: FlashAttention's, on GPUs, in half precision."""
-    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+    return kernels_of(device) == "cuda" and dtype in (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlrl.models.kernels import kernels_of
+
 _MOST_TOKENS = 4096  # of a tile
 _TILE = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits of a tile, 4 bytes each; on CPU it should stay near the cache
 _LOWEST = torch.finfo(torch.float32).min
@@ -99,7 +101,7 @@ def _tiles(hidden: Tensor, weight: Tensor, temperature: Tensor, banned: Tensor) 
 
 def _tile_of(hidden: Tensor) -> int:
     """How many of the vocabulary a tile of these tokens has."""
-    return max(1024, _TILE[hidden.device.type] // len(hidden))
+    return max(1024, _TILE[kernels_of(hidden.device)] // len(hidden))
 
 
 def _within(targets: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
@@ -112,4 +114,4 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b with sums and result in fp32."""
     if a.dtype is torch.float32:
         return a @ b
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32) if kernels_of(a.device) == "cuda" else a.float() @ b.float()

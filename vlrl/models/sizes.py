@@ -1,7 +1,6 @@
 """How many parameters a model's parts have."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +9,12 @@ from vlrl.models.config_json import family_of
 from vlrl.models.lora import adapter_parameters
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ModelSizes:
     """Parameters by part. They add up to `total`, but for the adapters: LoRA's, all that is then trained, or 0 without LoRA.
 
     head: 0 if it is the embedding. largest_block: the most parameters that ZeRO-3 gathers at once, and that a weight sync sends
-    at once. text, vision: the text_config and vision_config.
+    at once. config: transformers' config of the model.
     """
 
     layers: int
@@ -24,8 +23,7 @@ class ModelSizes:
     head: int
     vision: int
     largest_block: int
-    text: Mapping[str, Any]
-    vision_config: Mapping[str, Any]
+    config: Any
     adapters: int = 0
 
     @property
@@ -48,8 +46,7 @@ class ModelSizes:
             **{name: parts[name] for name in ("layers", "experts", "embedding", "head", "vision")},
             largest_block=max(blocks.values()),
             adapters=adapter_parameters(model, lora) if lora else 0,
-            text=model.config.text_config.to_dict(),
-            vision_config=model.config.vision_config.to_dict(),
+            config=model.config,
         )
 
 

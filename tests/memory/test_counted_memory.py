@@ -1,0 +1,74 @@
+"""What is counted on fake tensors is what the same computation takes on real ones, byte by byte."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vlrl.memory import activations
+from vlrl.memory.activations import Activations
+from vlrl.memory.live_bytes import LiveBytes
+from vlrl.models.checkpoint_io import load_model
+from vlrl.models.config_json import FAMILIES
+from vlrl.models.packed_model import PackedModel, token_scores
+from vlrl.models.sizes import ModelSizes
+from vlrl.models.tensor_check import empty_model
+from vlrl.models.tiny import build_tiny
+
+GROUPS, PATCHES = [(12, (7, 5)), (20, (9,))], 16
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    build_tiny(folder, ["0123456789"], family=FAMILIES[request.param])
+    return str(folder)
+
+
+def costs_of(model: str, **changed) -> Activations:
+    settings = {"dtype": torch.float32, "checkpointing": False, "freeze_vision": False, "device": "cpu"} | changed
+    return Activations(sizes=ModelSizes.of(empty_model(model)), **settings)
+
+
+def real_peak(model: str, costs: Activations) -> int:
+    """Bytes of the real tensors of a second forward and backward, when gradients are there."""
+    settings = {"freeze_vision": costs.freeze_vision, "gradient_checkpointing": costs.checkpointing}
+    packed = PackedModel(load_model(model, dtype=costs.dtype, **settings), temperature=1.0, banned=[])
+    pack = activations._pack(costs.sizes.config, GROUPS, PATCHES)
+    width = packed.qwen.get_submodule(FAMILIES[costs.sizes.config.model_type].patch_embedding).weight[0].numel()
+    pack = replace(pack, pixels=torch.zeros(len(pack.pixels), width))
+    token_scores(pack, packed(pack), {}).zero.backward()
+    live = LiveBytes("cpu")
+    with live:
+        token_scores(pack, packed(pack), {}).zero.backward()
+    return live.peak
+
+
+@pytest.mark.parametrize("changed", [
+    {}, {"checkpointing": True}, {"freeze_vision": True}, {"dtype": torch.bfloat16},
+], ids=str)  # fmt: skip
+def test_fake_tensors_take_what_real_ones_take(model, changed):
+    costs = costs_of(model, **changed)
+    assert costs.peak(GROUPS, PATCHES) == pytest.approx(real_peak(model, costs), rel=0.005)
+
+
+@pytest.mark.parametrize("device, checkpointing", [("cpu", False), ("cuda", True)])
+def test_layers_that_are_not_computed_take_what_they_would(model, device, checkpointing, monkeypatch):
+    costs = costs_of(model, checkpointing=checkpointing, device=device, dtype=torch.bfloat16)
+    costs.sizes.config.text_config.num_hidden_layers = 10
+    if kinds := getattr(costs.sizes.config.text_config, "layer_types", None):
+        costs.sizes.config.text_config.layer_types = (kinds * 10)[:10]
+    of_few = costs.peak(GROUPS, PATCHES)
+    monkeypatch.setattr(activations, "_FEW_LAYERS", 10)
+    activations._counted.cache_clear()
+    assert of_few == pytest.approx(costs.peak(GROUPS, PATCHES), rel=0.005)
+
+
+def test_freed_tensors_and_views_are_not_counted():
+    with LiveBytes("cpu") as live:
+        kept = torch.empty(1000)
+        kept.view(10, 100).t().add_(1)
+        torch.empty(500)
+    assert (live.now, live.peak) == (4000, 6000)
+    del kept
+    assert live.now == 0
