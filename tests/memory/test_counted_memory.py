@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vlrl.config import LoraConfig
 from vlrl.memory import activations
 from vlrl.memory.activations import Activations
 from vlrl.memory.live_bytes import LiveBytes
 from vlrl.models.checkpoint_io import load_model
 from vlrl.models.config_json import FAMILIES
+from vlrl.models.lora import add_adapters
 from vlrl.models.packed_model import PackedModel, token_scores
 from vlrl.models.sizes import ModelSizes
 from vlrl.models.tensor_check import empty_model
@@ -33,7 +35,10 @@ def costs_of(model: str, **changed) -> Activations:
 def real_peak(model: str, costs: Activations) -> int:
     """Bytes of the real tensors of a second forward and backward, when gradients are there."""
     settings = {"freeze_vision": costs.freeze_vision, "gradient_checkpointing": costs.checkpointing}
-    packed = PackedModel(load_model(model, dtype=costs.dtype, **settings), temperature=1.0, banned=[])
+    loaded = load_model(model, dtype=costs.dtype, **settings)
+    if costs.lora:
+        add_adapters(loaded, costs.lora)
+    packed = PackedModel(loaded, temperature=1.0, banned=[])
     pack = activations._pack(costs.sizes.config, GROUPS, PATCHES)
     width = packed.qwen.get_submodule(FAMILIES[costs.sizes.config.model_type].patch_embedding).weight[0].numel()
     pack = replace(pack, pixels=torch.zeros(len(pack.pixels), width))
@@ -45,7 +50,7 @@ def real_peak(model: str, costs: Activations) -> int:
 
 
 @pytest.mark.parametrize("changed", [
-    {}, {"checkpointing": True}, {"freeze_vision": True}, {"dtype": torch.bfloat16},
+    {}, {"checkpointing": True}, {"freeze_vision": True}, {"dtype": torch.bfloat16}, {"lora": LoraConfig(rank=4)},
 ], ids=str)  # fmt: skip
 def test_fake_tensors_take_what_real_ones_take(model, changed):
     costs = costs_of(model, **changed)

@@ -12,11 +12,12 @@ from math import isqrt
 from typing import Any
 
 import torch
+from torch import nn
 
 from vlrl.config import LoraConfig
 from vlrl.memory.live_bytes import FakeTensors, LiveBytes
 from vlrl.models.attention import GroupSizes
-from vlrl.models.checkpoint_io import make_trainable, uninitialized_model
+from vlrl.models.checkpoint_io import make_trainable, model_without_weights
 from vlrl.models.config_json import family_of
 from vlrl.models.kernels import counted_for
 from vlrl.models.lora import add_adapters
@@ -58,16 +59,24 @@ def _counted(costs: Activations, groups: tuple[GroupSizes, ...], patches: int) -
     config = deepcopy(costs.sizes.config)
     _shorten(config.text_config, _computed_layers(config.text_config))
     pack = _pack(config, groups, patches)
+    qwen = model_without_weights(config, costs.dtype)
+    make_trainable(qwen, freeze_vision=costs.freeze_vision, gradient_checkpointing=costs.checkpointing)
+    if costs.lora:
+        add_adapters(qwen, costs.lora)
     with counted_for(costs.device), FakeTensors(allow_non_fake_inputs=True) as fake:
-        qwen = uninitialized_model(config, costs.dtype)
-        qwen.tie_weights()
-        make_trainable(qwen, freeze_vision=costs.freeze_vision, gradient_checkpointing=costs.checkpointing)
-        if costs.lora:
-            add_adapters(qwen, costs.lora)
+        _take_fake_weights(qwen)
         model = PackedModel(qwen, temperature=1.0, banned=[])
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
         return _run(model, _fake_pack(fake, qwen, pack), LiveBytes(costs.device))
+
+
+def _take_fake_weights(qwen: Any) -> None:
+    """In place of those on torch's meta device."""
+    for module in qwen.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty_like(weight, device="cpu"), requires_grad=weight.requires_grad))
+    qwen.tie_weights()
 
 
 def _run(model: PackedModel, pack: Pack, live: LiveBytes) -> tuple[int, int, list[int]]:

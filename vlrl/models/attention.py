@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, groupby, pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,13 +125,13 @@ def image_plan(sizes: Sequence[int], *, device: torch.device, varlen: bool) -> d
     return {"cu_seqlens": torch.tensor([0, *accumulate(sizes)]), "plan": None}
 
 
-def window_plan(order: Tensor, ends: Tensor, *, device: torch.device, varlen: bool) -> dict[str, Any]:
+def window_plan(order: np.ndarray, ends: Sequence[int], *, device: torch.device, varlen: bool) -> dict[str, Any]:
     """The vision tower's keywords for its blocks that attend within windows; they are besides those of `image_plan`.
 
     order, ends: as a family's Windows gives them. The row stays whole: one call serves all windows, or each size of window has
     its call. An image's windows have four sizes at most, since those at its edges are smaller.
     """
-    windows = list(pairwise(ends.tolist()))
+    windows = list(pairwise(ends))
     if varlen:
         kernel = _varlen_kernel(windows, windows, causal=False, device=device)
         row = TokenSelection(index=slice(None))
@@ -138,8 +139,8 @@ def window_plan(order: Tensor, ends: Tensor, *, device: torch.device, varlen: bo
     else:
         own = [_together(list(alike), causal=False, device=device) for _, alike in groupby(sorted(windows, key=_size), key=_size)]
     return {
-        "window_index": order.to(device),
-        "cu_window_seqlens": ends[[0, -1]].cpu(),
+        "window_index": torch.from_numpy(order).to(device),
+        "cu_window_seqlens": torch.tensor([0, ends[-1]]),
         "window_plan": AttentionPlan(own=tuple(own), others=()),
     }
 

@@ -70,11 +70,15 @@ def load_model(
     Raises ValueError for tensors that the checkpoint lacks or its model does not have, for a model with dropout, and for one
     whose layers need a package that is not installed.
     """
+    from transformers import AutoConfig
+
     check_model(model)
     files = check_tensors(model)
     if not files:
         raise ValueError(f"model {model!r} has no safetensors files in this machine's cache; run `hf download {model}`")
-    loaded = _without_weights(model, dtype)
+    loaded = model_without_weights(AutoConfig.from_pretrained(model), dtype)
+    if loaded.config.text_config.attention_dropout:
+        raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
     family = family_of(loaded.config.model_type)
     if family.recurrent_layer and (fault := kernel_fault(torch.device(device))):
         raise ValueError(f"model {model!r}: {fault}")
@@ -82,13 +86,16 @@ def load_model(
     return make_trainable(loaded, freeze_vision=freeze_vision, gradient_checkpointing=gradient_checkpointing)
 
 
-def uninitialized_model(config: Any, dtype: torch.dtype) -> Any:
-    """The model of a config with group attention; its weights are on torch's current device and have no values."""
+def model_without_weights(config: Any, dtype: torch.dtype) -> Any:
+    """The model of a config with group attention: its parameters on torch's meta device, its buffers, which no file holds, as
+    they are."""
+    from accelerate import init_empty_weights
     from transformers import AutoModelForImageTextToText
     from transformers.initialization import no_init_weights
 
     attention = {"text_config": GROUP_ATTENTION, "vision_config": IMAGE_ATTENTION}
-    with no_init_weights():
+    # Some layers' constructors draw numbers all the same.
+    with init_empty_weights(include_buffers=False), no_init_weights(), torch.random.fork_rng(devices=[]):
         return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
@@ -101,18 +108,6 @@ def make_trainable(loaded: Any, *, freeze_vision: bool, gradient_checkpointing: 
     if gradient_checkpointing:
         loaded.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded.train()
-
-
-def _without_weights(model: str, dtype: torch.dtype) -> Any:
-    """The checkpoint's model with its parameters on torch's meta device, and its buffers, which no file holds, as they are."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig
-
-    with init_empty_weights(include_buffers=False):
-        built = uninitialized_model(AutoConfig.from_pretrained(model), dtype)
-    if built.config.text_config.attention_dropout:
-        raise ValueError(f"model {model!r} has attention dropout: the ratio of its first mini-batch would not be 1; set it to 0")
-    return built
 
 
 def _fill(

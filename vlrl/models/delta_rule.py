@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,19 +47,19 @@ class Chunked:
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Chunked":
         """Of sequences of these lengths, each at least 1."""
         size = next((size for size in _CHUNKS if size >= max(lengths)), _CHUNKS[-1])
-        sizes = torch.tensor(lengths)
-        ranks = sizes.argsort(descending=True, stable=True)
-        numbers = torch.empty_like(ranks).index_copy_(0, ranks, torch.arange(len(ranks)))
-        chunks = (sizes + size - 1) // size
-        active = (chunks[:, None] > torch.arange(int(chunks.max()))).sum(0)
-        place = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # in its sequence
-        chunk = (active.cumsum(0) - active)[place // size] + numbers.repeat_interleave(sizes)
+        sizes = np.array(lengths)
+        ranks = np.argsort(-sizes, kind="stable")
+        numbers = np.argsort(ranks)
+        chunks = -(-sizes // size)
+        active = (chunks[:, None] > np.arange(chunks.max())).sum(0)
+        place = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)  # in its sequence
+        chunk = (active.cumsum() - active)[place // size] + np.repeat(numbers, sizes)
         return cls(
             size=size,
-            places=(chunk * size + place % size).to(device),
+            places=torch.from_numpy(chunk * size + place % size).to(device),
             active=tuple(active.tolist()),
-            ranks=ranks.to(device),
-            numbers=numbers.to(device),
+            ranks=torch.from_numpy(ranks).to(device),
+            numbers=torch.from_numpy(numbers).to(device),
         )
 
     def __call__(

@@ -75,7 +75,7 @@ class PackedModel(nn.Module):
         varlen = has_varlen(device, self.qwen.dtype)
         images = image_plan(pack.grid.prod(-1).tolist(), device=device, varlen=varlen)
         if self._windows:
-            order = self._windows.order(self.qwen.config.vision_config, pack.grid)
+            order = self._windows.order(self.qwen.config.vision_config, pack.grid.tolist())
             images |= window_plan(*order, device=device, varlen=varlen)
         features = self.qwen.model.get_image_features(pack.pixels, pack.grid, return_dict=True, **images)
         # mm_encoder_outputs: transformers puts the features at the image tokens, and the deeper ones (DeepStack) into the first

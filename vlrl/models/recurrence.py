@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad, silu, softplus
@@ -58,43 +59,41 @@ def recurrence_plan(groups: Sequence[GroupSizes], *, width: int, device: torch.d
             first.append((start, responses[0][1] if responses else end))
     total = max([first[-1][1], *(end for (_, end), _ in forked)])
     inputs, outputs = _convolution([*((span, None) for span in first), *((span, first[n]) for span, n in forked)], width, total)
-    responses = [span for span, _ in forked]
-    index = _index([*first, *responses])
-    size = sum(end - start for start, end in first)
+    index = _index([*first, *(span for span, _ in forked)])
     return RecurrencePlan(
-        inputs=inputs.to(device),
-        outputs=outputs.to(device),
-        first=_sequences(first, index[:size], device),
-        forked=_sequences(responses, index[size:], device) if forked else None,
-        forks=torch.tensor([number for _, number in forked], dtype=torch.long, device=device),
-        order=_inverse(index).to(device),
+        inputs=_on(inputs, device),
+        outputs=_on(outputs, device),
+        first=_sequences(first, device),
+        forked=_sequences([span for span, _ in forked], device) if forked else None,
+        forks=_on(np.array([number for _, number in forked], np.int64), device),
+        order=_on(np.argsort(index), device),
     )
 
 
-def _convolution(sequences: Sequence[tuple[Span, Span | None]], width: int, total: int) -> tuple[Tensor, Tensor]:
+def _convolution(sequences: Sequence[tuple[Span, Span | None]], width: int, total: int) -> tuple[np.ndarray, np.ndarray]:
     """inputs, outputs of a plan. sequences: each with the one that comes before it."""
-    inputs: list[Tensor] = []
-    outputs = torch.empty(total, dtype=torch.long)
+    inputs: list[np.ndarray] = []
+    outputs = np.empty(total, np.int64)
     laid = 0
     for (start, end), prompt in sequences:
-        before = torch.arange(max(prompt[0], prompt[1] - width + 1), prompt[1]) if prompt else torch.empty(0, dtype=torch.long)
-        nothing = torch.full((width - 1 - len(before),), total)
-        inputs += [nothing, before, torch.arange(start, end)]
-        outputs[start:end] = torch.arange(laid, laid + end - start)  # output i is of inputs i to i + width - 1
+        before = np.arange(max(prompt[0], prompt[1] - width + 1), prompt[1]) if prompt else np.empty(0, np.int64)
+        nothing = np.full(width - 1 - len(before), total)
+        inputs += [nothing, before, np.arange(start, end)]
+        outputs[start:end] = np.arange(laid, laid + end - start)  # output i is of inputs i to i + width - 1
         laid += width - 1 + end - start
-    return torch.cat(inputs), outputs
+    return np.concatenate(inputs), outputs
 
 
-def _sequences(spans: Sequence[Span], index: Tensor, device: torch.device) -> Sequences:
-    return Sequences(index=index.to(device), rule=delta_rule([end - start for start, end in spans], device))
+def _sequences(spans: Sequence[Span], device: torch.device) -> Sequences:
+    return Sequences(index=_on(_index(spans), device), rule=delta_rule([end - start for start, end in spans], device))
 
 
-def _index(spans: Sequence[Span]) -> Tensor:
-    return torch.cat([torch.arange(*span) for span in spans])
+def _index(spans: Sequence[Span]) -> np.ndarray:
+    return np.concatenate([np.arange(*span) for span in spans])
 
 
-def _inverse(order: Tensor) -> Tensor:
-    return torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
+def _on(index: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(index).to(device)
 
 
 def gated_delta_net(layer: Any, hidden_states: Tensor, *, recurrence: RecurrencePlan, **_: object) -> Tensor:

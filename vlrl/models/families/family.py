@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vlrl.types import Convention
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
     from torch import Tensor
 
@@ -38,9 +39,9 @@ class Windows:
 
     attentions: Callable[[Any], Sequence[Any]]
     """The vision tower to the attention modules of those blocks."""
-    order: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
-    """(vision_config, grid) to the order of merged patches in which a window's are together, and [windows + 1] where each window
-    ends, in patches, from 0 on."""
+    order: Callable[[Any, Sequence[Sequence[int]]], tuple[np.ndarray, list[int]]]
+    """(vision_config, grid) to the order of merged patches in which a window's are together, and windows + 1 numbers: where each
+    window ends, in patches, from 0 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,23 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from typing import Any
+
+import numpy as np
 
 from vlrl.models.families import qwen3_vl, qwen_vl
 from vlrl.models.families.family import Windows
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def window_attentions(tower: Any) -> Sequence[Any]:
     return [block.attn for number, block in enumerate(tower.blocks) if number not in tower.fullatt_block_indexes]
 
 
-def window_order(vision: Any, grid: Tensor) -> tuple[Tensor, Tensor]:
-    from transformers.vision_utils import get_vision_window_index
-
-    return get_vision_window_index(grid, vision.spatial_merge_size, vision.window_size, vision.patch_size)
+def window_order(vision: Any, grid: Sequence[Sequence[int]]) -> tuple[np.ndarray, list[int]]:
+    merge = vision.spatial_merge_size
+    side = vision.window_size // vision.patch_size // merge  # of a window, in merged patches
+    order: list[np.ndarray] = []
+    ends, start = [0], 0
+    for frames, height, width in grid:
+        rows, columns = height // merge, width // merge
+        numbers = np.arange(start, start + frames * rows * columns).reshape(frames, rows, columns)
+        for frame, top, left in product(numbers, range(0, rows, side), range(0, columns, side)):
+            order.append(frame[top : top + side, left : left + side].ravel())
+            ends.append(ends[-1] + order[-1].size * merge**2)
+        start += numbers.size
+    return np.concatenate(order), ends
 
 
 def flops(config: Mapping[str, Any]) -> dict[str, float]:
