@@ -1,7 +1,8 @@
 """Shared parts of the tests: tiny checkpoints, a few images on disk, how long to wait, and what may be skipped."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -92,13 +93,19 @@ def _without_unforeseen_skips(report):
 
 
 @pytest.fixture(scope="session")
-def tiny_dense(tmp_path_factory) -> str:
-    return _tiny(tmp_path_factory.mktemp("models") / "dense", "qwen3_vl")
+def tiny_of(tmp_path_factory) -> Callable[[str], str]:
+    """A family's model type to a tiny checkpoint, the same for all tests."""
+    return cache(lambda family: _tiny(tmp_path_factory.mktemp("models") / family, family))
 
 
 @pytest.fixture(scope="session")
-def tiny_moe(tmp_path_factory) -> str:
-    return _tiny(tmp_path_factory.mktemp("models") / "moe", "qwen3_vl_moe")
+def tiny_dense(tiny_of) -> str:
+    return tiny_of("qwen3_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_moe(tiny_of) -> str:
+    return tiny_of("qwen3_vl_moe")
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

@@ -9,7 +9,7 @@ from vlrl.cli.shared import quieten
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 quieten()
 vllm_local = import_module("vlrl.rollout.vllm_local")
-vllm_local.set_environment(import_module("vlrl.config").EngineConfig(), tells_routes=False)
+vllm_local.set_environment(tells_routes=False)
 
 for name in ("qwen3_vl.modeling_qwen3_vl", "qwen3_vl_moe.modeling_qwen3_vl_moe", "qwen3_vl.processing_qwen3_vl"):
     import_module(f"transformers.models.{name}")

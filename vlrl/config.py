@@ -174,6 +174,7 @@ class LoraConfig(Section):
 class EngineConfig(Section):
     """The vLLM engine in the training process. `vllm` is merged over the arguments that vlrl gives it.
 
+    kv_cache_gb: GiB of keys and values on a CPU; on a GPU gpu_memory_utilization decides.
     canary_every: steps between checks that engine and trainer give the same log-probs; with 0 they are compared only at a start.
     canary_tolerance: the difference that stops the run, as a multiple of the one at start.
     """
@@ -181,7 +182,7 @@ class EngineConfig(Section):
     tensor_parallel: Count = 1
     max_model_len: Count = 8192
     gpu_memory_utilization: Share = 0.5
-    kv_cache_gb: Count = 1
+    kv_cache_gb: Positive = 1.0
     sleep: bool = True
     canary_every: Annotated[int, Field(ge=0)] = 1
     canary_tolerance: Positive = 5.0

@@ -18,6 +18,8 @@ from vlrl.rollout.engine import Decoding, Request, sampling_seed
 from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.types import Rollout
 
+KV_CACHE_GB = 1 / 16  # a test keeps its engines until its process ends, since a collected one ends the whole process group
+
 
 def open_encoder(model: str) -> tuple[Encoder, list[int]]:
     """The model's encoder, and the ids that sampling never yields."""
@@ -36,7 +38,7 @@ def open_engine(
     lora: cfg.LoraConfig | None = None,
 ) -> VllmEngine:
     return VllmEngine(
-        cfg.EngineConfig(max_model_len=512, tensor_parallel=tensor_parallel),
+        cfg.EngineConfig(max_model_len=512, tensor_parallel=tensor_parallel, kv_cache_gb=KV_CACHE_GB),
         model,
         dtype=dtype,
         seed=0,
@@ -71,11 +73,15 @@ def in_order(rollouts: Iterable[Rollout]) -> list[Rollout]:
     return sorted(rollouts, key=lambda rollout: (rollout.slot, rollout.sample))
 
 
+def some_prompts(encoder: Encoder, pictures: Sequence[str]) -> list[EncodedPrompt]:
+    """With none, one and two pictures."""
+    return [encoder.encode(message("What is this?", *pictures[:number])) for number in range(3)]
+
+
 def main(model: str, pictures: str, file: str) -> None:
     encoder, banned = open_encoder(model)
     engine = open_engine(model, encoder, banned, join_ranks())
-    prompts = [encoder.encode(message("What is this?", *pictures.split(",")[:number])) for number in range(3)]
-    record(Path(file), in_order(engine.generate(requests_for(prompts, 4))))
+    record(Path(file), in_order(engine.generate(requests_for(some_prompts(encoder, pictures.split(",")), 4))))
 
 
 if __name__ == "__main__":

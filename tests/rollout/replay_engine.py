@@ -15,6 +15,11 @@ def record(path: Path, rollouts: Iterable[Rollout]) -> None:
     path.write_text("".join(json.dumps(asdict(replace(rollout, routes=None))) + "\n" for rollout in rollouts))
 
 
+def recorded(path: Path) -> list[Rollout]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [Rollout(**line | {name: tuple(line[name]) for name in ("tokens", "logprobs")}) for line in lines]
+
+
 class ReplayEngine:
     """holds: the tensors that were loaded last, by name."""
 
@@ -22,9 +27,7 @@ class ReplayEngine:
         self.version = 0
         self.holds: dict[str, Tensor] = {}
         self.calls: list[str] = []
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        rollouts = [Rollout(**line | {name: tuple(line[name]) for name in ("tokens", "logprobs")}) for line in lines]
-        self._recorded = {(rollout.slot, rollout.sample): rollout for rollout in rollouts}
+        self._recorded = {(rollout.slot, rollout.sample): rollout for rollout in recorded(path)}
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         self.reset_caches()

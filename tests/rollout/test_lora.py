@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.loop import on_ranks
 from tests.models.helpers import message
-from tests.rollout.opening import open_encoder, open_engine
-from tests.rollout.test_engine import in_order, requests_for
+from tests.rollout.opening import in_order, open_encoder, open_engine, requests_for, some_prompts
+from tests.rollout.replay_engine import recorded
 from vlrl import config as cfg
 from vlrl.config import LoraConfig
 from vlrl.models.lora import adapter_parameters
@@ -47,7 +48,10 @@ class Parts:
         return push_weights(self.engine, buckets, names=policy.trained_names, version=policy.version)
 
     def difference(self, prompts) -> float:
-        rollouts = in_order(self.engine.generate(requests_for(prompts, 2)))
+        return self.off(prompts, in_order(self.engine.generate(requests_for(prompts, 2))))
+
+    def off(self, prompts, rollouts) -> float:
+        """The largest difference of a token's log-prob between what the rollouts say and the trainer."""
         by_slot = [(prompt, [r.tokens for r in rollouts if r.slot == slot]) for slot, prompt in enumerate(prompts)]
         ours = self.policy.logprobs(pack_groups(by_slot, self.encoder.filler())).logprobs
         theirs = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs])
@@ -56,11 +60,15 @@ class Parts:
 
 
 CASES = {
-    "dense, adapter": ("tiny_dense", LoraConfig(rank=2, alpha=8, sync="adapter")),
-    "dense, merged": ("tiny_dense", LoraConfig(rank=4, alpha=8, targets=("attention", "mlp", "merger", "vision"), sync="merged")),
-    "moe, adapter": ("tiny_moe", LoraConfig(rank=4, alpha=8, sync="adapter")),
-    "moe, attention merged": ("tiny_moe", LoraConfig(rank=4, alpha=8, sync="merged")),
-    "moe, experts merged": ("tiny_moe", LoraConfig(rank=4, alpha=8, targets=("attention", "experts"), sync="merged")),
+    "dense, adapter": ("qwen3_vl", LoraConfig(rank=2, alpha=8, sync="adapter")),
+    "dense, merged": ("qwen3_vl", LoraConfig(rank=4, alpha=8, targets=("attention", "mlp", "merger", "vision"), sync="merged")),
+    "moe, adapter": ("qwen3_vl_moe", LoraConfig(rank=4, alpha=8, sync="adapter")),
+    "moe, attention merged": ("qwen3_vl_moe", LoraConfig(rank=4, alpha=8, sync="merged")),
+    "moe, experts merged": ("qwen3_vl_moe", LoraConfig(rank=4, alpha=8, targets=("attention", "experts"), sync="merged")),
+    "qwen2_5_vl, adapter": ("qwen2_5_vl", LoraConfig(rank=2, alpha=8, sync="adapter")),
+    "qwen2_5_vl, merged": ("qwen2_5_vl", LoraConfig(rank=4, alpha=8, targets=("mlp", "merger", "vision"), sync="merged")),
+    "qwen3_5, merged": ("qwen3_5", LoraConfig(rank=4, alpha=8, targets=("attention", "mlp", "gdn", "merger"), sync="merged")),
+    "qwen3_5_moe, merged": ("qwen3_5_moe", LoraConfig(rank=4, alpha=8, targets=("mlp", "gdn", "experts"), sync="merged")),
 }
 QUICK = ("dense, adapter", "moe, experts merged")
 EACH = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
@@ -70,9 +78,9 @@ each_case_of_adapters = pytest.mark.parametrize("parts", AS_ADAPTERS, indirect=T
 
 
 @pytest.fixture(scope="module")
-def parts(request, ranks):
+def parts(request, ranks, tiny_of):
     kind, lora = CASES[request.param]
-    model = request.getfixturevalue(kind)
+    model = tiny_of(kind)
     encoder, banned = open_encoder(model)
     settings = cfg.PolicyConfig(dtype="float32", zero_stage=1, lr=1e-2)
     policy = Policy(settings, model, ranks=ranks, updates=100, temperature=1.0, banned=banned, lora=lora)
@@ -139,6 +147,15 @@ def test_adapters_reach_the_engine_as_they_are_where_it_serves_them_quickly():
     assert sync_of(LoraConfig(rank=8), on_gpu=False) == "merged"
     assert sync_of(LoraConfig(rank=8, targets=("attention", "experts")), on_gpu=True) == "merged"
     assert sync_of(LoraConfig(rank=8, sync="adapter"), on_gpu=False) == "adapter"
+
+
+@pytest.mark.slow
+@each_case
+def test_a_new_engine_with_the_merged_export_samples_as_the_trainer_does(parts, prompts, pictures, tmp_path: Path):
+    parts.train(prompts[0])
+    parts.policy.export(tmp_path / "merged", parts.model, parts.encoder)
+    on_ranks(1, "tests.rollout.opening", tmp_path / "merged", ",".join(pictures), tmp_path / "rollouts.jsonl")
+    assert parts.off(some_prompts(parts.encoder, pictures), recorded(tmp_path / "rollouts.jsonl")) <= TOLERANCE
 
 
 @each_case_of_adapters

@@ -189,7 +189,7 @@ class MemoryPlan:
         """vLLM takes gpu_memory_utilization of a GPU, whatever else is in it; on CPUs its cache has kv_cache_gb."""
         settings = self.config.engine
         if not self.machine.on_gpus:
-            return {"engine's weights": self.engine_weights, "KV cache": settings.kv_cache_gb * GIB}
+            return {"engine's weights": self.engine_weights, "KV cache": int(settings.kv_cache_gb * GIB)}
         kv = int(settings.gpu_memory_utilization * self.machine.memory) - self.engine_weights - _ENGINE_WORKSPACE
         return {"engine's weights": self.engine_weights, "engine's workspace": _ENGINE_WORKSPACE, "KV cache": kv}
 

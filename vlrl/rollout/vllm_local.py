@@ -57,7 +57,7 @@ class VllmEngine:
         tells_routes: bool = False,
         lora: cfg.LoraConfig | None = None,
     ):
-        set_environment(settings, tells_routes=tells_routes)
+        set_environment(tells_routes=tells_routes)
         from vllm import LLM
 
         on_gpu = torch.cuda.is_available()
@@ -214,13 +214,12 @@ class VllmEngine:
             raise RuntimeError(f"the tensor-parallel ranks from {first} on submit different prompts; they must be the same")
 
 
-def set_environment(settings: cfg.EngineConfig, *, tells_routes: bool) -> None:
+def set_environment(*, tells_routes: bool) -> None:
     """What vLLM reads from the environment when it is first imported."""
     defaults = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are passed by reference
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # lets a function run on the engine's model; nothing leaves the process
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads share the cores
-        "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gb),
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -243,7 +242,7 @@ def _arguments(settings: cfg.EngineConfig, model: str, dtype: str, seed: int) ->
         "enable_sleep_mode": _can_sleep(settings),
         "enforce_eager": not on_gpu,
         "enable_chunked_prefill": on_gpu,  # on CPU a chunked prefill can't take a request's own seed
-        **({} if on_gpu else _ON_CPU),
+        **({} if on_gpu else _ON_CPU | {"kv_cache_memory_bytes": int(settings.kv_cache_gb * (1 << 30))}),
         "max_num_batched_tokens": max(8192, settings.max_model_len),
         "limit_mm_per_prompt": {"video": 0},
         "mm_device_do_normalize": False,  # the pixels come normalised from the trainer's encoder
