@@ -136,3 +136,9 @@ def test_the_readme_s_task_does_what_its_examples_say(tmp_path):
     assert check_examples(task) == []
     (message,) = task.prompt(Row(question="Of which country is this flag?", images=("flag.png",)))
     assert [part["type"] for part in message["content"]] == ["image", "text"]
+
+
+def test_every_test_that_a_document_names_is_there():
+    named = {found for page in ROOT.glob("docs/*.md") for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())}
+    assert len(named) > 10
+    assert not [f"{file}::{name}" for file, name in sorted(named) if f"def {name}(" not in (ROOT / file).read_text()]
