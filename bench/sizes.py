@@ -2,10 +2,11 @@
 
     python -m bench.sizes 8B models/random-8B
     python -m bench.sizes 2.5-7B models/random-2.5-7B
+    python -m bench.sizes 3.5-9B models/random-3.5-9B
     python -m bench.sizes 235B-A22B models/235B --config-only
 
-The sizes are those of the released config.json files, of Qwen3-VL unless they begin with 2.5; the tokenizer is a small one of
-bytes.
+The sizes are those of the released config.json files: of Qwen2.5-VL if they begin with 2.5, of Qwen3.5 if with 3.5, else of
+Qwen3-VL. The tokenizer is a small one of bytes.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import torch
 
 from vlrl.models.families.family import Family
 from vlrl.models.families.qwen2_5_vl import QWEN2_5_VL
+from vlrl.models.families.qwen3_5 import QWEN3_5
+from vlrl.models.families.qwen3_5_moe import QWEN3_5_MOE
 from vlrl.models.families.qwen3_vl import QWEN3_VL
 from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 from vlrl.models.tiny import write_random
@@ -38,7 +41,8 @@ _VISION = {
     "num_position_embeddings": 2304,
 }
 _SMALL_VISION = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]} | _VISION
-_LARGE_VISION = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]} | _VISION
+_PLAIN_VISION = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304} | _VISION  # Qwen3.5's: no DeepStack
+_LARGE_VISION = _PLAIN_VISION | {"deepstack_visual_indexes": [8, 16, 24]}
 
 
 def _text(hidden: int, intermediate: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
@@ -60,6 +64,32 @@ def _older_text(hidden: int, intermediate: int, layers: int, heads: int, key_hea
     }
 
 
+def _newer_text(hidden: int, layers: int, heads: int, key_heads: int, **more: Any) -> dict[str, Any]:
+    """For Qwen3.5."""
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "head_dim": 256,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 32,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_conv_kernel_dim": 4,
+        "full_attention_interval": 4,
+        "vocab_size": 248_320,
+        "max_position_embeddings": 262_144,
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [11, 11, 10],
+            "mrope_interleaved": True,
+            "rope_theta": 1e7,
+            "partial_rotary_factor": 0.25,
+        },
+    } | more
+
+
 _OLDER_VISION = {
     "depth": 32,
     "hidden_size": 1280,
@@ -74,6 +104,13 @@ _OLDER_VISION = {
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
 _EXPERTS = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
+
+_NEWER_EXPERTS = {
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +153,16 @@ SIZES = {
         family=QWEN3_VL_MOE,
         text=_text(4096, 12288, 94, 64, **{"num_key_value_heads": 4} | _EXPERTS | {"moe_intermediate_size": 1536}),
         vision=_LARGE_VISION | {"out_hidden_size": 4096},
+    ),
+    "3.5-9B": Size(
+        family=QWEN3_5,
+        text=_newer_text(4096, 32, 16, 4, intermediate_size=12288),
+        vision=_PLAIN_VISION | {"out_hidden_size": 4096},
+    ),
+    "3.5-35B-A3B": Size(
+        family=QWEN3_5_MOE,
+        text=_newer_text(2048, 40, 16, 2, **_NEWER_EXPERTS),
+        vision=_PLAIN_VISION | {"out_hidden_size": 2048},
     ),
 }
 

@@ -108,6 +108,11 @@ def tiny_moe(tiny_of) -> str:
     return tiny_of("qwen3_vl_moe")
 
 
+@pytest.fixture(scope="session", params=["qwen3_vl_moe", pytest.param("qwen3_5_moe", marks=pytest.mark.slow)])
+def any_moe(request, tmp_path_factory) -> str:
+    return _tiny(tmp_path_factory.mktemp("models") / request.param, request.param)
+
+
 @pytest.fixture(scope="session", params=FAMILIES)
 def any_model(request, tmp_path_factory) -> str:
     """A tiny checkpoint of each family in turn, in which nothing can hide: see tests/models/helpers.py."""

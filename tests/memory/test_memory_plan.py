@@ -38,9 +38,8 @@ def sizes_of(size: str, lora: LoraConfig | None = None) -> ModelSizes:
 def run_of(name: str, *overrides: str):
     """The run file's config and the sizes of its model."""
     config = load_config(RUN_FILES[name], overrides)
-    return config, sizes_of(
-        re.fullmatch(r"Qwen/Qwen(3-VL-|(?=2\.5))(.*)-Instruct", config.model)[2].replace("-VL", ""), config.lora
-    )
+    size = config.model.removeprefix("Qwen/Qwen").removeprefix("3-VL-").replace("-VL", "").removesuffix("-Instruct")
+    return config, sizes_of(size, config.lora)
 
 
 def plan_of(name: str, machine: Machine, *overrides: str) -> MemoryPlan:
@@ -171,6 +170,14 @@ def test_what_only_an_estimate_forbids_is_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert list(memory_faults(config, sizes, machine)) == []
     assert "set policy.gradient_checkpointing: true" in caplog.text and "This is an estimate" in caplog.text
+
+
+def test_a_sequence_of_a_recurrent_model_keeps_its_states_beside_its_keys_and_values():
+    plan = plan_of("qwen3_5_9b", gpus(8, 80))
+    assert plan.kv_token == 2 * 8 * 4 * 256 * 2  # eight of its 32 layers attend
+    assert plan.recurrent_state == 24 * (32 * 128 * 128 * 4 + (2 * 16 + 32) * 128 * 3 * 2)
+    assert plan.sequences(2048) < plan.kv_tokens // 2048
+    assert plan_of("qwen3vl_8b", gpus(8, 80)).recurrent_state == 0
 
 
 def test_a_host_that_cannot_keep_the_sleeping_engines_is_refused():

@@ -1,11 +1,14 @@
 """The chunked delta rule equals transformers' own, token by token, for sequences of any lengths from any states."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models.recurrent import delta_rule_one_by_one, stand_in_fla
+from vlrl.memory.live_bytes import LiveBytes
 from vlrl.models.delta_rule import Chunked, Varlen, delta_rule, kernel_fault
+from vlrl.models.kernels import counted_for
 
 KEY_HEADS, HEADS, KEY, VALUE = 2, 4, 6, 10
 
@@ -61,6 +64,22 @@ def test_flash_linear_attention_is_given_the_sequences_that_it_expects(monkeypat
         for mine, expected in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, expected, rtol=1e-4, atol=2e-5)
     assert calls == [(3, False), (3, True)]
+
+
+def test_what_is_counted_for_a_gpu_has_the_rule_s_shapes_and_takes_a_few_times_its_inputs_and_the_states_of_chunks():
+    lengths, inputs = [70, 1, 20], [x.detach().requires_grad_() for x in made_up(91)]
+    states = torch.zeros(3, HEADS, KEY, VALUE, requires_grad=True)
+    ours = with_gradients(Chunked.of(lengths, states.device)(*inputs, states=states, last=True), [*inputs, states])
+    with counted_for("cuda"), LiveBytes("cpu") as live:
+        rule = delta_rule(lengths, states.device)
+        found = rule(*inputs, states=states, last=True)
+        kept = live.now - sum(x.nbytes for x in found)
+        counted = [*found, *torch.autograd.grad(found, [*inputs, states], [torch.ones_like(x) for x in found])]
+    assert [(x.shape, x.dtype) for x in counted] == [(x.shape, x.dtype) for x in ours]
+    units, norms, decays, solved = 2 * KEY_HEADS * KEY, 2 * KEY_HEADS, HEADS, 64 * HEADS
+    assert kept == pytest.approx(4 * 91 * (units + norms + decays + solved), abs=200)
+    chunks = 4  # 70 tokens have two
+    assert live.peak > kept + 2 * 4 * chunks * HEADS * KEY * VALUE
 
 
 def test_a_cpu_has_the_rule_and_a_gpu_needs_flash_linear_attention(monkeypatch):

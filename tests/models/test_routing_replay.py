@@ -34,13 +34,13 @@ def moved(model, pictures, ranks, *, replay: bool, **settings):
 
 
 @pytest.fixture
-def one_step(tiny_moe, pictures, ranks):
-    return lambda **settings: moved(tiny_moe, pictures, ranks, **{"replay": True} | settings)
+def one_step(any_moe, pictures, ranks):
+    return lambda **settings: moved(any_moe, pictures, ranks, **{"replay": True} | settings)
 
 
-def test_at_the_old_policy_a_replay_changes_nothing(tiny_moe, pictures, ranks):
-    policy = open_policy(tiny_moe, ranks)
-    minibatch = fixed_minibatches(tiny_moe, pictures, ranks)[1]
+def test_at_the_old_policy_a_replay_changes_nothing(any_moe, pictures, ranks):
+    policy = open_policy(any_moe, ranks)
+    minibatch = fixed_minibatches(any_moe, pictures, ranks)[1]
     (micro,) = with_old_scores(policy, minibatch).micro_batches
     old = micro.old
     with policy.routing.replay(old.routes):
@@ -150,9 +150,9 @@ def routed(policy, encoder, prompt, rollout):
 
 
 @pytest.mark.parametrize("budget", [60, 4096])
-def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_update(tiny_moe, pictures, ranks, budget):
-    engine = open_policy(tiny_moe, ranks)
-    encoder, groups = routed_by_an_engine(engine, ranks, pictures, tiny_moe)
+def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_update(any_moe, pictures, ranks, budget):
+    engine = open_policy(any_moe, ranks)
+    encoder, groups = routed_by_an_engine(engine, ranks, pictures, any_moe)
     chosen = [group for group in groups if group.prompt.minibatch == 1]
     minibatch = make_minibatch(chosen, filler=encoder.filler(), budget=budget, keep_zero=False, ranks=ranks)
     assert len(minibatch.micro_batches) > 1 or budget > 60
@@ -164,7 +164,7 @@ def test_an_engine_s_routes_are_replayed_token_by_token_in_old_log_probs_and_upd
         assert torch.allclose(each.old.logprobs, other.old.logprobs, atol=1e-6)
 
     # Other routers: tokens still go where they went in the engine.
-    policy = open_policy(tiny_moe, ranks)
+    policy = open_policy(any_moe, ranks)
     with torch.no_grad():
         for name, weight in policy.engine.module.named_parameters():
             if name.endswith("mlp.gate.weight"):

@@ -52,8 +52,8 @@ def memory_lines(config: Config, sizes: ModelSizes, machine: Machine) -> Iterato
     yield f"The smallest micro-batch has {tokens:,} tokens with {patches:,} image patches; {_micro_batch(plan)}."
     yield (
         f"The engine's cache holds {plan.kv_tokens:,} tokens at {plan.kv_token / 1024:.1f} KiB a token and {unit}: "
-        f"{plan.kv_tokens // plan.longest} sequences of the longest {plan.longest:,} tokens, {plan.kv_tokens // plan.typical} of "
-        f"a typical {plan.typical:,}."
+        f"{plan.sequences(plan.longest)} sequences of the longest {plan.longest:,} tokens, {plan.sequences(plan.typical)} of "
+        f"a typical {plan.typical:,}{_with_states(plan)}."
     )
     if host := {name: size for name, size in plan.host.items() if size}:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in host.items())
@@ -119,6 +119,11 @@ def _micro_batch(plan: MemoryPlan) -> str:
     if tokens := plan.micro_batch_tokens:
         return f"max_tokens_per_micro_batch: auto will find about {tokens:,} tokens of text *"
     return "max_tokens_per_micro_batch: auto will not find one that fits *"
+
+
+def _with_states(plan: MemoryPlan) -> str:
+    state = plan.recurrent_state
+    return f", each with {state / 2**20:.1f} MiB of states of the recurrent layers" if state else ""
 
 
 def _other_machines(config: Config, sizes: ModelSizes) -> Iterator[str]:

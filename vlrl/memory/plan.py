@@ -132,9 +132,24 @@ class MemoryPlan:
         return 2 * self._attention_layers * heads * head_width(text.to_dict()) * width(self.config.policy)
 
     @property
+    def recurrent_state(self) -> int:
+        """Bytes that a sequence of any length keeps on a rank: its recurrent layers' states, in fp32, and last inputs."""
+        text = self.sizes.config.text_config
+        layers = text.num_hidden_layers - self._attention_layers
+        if not layers:
+            return 0
+        values, key_width = text.linear_num_value_heads * text.linear_value_head_dim, text.linear_key_head_dim
+        inputs = (2 * text.linear_num_key_heads * key_width + values) * (text.linear_conv_kernel_dim - 1)
+        return layers * (4 * values * key_width + inputs * width(self.config.policy)) // self.config.engine.tensor_parallel
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens whose keys and values an engine keeps at a time."""
         return max(0, self._engine["KV cache"]) // self.kv_token
+
+    def sequences(self, tokens: int) -> int:
+        """How many sequences of so many tokens an engine keeps at a time."""
+        return max(0, self._engine["KV cache"]) // (tokens * self.kv_token + self.recurrent_state)
 
     @property
     def longest(self) -> int:
@@ -257,7 +272,7 @@ def _short_engine(plan: MemoryPlan) -> Iterator[Shortage]:
     if not plan.machine.on_gpus:
         return
     share = int(plan.config.engine.gpu_memory_utilization * plan.machine.memory)
-    known = plan.engine_weights + plan.longest * plan.kv_token
+    known = plan.engine_weights + plan.longest * plan.kv_token + plan.recurrent_state
     certain = known > share
     needed = known if certain else known + _ENGINE_WORKSPACE
     if needed > share:

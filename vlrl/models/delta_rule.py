@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlrl.models.counted_delta_rule import CountedDeltaRule
+from vlrl.models.kernels import kernels_of
+
 _PACKAGE = "fla"
 _CHUNKS = (1, 16, 32, 64)  # tokens; a shorter chunk has less padding, a longer one fewer steps
 
@@ -126,6 +129,9 @@ class Varlen:
         self, query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, *, states: Tensor | None, last: bool
     ) -> tuple[Tensor, Tensor | None]:
         """As Chunked."""
+        if kernels_of(query.device) != query.device.type:
+            out, state = CountedDeltaRule.apply(query, key, value, g, beta, states, self.ends.diff().tolist())
+            return out, state if last else None
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
         out, state = chunk_gated_delta_rule(
@@ -143,4 +149,4 @@ class Varlen:
 
 def delta_rule(lengths: Sequence[int], device: torch.device) -> Chunked | Varlen:
     """The rule for sequences of these lengths on the device."""
-    return Chunked.of(lengths, device) if device.type == "cpu" else Varlen.of(lengths, device)
+    return Chunked.of(lengths, device) if kernels_of(device) == "cpu" else Varlen.of(lengths, device)
