@@ -38,6 +38,9 @@ def prepare(config: Config) -> None:
 
     Raises ValueError if a recipe or its source cannot be used, or for an unknown family.
     """
+    for folder, family in config.build.tiny_models.items():
+        if family not in FAMILIES:
+            raise ValueError(f"build.tiny_models: {folder} is of {family!r}, no family that vlrl has; use {', '.join(FAMILIES)}")
     if sets := missing_sets(config):
         with Scorer(config.task_folders, config.scoring.workers, _TIMEOUT_S, memory_mb=_MEMORY_MB) as scorer:
             for folder in sets:
@@ -65,8 +68,6 @@ def _build_sets(config: Config, folder: str, scorer: Scorer) -> None:
 
 def _build_model(config: Config, folder: Path) -> None:
     family = config.build.tiny_models[config.model]
-    if family not in FAMILIES:
-        raise ValueError(f"build.tiny_models: {folder} is of {family!r}, no family that vlrl has; use {', '.join(FAMILIES)}")
     texts = texts_of(sorted({mix.rows for mix in config.mixture.values()}))
     announce(f"Making the tiny random model {folder} ({family}); its tokenizer learns from the run's data sets")
     from vlrl.models.tiny import build_tiny

@@ -127,7 +127,10 @@ def _tell_other_ranks() -> Iterator[None]:
 
 
 def open_run(config: Config, *, to_train: bool = True) -> Any:
-    """Opens and checks the run. All ranks call it. The first rank makes the checks that need no torch before importing torch."""
+    """Opens and checks the run. All ranks call it. The first rank makes the checks that need no torch before importing torch.
+
+    A single rank first makes what the run file's `build` names and is missing.
+    """
     if os.environ.get("RANK", "0") == "0":
         from vlrl.preflight.quick_checks import check_inputs
         from vlrl.prepare import missing_model, missing_sets, prepare
