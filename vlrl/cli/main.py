@@ -16,7 +16,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vlrl import __version__
 from vlrl.cli.data import data
 from vlrl.cli.init import init
 from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, quieten, sentences
@@ -35,9 +34,8 @@ app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=F
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"vlrl {__version__}")
-        for part, version in versions().items():
-            print(f"{part} {version}")
+        for name, version in versions().items():
+            print(f"{name} {version}")
         raise typer.Exit
 
 

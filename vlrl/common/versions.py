@@ -2,12 +2,14 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-PARTS = ("torch", "transformers", "vllm", "deepspeed", "peft")
+import vlrl
+
+_PARTS = ("torch", "transformers", "vllm", "deepspeed", "peft")
 
 
 def versions() -> dict[str, str]:
-    """Each part's installed version; of a missing one, what to install."""
-    return {part: _version(part) for part in PARTS}
+    """vlrl's version and each part's installed one; for a missing part, what to install."""
+    return {"vlrl": vlrl.__version__, **{part: _version(part) for part in _PARTS}}
 
 
 def _version(package: str) -> str:
