@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import vlrl.models.torchvision_ops  # noqa: F401 (before trl, which imports torchvision)
+import vlrl.models.cuda_wheels  # noqa: F401 (before trl, which imports torchvision)
 from bench.measure import in_a_process, interleaved, peak_mb, ratios, write_json
 from vlrl.models.logprob_head import LogProbs
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import vlrl.models.torchvision_ops  # noqa: F401
+import vlrl.models.cuda_wheels  # noqa: F401
 from vlrl.models.processor import EncodedPrompt
 from vlrl.types import Group
 

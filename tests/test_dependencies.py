@@ -35,7 +35,7 @@ def named(*extras: str) -> dict[str, str]:
     optional = PROJECT["optional-dependencies"]
     listed = [*PROJECT["dependencies"], *(each for extra in extras for each in optional[extra])]
     parsed = (re.fullmatch(r"([A-Za-z0-9._-]+)(.*)", each.partition(";")[0].strip()) for each in listed)
-    return {normal(found[1]): found[2] for found in parsed if found}
+    return {normal(found[1]): found[2] for found in parsed if found and found[1] != "vlrl"}  # vlrl[recipes]: another extra
 
 
 @cache

@@ -21,7 +21,7 @@ FLOORS = {
     + ["preflight.model_settings", "preflight.machine"],
     4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]
     + ["trainer.checkpointing", "evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.memory", "cli.doctor"],
-    5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks"],
+    5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks", "prepare"],
     6: ["trainer.trainer", "study", "cli.shared"],
     7: ["train", "cli.tasks", "cli.data"],
     8: ["cli"],
@@ -41,7 +41,7 @@ WITHOUT_TORCH += [
     "distributed.checkpoint",
 ]
 WITHOUT_TORCH += ["telemetry.metrics"]
-WITHOUT_TORCH += ["evaluation.compare", "evaluation.records", "report.read", "cli.main", "cli.plan", "cli.doctor"]
+WITHOUT_TORCH += ["evaluation.compare", "evaluation.records", "report.read", "cli.main", "cli.plan", "cli.doctor", "prepare"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 
 

@@ -305,6 +305,24 @@ class MlflowConfig(TrackerConfig):
     experiment: str = "vlrl"
 
 
+class RecipeConfig(Section):
+    """How `vlrl data build` makes the data sets of a folder. source: its --from; task: its --task."""
+
+    recipe: Path
+    source: str | None = None
+    task: str | None = None
+
+
+class BuildConfig(Section):
+    """What a run's first start makes if it is missing (vlrl/prepare.py).
+
+    data: by the folder that gets train and eval. tiny_models: the family of each tiny random model, by its folder.
+    """
+
+    data: dict[str, RecipeConfig] = {}
+    tiny_models: dict[str, str] = {}
+
+
 class Config(Section):
     """A run.
 
@@ -321,6 +339,7 @@ class Config(Section):
     mixture: dict[str, TaskConfig]
     seed: int = 0
     runs: Path = Path("runs")
+    build: BuildConfig = BuildConfig()
     task_folders: tuple[Path, ...] = (Path("tasks"),)
     template_kwargs: dict[str, Any] = {}
     threads: Annotated[int, Field(ge=0)] = 0

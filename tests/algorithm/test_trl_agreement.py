@@ -25,7 +25,7 @@ LOSSES = {
 def trl_loss(logp, batch, *, loss_type, level, clip, kl, engine):
     """GRPOTrainer._compute_loss of one batch that is a whole optimizer step. logp: [B, T], padding included."""
     # Imported here, since it takes ten seconds of every process that collects the tests; torchvision's operators first.
-    import vlrl.models.torchvision_ops  # noqa: F401, I001
+    import vlrl.models.cuda_wheels  # noqa: F401, I001
     from trl import GRPOTrainer
 
     stand_in = SimpleNamespace(

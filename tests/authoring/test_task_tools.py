@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import vlrl
 from tests.preflight.good_run import png
 from vlrl.authoring.task_tools import Case, control_characters, new_recipe, new_task, read_cases, row_of, shown
 from vlrl.cli.main import app
@@ -206,7 +205,3 @@ def test_each_command_of_a_task_s_author_has_short_help_with_an_example(path):
     code, printed = command(*path.split(), "-h")
     assert code == 0
     assert f"Example: vlrl {path} " in " ".join(printed.split())
-
-
-def test_the_version_is_the_package_s():
-    assert command("--version") == (0, f"vlrl {vlrl.__version__}\n")

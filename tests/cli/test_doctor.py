@@ -6,8 +6,8 @@ from vlrl.cli.doctor import doctor
 def test_the_doctor_names_all_that_a_run_needs():
     found = dict(line.split(": ", 1) for line in doctor())
     assert list(found) == [
-        "python", "torch", "transformers", "deepspeed", "vllm", "device", "cores", "memory", "free disk", "C++ compiler",
-        "jail for code",
+        "python", "vlrl", "torch", "transformers", "vllm", "deepspeed", "peft", "device", "cores", "memory",
+        "free disk", "C++ compiler", "jail for code",
     ]  # fmt: skip
     assert int(found["cores"]) >= 1
 

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+import vlrl
 from tests.conftest import PATIENCE_S
 from vlrl.cli.main import app
 from vlrl.data.shards import NewRow, write_dataset
@@ -39,23 +41,37 @@ def test_a_tiny_model_s_tokenizer_learns_only_the_named_texts_and_the_command_pr
 
 
 @pytest.mark.parametrize(
-    ("family", "tiny", "train"),
+    ("family", "settings"),
     [
-        ((), ["models/tiny"], []),
-        (
-            ("FAMILY=qwen2_5_vl",),
-            ["models/tiny-qwen2_5_vl", "--family", "qwen2_5_vl"],
-            ["model=models/tiny-qwen2_5_vl", "name=cpu-qwen2_5_vl"],
-        ),
+        ((), {"name": "cpu", "model": "models/tiny", "of": "qwen3_vl"}),
+        (("FAMILY=qwen2_5_vl",), {"name": "cpu-qwen2_5_vl", "model": "models/tiny-qwen2_5_vl", "of": "qwen2_5_vl"}),
     ],
     ids=["usual", "another family"],
 )
-def test_make_train_makes_the_family_s_tiny_model_from_the_laptop_run_s_data_sets_and_trains_it(family, tiny, train):
+def test_make_train_trains_a_tiny_model_of_the_family(family, settings):
     planned = subprocess.run(["make", "-n", "-B", "train", *family], cwd=ROOT, capture_output=True, text=True).stdout
-    made, trained = ([line.split()[2:] for line in planned.splitlines() if f"vlrl {name} " in line] for name in ("tiny", "train"))
-    tasks = ["chain_sum", "counting", "digits", "functions", "knights"]
-    assert made == [[*tiny, *(word for task in tasks for word in ("--texts", f"data/{task}/train"))]]
-    assert trained == [["configs/cpu.yaml", *train]]
+    (words,) = (line.split()[2:] for line in planned.splitlines() if "vlrl train " in line)
+    config = load_config(ROOT / words[0], tuple(words[1:]))
+    of = config.build.tiny_models[config.model]
+    assert {"name": config.name, "model": config.model, "of": of} == settings
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version"])
+def test_help_and_versions_are_printed_without_torch(arguments):
+    code = (
+        "import sys\nfrom vlrl.cli.main import app\n"
+        f"try: app(['{arguments}'])\nexcept SystemExit as end: assert not end.code\n"
+        "print({'torch', 'transformers', 'vllm', 'deepspeed', 'peft'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout.endswith("\nset()\n"), done.stderr
+
+
+def test_the_version_is_the_package_s_with_those_of_its_parts():
+    code, printed = command("--version")
+    found = dict(line.split(maxsplit=1) for line in printed.splitlines())
+    assert (code, found["vlrl"], found["deepspeed"]) == (0, vlrl.__version__, version("deepspeed"))
+    assert found.keys() == {"vlrl", "torch", "transformers", "vllm", "deepspeed", "peft"}
 
 
 SHORT = ("data", "show", "{rows}", "--num", 1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+import vlrl.models.cuda_wheels  # noqa: F401 (before transformers)
 
 # isort: split
 from transformers import AutoModelForImageTextToText

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+import vlrl.models.cuda_wheels  # noqa: F401 (before transformers)
 
 # isort: split
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration

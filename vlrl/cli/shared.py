@@ -127,12 +127,24 @@ def _tell_other_ranks() -> Iterator[None]:
 
 
 def open_run(config: Config, *, to_train: bool = True) -> Any:
-    """Opens and checks the run. All ranks call it. The first rank makes the checks that need no torch before importing torch."""
+    """Opens and checks the run. All ranks call it. The first rank makes the checks that need no torch before importing torch.
+
+    A single rank first makes what the run file's `build` names and is missing.
+    """
     if os.environ.get("RANK", "0") == "0":
         from vlrl.preflight.quick_checks import check_inputs
+        from vlrl.prepare import missing_model, missing_sets, prepare
 
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if world_size == 1:
+            prepare(config)
+        elif missing := [*missing_sets(config), *missing_model(config)]:
+            raise ValueError(
+                f"missing: {', '.join(missing)}; {world_size} ranks would wait while one of them makes it, so make it first, "
+                "without a launcher: vlrl prepare RUN.yaml"
+            )
         announce("Checking the data and the verifiers")
-        check_inputs(config, world_size=int(os.environ.get("WORLD_SIZE", "1")), to_train=to_train)
+        check_inputs(config, world_size=world_size, to_train=to_train)
         announce("Loading PyTorch, then checking prompts and answers with the model's processor")
     quieten()
     from vlrl.distributed.ranks import join_ranks

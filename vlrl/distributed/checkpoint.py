@@ -35,7 +35,7 @@ LAYOUT = (
 which sums have another order."""
 
 MAY_DIFFER = (
-    *("name", "runs", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
+    *("name", "runs", "build", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
     *("wandb", "tensorboard", "trackio", "mlflow"),
     *("policy.max_tokens_per_micro_batch", "max_tokens_per_micro_batch", "tokens_per_patch", "rollbacks"),
     *("heartbeat_s", "collective_timeout_s"),

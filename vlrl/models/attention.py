@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+import vlrl.models.cuda_wheels  # noqa: F401 (before transformers)
 
 # isort: split
 from transformers import AttentionInterface

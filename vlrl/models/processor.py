@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+import vlrl.models.cuda_wheels  # noqa: F401 (before transformers)
 from vlrl.common.responses import CLOSING, OPENING
 from vlrl.config import ImagesConfig
 from vlrl.data.images import open_image

@@ -47,15 +47,16 @@ def write_random(
 
     tokenizer = _tokenizer(texts, vocabulary, family)
     config = config_of(tokenizer, family, text, vision, tied=tied)
-    torch.manual_seed(seed)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     folder.mkdir(parents=True, exist_ok=True)
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            family.set_random(name, weight)
+    with torch.random.fork_rng():  # a run that makes its model first draws the same numbers afterwards
+        torch.manual_seed(seed)
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        config.architectures = [type(model).__name__]
+        config.save_pretrained(folder)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                family.set_random(name, weight)
     weights = ((name, family.released_layout(name, tensor)) for name, tensor in model.named_parameters())
     ends = [tokenizer.convert_tokens_to_ids(family.end_token)]
     save_checkpoint(weights, str(folder), folder, family, family.make_processor(tokenizer, family.chat_template), ends)

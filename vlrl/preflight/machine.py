@@ -37,7 +37,7 @@ def missing_gpu() -> str:
 
     if torch.cuda.is_available():
         return ""
-    driver = _driver_version()
+    driver = driver_version()
     found = f"has version {driver}" if driver else "is not loaded"
     return (
         f"vLLM or torch is a build for GPUs, but torch {torch.__version__} (CUDA {torch.version.cuda}) finds none, and NVIDIA's "
@@ -59,7 +59,7 @@ def _is_gpu_build() -> bool:
     return bool(re.search(r"^cuda\b.*= *['\"]", about, re.MULTILINE))
 
 
-def _driver_version() -> str:
+def driver_version() -> str:
     """The loaded NVIDIA driver's version; empty if there is none."""
     try:
         found = re.search(r"NVRM version:.*?(\d+(\.\d+)+)", _DRIVER.read_text())

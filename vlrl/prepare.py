@@ -1,0 +1,79 @@
+"""Makes what a run file's `build` names and this machine lacks: data sets by their recipes, then a tiny random model.
+
+A folder that `build` does not name is never made; the checks before a run refuse it if it is missing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vlrl.common.folder_lock import held
+from vlrl.config import Config
+from vlrl.data.build import build
+from vlrl.data.recipe import load_recipe
+from vlrl.data.shards import MANIFEST, Dataset
+from vlrl.models.config_json import FAMILIES
+from vlrl.scoring import Scorer
+from vlrl.telemetry.progress import announce
+
+_TEXTS = 500  # rows of each data set that a tiny model's tokenizer learns from
+_TIMEOUT_S, _MEMORY_MB = 10.0, 2048  # of the verifier for one answer, as in `vlrl data build`
+
+
+def missing_sets(config: Config) -> list[str]:
+    """The folders of `build.data` that lack a data set which the mixture reads."""
+    read = [rows for mix in config.mixture.values() for rows in (mix.rows, mix.eval_rows) if rows]
+    lacking = {rows.parent for rows in read if not (rows / MANIFEST).is_file()}
+    return [folder for folder in config.build.data if Path(folder) in lacking]
+
+
+def missing_model(config: Config) -> list[str]:
+    """The run's model, if `build.tiny_models` names it and it is missing; else nothing."""
+    return [config.model] if config.model in config.build.tiny_models and not Path(config.model).exists() else []
+
+
+def prepare(config: Config) -> None:
+    """Makes the missing data sets and the missing tiny model, and prints what it makes. What is there stays as it is.
+
+    Raises ValueError if a recipe or its source cannot be used, or for an unknown family.
+    """
+    for folder, family in config.build.tiny_models.items():
+        if family not in FAMILIES:
+            raise ValueError(f"build.tiny_models: {folder} is of {family!r}, no family that vlrl has; use {', '.join(FAMILIES)}")
+    if sets := missing_sets(config):
+        with Scorer(config.task_folders, config.scoring.workers, _TIMEOUT_S, memory_mb=_MEMORY_MB) as scorer:
+            for folder in sets:
+                _build_sets(config, folder, scorer)
+    for folder in missing_model(config):
+        _build_model(config, Path(folder))
+
+
+def texts_of(folders: Iterable[Path]) -> list[str]:
+    """What a tiny model's tokenizer learns from: questions and responses of the first rows of each data set."""
+    sets = [Dataset(folder) for folder in folders]
+    rows = [each[number] for each in sets for number in range(min(_TEXTS, len(each)))]
+    return [text for row in rows for text in (row.question, row.response)]
+
+
+def _build_sets(config: Config, folder: str, scorer: Scorer) -> None:
+    how = config.build.data[folder]
+    announce(f"Building {folder} by {how.recipe}")
+    with held(Path(folder), doing="written", remedy="wait until it is built"):
+        recipe = load_recipe(how.recipe)
+        built, left_out = build(replace(recipe, task=how.task or recipe.task), Path(folder), scorer, source=how.source)
+    rows = ", ".join(f"{len(dataset)} rows in {name}" for name, dataset in sorted(built.items()))
+    print(f"{folder}: {rows}; {len(left_out)} records were left out, see {folder}/left_out.jsonl", flush=True)
+
+
+def _build_model(config: Config, folder: Path) -> None:
+    family = config.build.tiny_models[config.model]
+    texts = texts_of(sorted({mix.rows for mix in config.mixture.values()}))
+    announce(f"Making the tiny random model {folder} ({family}); its tokenizer learns from the run's data sets")
+    from vlrl.models.tiny import build_tiny
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent) as aside:
+        count = build_tiny(Path(aside) / folder.name, texts, family=FAMILIES[family])
+        (Path(aside) / folder.name).rename(folder)  # in one move, so that a model that is there is whole
+    print(f"{folder}: {count / 1e6:.2f} M parameters", flush=True)
