@@ -129,8 +129,10 @@ def _tell_other_ranks() -> Iterator[None]:
 def open_run(config: Config, *, to_train: bool = True) -> Any:
     """Opens and checks the run. All ranks call it. The first rank makes the checks that need no torch before importing torch."""
     if os.environ.get("RANK", "0") == "0":
+        from vlrl.data.cached_build import build_missing_rows
         from vlrl.preflight.quick_checks import check_inputs
 
+        build_missing_rows(config)
         announce("Checking the data and the verifiers")
         check_inputs(config, world_size=int(os.environ.get("WORLD_SIZE", "1")), to_train=to_train)
         announce("Loading PyTorch, then checking prompts and answers with the model's processor")
