@@ -48,6 +48,9 @@ class Columns(BaseModel):
             raise ValueError("names both response and messages, whose last turn is the response; leave out response")
         return self
 
+    def __str__(self) -> str:
+        return ", ".join(f"{field}={column}" for field, columns in self.by_field.items() for column in columns)
+
     @property
     def by_field(self) -> dict[str, tuple[str, ...]]:
         """The columns of each field that has any; those of meta are meta.NAME."""

@@ -155,10 +155,10 @@ def _list_in(value: Any) -> list[Any]:
     return list(value)
 
 
-def chat_in(value: Any) -> Chat:
+def chat_in(value: Any) -> Chat | None:
     """A chat of [system,] user [, assistant], from [{role, content}] or [{from, value}], or their JSON text.
 
-    Its question and response are empty if it has no such turn.
+    Its question and response are empty if it has no such turn. None for a chat with more of them.
     """
     if isinstance(value, str):
         try:
@@ -175,7 +175,7 @@ def chat_in(value: Any) -> Chat:
         if role is None:
             raise WrongKind(f"must have turns of user, assistant and system only, not of {said_by!r:.40}")
         if role in turns or (role == "user" and "assistant" in turns):
-            raise WrongKind("must be one question and one response; it has more turns")
+            return None
         text, found = _content(turn.get("content", turn.get("value")))
         turns[role] = text
         pictures += found

@@ -20,7 +20,7 @@ from vlrl.common.suggest import nearest
 from vlrl.data.cells import Chat, WrongKind, chat_in, columns_of, kind_of, options_in, pictures_in, plain_text, value_at
 from vlrl.data.recipe import Drop, Fault, Recipe
 from vlrl.data.shards import NewRow
-from vlrl.data.source_files import Source, records_of
+from vlrl.data.source_files import Source, described, records_of
 from vlrl.data.sources import SourceError
 from vlrl.verifiers.answers import last_boxed
 
@@ -118,10 +118,10 @@ def recipe_of(
         return maker(record)
 
     return Recipe(
-        name=source.name,
+        name=source.place,
         path=Path(__file__),
         task=task,
-        source=str(source) + (f", eval {held_out}" if own else ""),
+        source="; ".join(["; eval from ".join(map(described, reversed(sources))), f"columns {makers[source].columns}"]),
         licence=licence,
         version=VERSION,
         sizes={"train": None, "eval": (held_out or 0) if not isinstance(held_out, Source) else None},
@@ -192,10 +192,10 @@ def _note_system(source: Source, column: str, first: Sequence[Record]) -> None:
     """Logs that chats have a system prompt, which no row repeats to the model."""
     for _, record in first:
         with suppress(WrongKind):
-            if system := chat_in(value_at(record, column)).system:
+            if (chat := chat_in(value_at(record, column))) and chat.system:
                 log.warning(
                     "%s: its chats have a system prompt, which rows keep as meta.system only; for the model to get it, set "
-                    "mixture.TASK.system in the run file; the first: %.200r", source, system,
+                    "mixture.TASK.system in the run file; the first: %.200r", source, chat.system,
                 )  # fmt: skip
                 return
 
@@ -250,7 +250,9 @@ def _chat_of(record: Mapping[str, Any], columns: Columns) -> Chat:
     if columns.messages:
         if value_at(record, columns.messages) is None:
             raise Drop("no question")
-        return _read(record, columns.messages, chat_in)
+        if chat := _read(record, columns.messages, chat_in):
+            return chat
+        raise Drop("a chat of more than one question and response")
     question = "\n".join(filter(None, (_read(record, column, plain_text) for column in columns.question)))
     return Chat(question=question, response=_read(record, columns.response, plain_text) if columns.response else "")
 

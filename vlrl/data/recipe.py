@@ -319,8 +319,8 @@ def _read_picture(path: str | Path | None, folder: Path) -> bytes:
 def _load_module(path: Path) -> ModuleType:
     if path.suffix != ".py":
         raise ValueError(
-            f"{path} is not a recipe; a recipe is a .py file: write one with vlrl new recipe NAME, then use it with --from {path}, "
-            "or name its columns with --columns, if it needs none"
+            f"{path} is not a recipe; a recipe is a .py file: write one with vlrl new recipe NAME, use it with --from {path}; or "
+            "name the columns with --columns, and it needs none"
         )
     if not path.exists():
         found = [str(file) for file in sorted(path.parent.glob("[!_]*.py"))]

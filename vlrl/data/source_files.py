@@ -11,7 +11,7 @@ files belong to a split is the `datasets` library's choice: by the README's list
 import glob
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,13 +19,14 @@ from typing import Any, Self
 
 from vlrl.common.suggest import nearest
 from vlrl.data.recipe import records
-from vlrl.data.sources import SUFFIXES, SourceError, check_is_file
+from vlrl.data.sources import SUFFIXES, SourceError
 
 HUB = "hub:"
 _ON_HUB = re.compile(r"hub:(?P<place>[^/@:]+/[^/@:]+)(/(?P<config>[^/@:]+))?(@(?P<revision>[^:]+))?(:(?P<split>[^:]+))?")
 _ON_DISK = re.compile(r"(?P<place>.+?)(:(?P<split>[\w.-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPLIT = "split:"
+_PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.webp", "*.gif", "*.bmp", "*.tif", "*.tiff")
 _WAIT_S = 30.0  # for the hub's answer
 _NO_LICENCE = "not named by the source"
 
@@ -99,6 +100,11 @@ def content_hash(source: Source) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
+def described(source: Source) -> str:
+    """The source for a manifest: with the commit that it is pinned to, or a local one with the hash of its contents."""
+    return str(source) if source.on_hub else f"{source} (sha256 {content_hash(source)[:16]})"
+
+
 def _counts(file: Path) -> bool:
     return file.is_file() and (file.suffix in SUFFIXES or file.name == "README.md")
 
@@ -114,13 +120,10 @@ def check_exists(source: Source) -> None:
     path = Path(source.place)
     if path.is_dir():
         return
-    if path.suffix not in SUFFIXES:
-        known = f"a folder, or a file that ends in {', '.join(SUFFIXES)}"
-        near = nearest(str(path), map(str, path.parent.glob("*"))) if path.parent.is_dir() else ""
-        raise SourceError(
-            f"{path} is {'not a file of records' if path.exists() else 'not there'}; {near}name {known}, or {HUB}..."
-        )
-    check_is_file(path)
+    if not path.exists() or path.suffix not in SUFFIXES:
+        near = nearest(str(path), map(str, path.parent.glob("*"))) if not path.exists() else ""
+        found = f"{path} is not a file of records" if path.exists() else f"no file or folder {path}"
+        raise SourceError(f"{found}; {near}name {HUB}OWNER/NAME, a folder, or a file that ends in {', '.join(SUFFIXES)}")
     if source.split:
         raise SourceError(f"{source}: a file has no splits; leave out :{source.split}")
 
@@ -136,48 +139,51 @@ def records_of(source: Source) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _files_of(source: Source) -> list[Path]:
     """The files with the records of a source's split. Downloads those of a data set on the hub, and the pictures beside them."""
-    check_exists(source) if not source.on_hub else None
     if not source.on_hub and Path(source.place).is_file():
         return [Path(source.place)]
     try:
-        base, by_split = _listed(source)
+        by_split = _listed(source)
     except Exception as error:  # the library may raise anything
         raise _unreadable(source, error) from None
-    split = source.split or "train"
-    if split not in by_split:
-        known = sorted(map(str, by_split))
+    only = next(iter(by_split)) if len(by_split) == 1 else "train"
+    if (split := source.split or only) not in by_split:
+        known = sorted(by_split)
         advice = f"{nearest(split, known)}splits: {', '.join(known)}" if known else f"it has no {', '.join(SUFFIXES)} file"
-        raise SourceError(f"{source}: no split {split!r}; {advice}")
+        raise SourceError(f"{source} has no split {split!r}; {advice}")
     names = by_split[split]
-    if source.on_hub:
-        from huggingface_hub import snapshot_download
-
-        inside = [name.removeprefix(f"{base}/") for name in names]
-        try:
-            folder = snapshot_download(
-                source.place, repo_type="dataset", revision=source.revision, allow_patterns=[glob.escape(name) for name in inside]
-            )
-        except Exception as error:
-            raise _unreadable(source, error) from None
-        names = [f"{folder}/{name}" for name in inside]
-    files = [Path(name) for name in names if Path(name).suffix in SUFFIXES]
-    if not files:
-        raise SourceError(f"{source}: its split {split!r} has no {', '.join(SUFFIXES)} file, but {Path(names[0]).name}")
-    return files
+    return [Path(name) for name in names] if not source.on_hub else _downloaded(source, names)
 
 
-def _listed(source: Source) -> tuple[str, dict[str, list[str]]]:
-    """The address that the files' names begin with, and the names by split, of the README's lists or else by their form."""
+def _listed(source: Source) -> dict[str, list[str]]:
+    """The names of the files of records by split: relative to a data set on the hub, whole for a folder."""
     from datasets import load_dataset_builder  # the import takes seconds
-    from datasets.data_files import DataFilesDict, get_data_patterns
+    from datasets.data_files import resolve_pattern
 
-    base = f"hf://datasets/{source.place}@{source.revision}" if source.on_hub else Path(source.place).resolve().as_posix()
-    place = source.place if source.on_hub else base
-    builder = load_dataset_builder(place, source.config or None, revision=source.revision if source.on_hub else None)
-    found = builder.config.data_files or {}
-    if not any(Path(name).suffix in SUFFIXES for names in found.values() for name in names):  # pictures beside rows.jsonl
-        found = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
-    return base, {str(split): list(map(str, names)) for split, names in found.items()}
+    folder = Path(source.place).resolve().as_posix()
+    base = f"hf://datasets/{source.place}@{source.revision}" if source.on_hub else folder
+    place, revision = (source.place, source.revision) if source.on_hub else (folder, None)
+    builder = load_dataset_builder(place, source.config or None, revision=revision)
+    found = {str(split): _of_records(names) for split, names in (builder.config.data_files or {}).items()}
+    if not any(found.values()):  # it took the pictures beside a file of records for the data
+        found = {"train": _of_records(resolve_pattern("**", base))}
+    start = f"{base}/" if source.on_hub else ""
+    return {split: [name.removeprefix(start) for name in names] for split, names in found.items() if names}
+
+
+def _of_records(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in map(str, names) if Path(name).suffix in SUFFIXES)
+
+
+def _downloaded(source: Source, names: Sequence[str]) -> list[Path]:
+    from huggingface_hub import snapshot_download
+
+    has_paths = any(Path(name).suffix != ".parquet" for name in names)  # pictures are inside a .parquet file
+    wanted = [*map(glob.escape, names), *(_PICTURES if has_paths else ())]
+    try:
+        folder = snapshot_download(source.place, repo_type="dataset", revision=source.revision, allow_patterns=wanted)
+    except Exception as error:  # the library may raise anything
+        raise _unreadable(source, error) from None
+    return [Path(folder) / name for name in names]
 
 
 def _unreadable(source: Source, error: Exception) -> SourceError:
