@@ -275,18 +275,25 @@ SHAPES = {
 }
 
 
-def published(path: str) -> Callable[[Path], Path]:
-    return lambda _: DATA / path
+def sample(path: str, columns: str, task: str, rows: tuple[int, int], held_out: str | int | None, **left_out: int) -> Shape:
+    """A sample of a published data set."""
+    reasons = {reason.replace("_", " ").replace("before ", "before, "): number for reason, number in left_out.items()}
+    return Shape(
+        write=lambda _: DATA / path, columns=columns, task=task, rows=rows, held_out=held_out, left_out=reasons, first={}
+    )
 
 
-PUBLISHED = {
-    "SVAMP": ("math/svamp_300.jsonl", "question=Body,question=Question,answer=Answer", "math_number", 50),
-    "GSM8K": ("math/gsm8k_train_400.jsonl", "question=question,answer=final", "math_number", DATA / "math/gsm8k_test_200.jsonl"),
-    "MATH-500": ("math/math500.jsonl", "question=problem,answer=answer", "math_expression", 100),
-    "CRUXEval": ("code/cruxeval_400.jsonl", "question=code,answer=output", "output_prediction", None),
-    "PuzzleVQA": ("vision/puzzlevqa", "question=question,answer=answer,images=image,options=options", "multiple_choice", 20),
-    "NLVR": ("vision/nlvr", "question=statement,answer=label,images=image", "true_false", 30),
+OF_PUZZLES = "question=question,answer=answer,images=image,options=options"
+GSM8K_TEST = str(DATA / "math/gsm8k_test_200.jsonl")
+SAMPLES = {
+    "SVAMP": sample("math/svamp_300.jsonl", "question=Body,question=Question,answer=Answer", "math_number", (300, 300), 50),
+    "GSM8K": sample("math/gsm8k_train_400.jsonl", "question=question,answer=final", "math_number", (600, 600), GSM8K_TEST),
+    "MATH-500": sample("math/math500.jsonl", "question=problem,answer=answer", "math_expression", (500, 500), 100),
+    "CRUXEval": sample("code/cruxeval_400.jsonl", "question=code,answer=output", "output_prediction", (400, 400), None),
+    "PuzzleVQA": sample("vision/puzzlevqa", OF_PUZZLES, "multiple_choice", (60, 59), 20, asked_before_with_another_answer=1),
+    "NLVR": sample("vision/nlvr", "question=statement,answer=label,images=image", "true_false", (180, 180), 30),
 }
+SHAPES |= {f"{name} (sample)": each for name, each in SAMPLES.items() if each.write(Path()).exists()}
 
 
 def made(source: Path, columns: str, task: str, held_out: Any, out: Path, scorer: Scorer) -> tuple[dict[str, Dataset], list]:
@@ -300,22 +307,21 @@ def made(source: Path, columns: str, task: str, held_out: Any, out: Path, scorer
 def main() -> None:
     print("| data set | `--columns` | `--task` | `--eval` | records | train | eval | left out |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    lines = {name: (shape.write, shape.columns, shape.task, shape.held_out) for name, shape in SHAPES.items()}
-    lines |= {f"{name} (sample)": (published(path), *more) for name, (path, *more) in PUBLISHED.items() if (DATA / path).exists()}
-    for name, (write, columns, task, held_out) in lines.items():
+    for name, shape in SHAPES.items():
         with (
             tempfile.TemporaryDirectory() as folder,
             redirect_stdout(sys.stderr),
             Scorer([TASKS], 2, 30.0, memory_mb=2048) as scorer,
         ):
-            built, left_out = made(write(Path(folder)), columns, task, held_out, Path(folder) / "out", scorer)
+            place = shape.write(Path(folder))
+            built, left_out = made(place, shape.columns, shape.task, shape.held_out, Path(folder) / "out", scorer)
             sizes = {split: len(rows) for split, rows in built.items()}
         reasons = (
             ", ".join(f"{num} {reason}" for reason, num in Counter(left.reason for left in left_out).most_common()) or "none"
         )
-        shown = held_out.name if isinstance(held_out, Path) else held_out or ""
+        shown = Path(str(shape.held_out or "")).name
         counts = f"{sum(sizes.values()) + len(left_out)} | {sizes['train']} | {sizes.get('eval', '')}"
-        print(f"| {name} | {columns or 'none'} | {task} | {shown} | {counts} | {reasons} |", flush=True)
+        print(f"| {name} | {shape.columns or 'none'} | {shape.task} | {shown} | {counts} | {reasons} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
 from vlrl.common.suggest import nearest
 
@@ -15,7 +15,11 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+def _shortest(names: tuple[str, ...]) -> Any:
+    return names[0] if len(names) == 1 else list(names)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed), PlainSerializer(_shortest)]
 """The name of a column, or a list of names."""
 
 

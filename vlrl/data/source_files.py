@@ -11,6 +11,7 @@ files belong to a split is the `datasets` library's choice: by the README's list
 import glob
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -151,10 +152,14 @@ def _files_of(source: Source) -> list[Path]:
         advice = f"{nearest(split, known)}splits: {', '.join(known)}" if known else f"it has no {', '.join(SUFFIXES)} file"
         raise SourceError(f"{source} has no split {split!r}; {advice}")
     names = by_split[split]
-    return [Path(name) for name in names] if not source.on_hub else _downloaded(source, names)
+    return list(map(Path, names)) if not source.on_hub else _downloaded(source, tuple(names))
 
 
 def _listed(source: Source) -> dict[str, list[str]]:
+    return _list_commit(source) if source.on_hub else _list(source)
+
+
+def _list(source: Source) -> dict[str, list[str]]:
     """The names of the files of records by split: relative to a data set on the hub, whole for a folder."""
     from datasets import load_dataset_builder  # the import takes seconds
     from datasets.data_files import resolve_pattern
@@ -170,13 +175,20 @@ def _listed(source: Source) -> dict[str, list[str]]:
     return {split: [name.removeprefix(start) for name in names] for split, names in found.items() if names}
 
 
+_list_commit = cache(_list)  # a commit's files never change
+
+
 def _of_records(names: Iterable[str]) -> list[str]:
     return sorted(name for name in map(str, names) if Path(name).suffix in SUFFIXES)
 
 
+@cache
 def _downloaded(source: Source, names: Sequence[str]) -> list[Path]:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     has_paths = any(Path(name).suffix != ".parquet" for name in names)  # pictures are inside a .parquet file
     wanted = [*map(glob.escape, names), *(_PICTURES if has_paths else ())]
     try:
@@ -188,4 +200,5 @@ def _downloaded(source: Source, names: Sequence[str]) -> list[Path]:
 
 def _unreadable(source: Source, error: Exception) -> SourceError:
     reason = " ".join(str(error).split())[:300]
-    return SourceError(f"{source} cannot be read ({type(error).__name__}: {reason})")
+    advice = "; check its name and the network, or name a copy on this machine" if source.on_hub else ""
+    return SourceError(f"{source} cannot be read ({type(error).__name__}: {reason}){advice}")
