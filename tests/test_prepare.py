@@ -11,7 +11,7 @@ from vlrl.cli.main import app
 from vlrl.cli.shared import open_run
 from vlrl.config import Config
 from vlrl.data.shards import Dataset
-from vlrl.prepare import missing_model, missing_sets, prepare
+from vlrl.prepare import missing, prepare
 from vlrl.run_file import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def test_the_data_sets_that_the_run_reads_are_made_as_by_hand_and_no_others(fold
     prepare(config(model="hub/model"))
     by_hand("data build data_recipes/sums.py --out other/sums")
     assert contents("data/sums") == contents("other/sums")
-    assert missing_sets(config()) == [] and not Path("data/more").exists()
+    assert missing(config()) == ["models/tiny"] and not Path("data/more").exists()
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_the_tiny_model_is_made_as_by_hand(folder):
     prepare(config())
     by_hand("tiny other/tiny --texts data/sums/train")
     assert contents("models/tiny") == contents("other/tiny")
-    assert missing_model(config()) == [] and [path.name for path in Path("models").iterdir()] == ["tiny"]
+    assert missing(config()) == [] and [path.name for path in Path("models").iterdir()] == ["tiny"]
 
 
 def test_what_is_there_stays_as_it_is(folder):
@@ -133,7 +133,7 @@ def test_a_shipped_build_names_a_recipe_for_every_data_set_of_its_run(name, monk
     shipped = load_config(ROOT / "configs" / f"{name}.yaml")
     monkeypatch.chdir(tmp_path)
     read = {str(rows.parent) for mix in shipped.mixture.values() for rows in (mix.rows, mix.eval_rows) if rows}
-    assert set(missing_sets(shipped)) == set(shipped.build.data) == read
+    assert set(missing(shipped)) - {shipped.model} == set(shipped.build.data) == read
     assert all((ROOT / how.recipe).is_file() for how in shipped.build.data.values())
 
 

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from vlrl.common.columns import Columns
 from vlrl.common.names import name_fault
+from vlrl.common.settings import Count, GroupSize, Positive, Section, Share
+from vlrl.common.tracker_settings import MlflowConfig, TrackerConfig, TrackioConfig, WandbConfig
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-GroupSize = Annotated[int, Field(ge=2)]
 AdapterTarget = Literal["attention", "mlp", "gdn", "experts", "merger", "vision"]
 
 _GSPO_CLIPS = {"clip_low": 3e-4, "clip_high": 4e-4}  # arXiv 2507.18071, section 5.1
@@ -22,10 +21,6 @@ _LORA_RATE = 1.0e-5
 """Ten times full training's: "LoRA Without Regret" (Thinking Machines Lab, 2025) finds the best rate there, at every rank."""
 SHORTEST_SILENCE_S = 5
 FEWEST_STEPS_KEPT = 5  # the steps after which the collapse watch has seen how well a checkpoint's weights do
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RewardConfig(Section):
@@ -55,6 +50,9 @@ class TaskConfig(Section):
     """One task of the mixture. A setting that is left out has the run's value.
 
     task: the stem of its task file, if it differs from the name in the mixture, as when two data sets share a task.
+    rows: the folder of a data set, or a source (see vlrl.data.source_files), which is built before the run. columns: which of a
+    source's columns are question, answer and images. eval_rows: held-out rows, as rows; of a source also `split:NAME`, or how
+    many of its rows to hold out.
     coldstart_weight: its share of the cold start's batches; a hard task may need more to earn its first rewards.
     eval_samples: responses to each of its held-out rows, instead of evaluation.samples.
     tau_pos, tau_neg: its temperatures of SAPO's gate. loss_weight: multiplies its advantages.
@@ -65,7 +63,8 @@ class TaskConfig(Section):
     task: str | None = None
     coldstart_weight: Positive | None = None
     rows: Path
-    eval_rows: Path | None = None
+    columns: Columns | None = None
+    eval_rows: Path | Count | None = None
     eval_samples: Count | None = None
     group_size: GroupSize | None = None
     max_new_tokens: Count | None = None
@@ -276,33 +275,6 @@ class RollbackConfig(Section):
     kl_coefficient: Annotated[float, Field(ge=0)] | None = None
     scale_task_loss: Positive = 1.0
     signals: tuple[Literal["reward", "entropy", "length", "ratio"], ...] = ("reward",)
-
-
-class TrackerConfig(Section):
-    """A copy of the run's log. tables_every: steps between two tables of rollouts; 0 for none."""
-
-    tables_every: Annotated[int, Field(ge=0)] = 20
-
-
-class WandbConfig(TrackerConfig):
-    """The run's copy in wandb."""
-
-    mode: Literal["disabled", "offline", "online"] = "offline"
-    project: str = "vlrl"
-
-
-class TrackioConfig(TrackerConfig):
-    """The run's copy in trackio. space_id: a Space of the hub to keep it in; null keeps it in the folder of all runs."""
-
-    project: str = "vlrl"
-    space_id: str | None = None
-
-
-class MlflowConfig(TrackerConfig):
-    """The run's copy in MLflow. uri: of its server; null takes MLFLOW_TRACKING_URI, or else a file in the folder of all runs."""
-
-    uri: str | None = None
-    experiment: str = "vlrl"
 
 
 class RecipeConfig(Section):

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from vlrl.config import Config
+from vlrl.common.columns import Columns
+from vlrl.config import Config, TaskConfig
 from vlrl.data.mixture import Mixture
-from vlrl.data.shards import Dataset
+from vlrl.data.row_cache import RowsRequest
+from vlrl.data.shards import MANIFEST, Dataset
+from vlrl.data.source_files import Source, is_source
 from vlrl.tasks import Task, prompt_of
 from vlrl.types import Convention, Draw, Prompt, Row
 
@@ -88,6 +92,44 @@ class Inputs:
             group_size=group_size,
             max_new_tokens=max_new_tokens or self.config.max_new_tokens(draw.task),
         )
+
+
+def rows_request(name: str, mix: TaskConfig) -> RowsRequest | None:
+    """What to build for a task of the mixture whose rows are a source; None if they are a data set.
+
+    Raises ValueError if rows, eval_rows and columns contradict one another.
+    """
+    rows, held_out = str(mix.rows), mix.eval_rows
+    named = "" if held_out is None or isinstance(held_out, int) else str(held_out)
+    if not is_source(rows) and mix.columns is None:
+        if held_out and (not named or is_source(named)):
+            raise ValueError(
+                f"mixture.{name}.eval_rows: {held_out} is part of a source, and rows {rows} is a data set; name the folder of a "
+                "data set, or give columns, for a source in rows"
+            )
+        return None
+    source, is_dataset = Source.parse(rows), bool(named) and (Path(named) / MANIFEST).exists()
+    asked = None if is_dataset else Source.parse_held_out(named, source) if named else held_out
+    assert not isinstance(asked, Path)
+    return RowsRequest(task=mix.task or name, source=source, columns=mix.columns or Columns(), held_out=asked)
+
+
+def row_folders(name: str, mix: TaskConfig) -> tuple[Path, Path | None]:
+    """The data sets of a task's training rows and of its held-out ones, if any. Raises ValueError for a source not yet built."""
+    request = rows_request(name, mix)
+    eval_rows = mix.eval_rows if isinstance(mix.eval_rows, Path) else None
+    return (request.train, request.eval or eval_rows) if request else (mix.rows, eval_rows)
+
+
+def train_rows(name: str, mix: TaskConfig) -> Dataset:
+    """The task's training rows. Raises ValueError if they are not there."""
+    return Dataset(row_folders(name, mix)[0])
+
+
+def heldout_folders(config: Config) -> dict[str, Path]:
+    """The data set of each task that has held-out rows."""
+    folders = {name: row_folders(name, mix)[1] for name, mix in config.mixture.items()}
+    return {name: folder for name, folder in folders.items() if folder}
 
 
 def open_each(openers: Mapping[str, Callable[[], T]]) -> dict[str, T]:

@@ -1,6 +1,6 @@
-"""Makes what a run file's `build` names and this machine lacks: data sets by their recipes, then a tiny random model.
+"""Makes what a run file names and this machine lacks: data sets by recipes and from sources, then a tiny random model.
 
-A folder that `build` does not name is never made; the checks before a run refuse it if it is missing.
+Recipes and tiny models are those of its `build`. No other folder is made; the checks before a run refuse one that is missing.
 """
 
 from collections.abc import Iterable
@@ -10,9 +10,11 @@ from tempfile import TemporaryDirectory
 
 from vlrl.common.folder_lock import held
 from vlrl.config import Config
-from vlrl.data.build import build
+from vlrl.data.build import build, report
+from vlrl.data.cached_build import build_missing_rows, missing_sources
 from vlrl.data.recipe import load_recipe
 from vlrl.data.shards import MANIFEST, Dataset
+from vlrl.inputs import row_folders
 from vlrl.models.config_json import FAMILIES
 from vlrl.scoring import Scorer
 from vlrl.telemetry.progress import announce
@@ -21,16 +23,9 @@ _TEXTS = 500  # rows of each data set that a tiny model's tokenizer learns from
 _TIMEOUT_S, _MEMORY_MB = 10.0, 2048  # of the verifier for one answer, as in `vlrl data build`
 
 
-def missing_sets(config: Config) -> list[str]:
-    """The folders of `build.data` that lack a data set which the mixture reads."""
-    read = [rows for mix in config.mixture.values() for rows in (mix.rows, mix.eval_rows) if rows]
-    lacking = {rows.parent for rows in read if not (rows / MANIFEST).is_file()}
-    return [folder for folder in config.build.data if Path(folder) in lacking]
-
-
-def missing_model(config: Config) -> list[str]:
-    """The run's model, if `build.tiny_models` names it and it is missing; else nothing."""
-    return [config.model] if config.model in config.build.tiny_models and not Path(config.model).exists() else []
+def missing(config: Config) -> list[str]:
+    """What `prepare` would make: folders, and the sources that rows come from."""
+    return [*_missing_sets(config), *missing_sources(config).values(), *_missing_model(config)]
 
 
 def prepare(config: Config) -> None:
@@ -41,11 +36,12 @@ def prepare(config: Config) -> None:
     for folder, family in config.build.tiny_models.items():
         if family not in FAMILIES:
             raise ValueError(f"build.tiny_models: {folder} is of {family!r}, no family that vlrl has; use {', '.join(FAMILIES)}")
-    if sets := missing_sets(config):
+    if sets := _missing_sets(config):
         with Scorer(config.task_folders, config.scoring.workers, _TIMEOUT_S, memory_mb=_MEMORY_MB) as scorer:
             for folder in sets:
                 _build_sets(config, folder, scorer)
-    for folder in missing_model(config):
+    build_missing_rows(config)
+    for folder in _missing_model(config):
         _build_model(config, Path(folder))
 
 
@@ -56,19 +52,30 @@ def texts_of(folders: Iterable[Path]) -> list[str]:
     return [text for row in rows for text in (row.question, row.response)]
 
 
+def _missing_sets(config: Config) -> list[str]:
+    """The folders of `build.data` that lack a data set which the mixture reads."""
+    read = [rows for mix in config.mixture.values() for rows in (mix.rows, mix.eval_rows) if isinstance(rows, Path)]
+    lacking = {rows.parent for rows in read if not (rows / MANIFEST).is_file()}
+    return [folder for folder in config.build.data if Path(folder) in lacking]
+
+
+def _missing_model(config: Config) -> list[str]:
+    """The run's model, if `build.tiny_models` names it and it is missing; else nothing."""
+    return [config.model] if config.model in config.build.tiny_models and not Path(config.model).exists() else []
+
+
 def _build_sets(config: Config, folder: str, scorer: Scorer) -> None:
     how = config.build.data[folder]
     announce(f"Building {folder} by {how.recipe}")
     with held(Path(folder), doing="written", remedy="wait until it is built"):
         recipe = load_recipe(how.recipe)
         built, left_out = build(replace(recipe, task=how.task or recipe.task), Path(folder), scorer, source=how.source)
-    rows = ", ".join(f"{len(dataset)} rows in {name}" for name, dataset in sorted(built.items()))
-    print(f"{folder}: {rows}; {len(left_out)} records were left out, see {folder}/left_out.jsonl", flush=True)
+    print("\n".join(report(built, left_out, Path(folder))), flush=True)
 
 
 def _build_model(config: Config, folder: Path) -> None:
     family = config.build.tiny_models[config.model]
-    texts = texts_of(sorted({mix.rows for mix in config.mixture.values()}))
+    texts = texts_of(sorted({row_folders(name, mix)[0] for name, mix in config.mixture.items()}))
     announce(f"Making the tiny random model {folder} ({family}); its tokenizer learns from the run's data sets")
     from vlrl.models.tiny import build_tiny
 

@@ -8,9 +8,8 @@ from typing import Any
 from vlrl import config as cfg
 from vlrl.common.fingerprint import weights_fingerprint
 from vlrl.config import Config
-from vlrl.data.shards import Dataset
 from vlrl.distributed.ranks import Ranks
-from vlrl.inputs import Inputs, open_each
+from vlrl.inputs import Inputs, open_each, train_rows
 from vlrl.models.checkpoint_io import check_model, load_encoder
 from vlrl.models.flops import Cost
 from vlrl.models.processor import EncodedPrompt, Encoder
@@ -80,7 +79,7 @@ class Run(Inputs):
 def open_run(config: Config, ranks: Ranks) -> Run:
     """Opens everything that the run file names. ValueError, one sentence each, for what can't be used."""
     tasks = open_each({name: partial(load_task, mix.task or name, config.task_folders) for name, mix in config.mixture.items()})
-    rows = open_each({name: partial(Dataset, mix.rows) for name, mix in config.mixture.items()})
+    rows = open_each({name: partial(train_rows, name, mix) for name, mix in config.mixture.items()})
     model = check_model(config.model)
     encoder = load_encoder(config.model, config.images, config.template_kwargs)
     return Run(

@@ -6,6 +6,7 @@ reads as text (`1e-6`) are accepted. The run folder keeps the resolved file.
 
 import difflib
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args
 
 import yaml
@@ -99,4 +100,5 @@ def _known_keys(place: list[str]) -> list[str]:
     section: Any = Config
     for name in place:  # the keys of a dict of sections, such as the mixture's tasks, are the user's own
         section = section.model_fields[name].annotation if name in getattr(section, "model_fields", {}) else get_args(section)[1]
+        section = get_args(section)[0] if isinstance(section, UnionType) else section  # of a section that may be left out
     return list(section.model_fields)

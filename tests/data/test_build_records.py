@@ -148,7 +148,8 @@ def test_rows_without_anything_to_verify_by_are_left_out_and_counted(made):
 
 
 def test_data_in_place_of_a_recipe_and_files_that_are_not_there_are_sentences(made):
-    assert "is not a recipe; a recipe is a .py file" in data("build", made / "sums.jsonl", "--out", made / "out")[1]
+    assert "is not a recipe; a recipe is a .py file" in data("build", made, "--out", made / "out")[1]
+    assert "name the task that verifies the rows with --task" in data("build", made / "sums.jsonl", "--out", made / "out")[1]
     assert "no file nowhere.csv" in data("build", made / "sums.py", "--out", made / "out", "--from", "nowhere.csv")[1]
 
 

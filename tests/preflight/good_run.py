@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlrl.data.shards import Dataset, NewRow, write_dataset, write_datasets
-from vlrl.inputs import Inputs
+from vlrl.data.shards import NewRow, write_dataset, write_datasets
+from vlrl.inputs import Inputs, train_rows
 from vlrl.run_file import load_config
 from vlrl.tasks import load_task
 
@@ -153,7 +153,7 @@ def write_checkpoint(*overrides: str) -> None:
     state.parent.mkdir(parents=True)
     config = load_config(Path("run.yaml"), overrides)
     tasks = {name: load_task(name, ["tasks"]) for name in config.mixture}
-    rows = {name: Dataset(mix.rows) for name, mix in config.mixture.items()}
+    rows = {name: train_rows(name, mix) for name, mix in config.mixture.items()}
     state.write_text(json.dumps(Inputs(config=config, tasks=tasks, rows=rows).resume_identity(1)))
 
 

@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,16 +17,39 @@ from vlrl.common.folder_lock import held
 data = typer.Typer(no_args_is_help=True, help="Builds, checks, prints and filters data sets.")
 
 
-@data.command(epilog="Example: vlrl data build data_recipes/dots.py --from dots/dots.csv --out data/dots")
+@data.command(
+    epilog="Examples: vlrl data build data_recipes/dots.py --from dots/dots.csv --out data/dots; without a recipe: "
+    "vlrl data build hub:hiyouga/geometry3k --columns question=problem,answer=answer,images=images --task geometry --eval 200 "
+    "--out data/geometry3k"
+)
 def build(
-    recipe: Annotated[Path, typer.Argument(help="The recipe's file; data_recipes/ has examples.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE|SOURCE",
+            help="A recipe's file; data_recipes/ has examples. Or a source of rows: a file, a folder of "
+            "files, or hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT].",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/train and OUT/eval.")],
     source: Annotated[
         str | None, typer.Option("--from", help="A file, or a data set on the hub, instead of the recipe's SOURCE.")
     ] = None,
     train: Annotated[int | None, typer.Option(help="Number of rows in OUT/train; -1 for all remaining rows.")] = None,
     evaluation: Annotated[
-        int | None, typer.Option("--eval", help="Number of rows in OUT/eval; -1 for all remaining rows.")
+        str | None,
+        typer.Option(
+            "--eval",
+            help="Number of rows in OUT/eval; -1 for all remaining rows. For a source also its split, as split:test, or another "
+            "source.",
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For a source: its columns by the row's fields, as question=problem,answer=meta.answer. Fields: question, "
+            "answer, images, options, response, messages, meta.NAME. Default: the columns with these names."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed that draws and splits the rows.")] = 0,
     task: Annotated[str | None, typer.Option(help="The task that checks the answers, instead of the recipe's.")] = None,
@@ -48,24 +72,24 @@ def build(
     timeout_s: Annotated[float, typer.Option(help="Seconds that the verifier may take for one answer.")] = 10.0,
     workers: Annotated[int, typer.Option(help="Number of scoring processes.")] = 2,
 ) -> None:
-    """Builds a recipe's data sets. Reads every picture, and scores each row's reference answer with the task's verifier.
+    """Builds data sets from a recipe, or from the columns of a source. Reads every picture, and scores each row's reference
+    answer with the task's verifier.
 
     Leaves out and counts records with a missing or broken picture, with an answer that the verifier does not accept, or with one
     that a guess would hit. Exits with 2, and keeps the old sets, if fewer than --min-kept of the records pass these checks.
     """
     with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
-        from dataclasses import replace
-
         from vlrl.data.build import build as build_sets
-        from vlrl.data.build import reasons
-        from vlrl.data.recipe import load_recipe
+        from vlrl.data.build import report
         from vlrl.data.shards import Dataset
+        from vlrl.data.source_files import is_source
         from vlrl.scoring import Scorer
 
-        loaded = load_recipe(recipe)
-        asked = {name: size for name, size in (("train", train), ("eval", evaluation)) if size is not None}
-        sizes = loaded.sizes | {name: None if size < 0 else size for name, size in asked.items()}
-        loaded = replace(loaded, sizes=sizes, task=task or loaded.task)
+        asked: dict[str, Any] = {"train": train, "held_out": evaluation, "task": task, "folders": folders}
+        if recipe.suffix == ".py" or not (is_source(str(recipe)) or columns):
+            loaded = _recipe(recipe, columns, **asked)
+        else:
+            loaded = _recipe_of_columns(recipe, source, columns, **asked)
         others = [Dataset(folder) for folder in against or ()]
         with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
             built, left_out = build_sets(
@@ -79,11 +103,56 @@ def build(
                 overlap=overlap,
                 min_kept=min_kept,
             )
-    for dataset in built.values():
-        print(f"{dataset.folder}: {len(dataset)} rows, {dataset.manifest.num_images} images")
-    print(f"left out: {len(left_out)} records" + (f", listed in {out}/left_out.jsonl" if left_out else ""))
-    for reason in reasons(left_out):
-        print(f"  {reason}")
+    print("\n".join(report(built, left_out, out)))
+
+
+def _recipe(file: Path, columns: list[str] | None, *, train: int | None, held_out: str | None, task: str | None, **_: Any) -> Any:
+    """The recipe in a file, with the command's sizes and task."""
+    from vlrl.data.recipe import load_recipe
+
+    loaded = load_recipe(file)
+    if columns:
+        raise ValueError(f"--columns: a recipe chooses its columns in to_row; leave it out, or name a source instead of {file}")
+    if held_out and not _is_number(held_out):
+        raise ValueError(f"--eval {held_out}: a recipe's rows are drawn; give their number")
+    asked = {"train": train, "eval": int(held_out) if held_out else None}
+    sizes = {name: None if size < 0 else size for name, size in asked.items() if size is not None}
+    return replace(loaded, sizes=loaded.sizes | sizes, task=task or loaded.task)
+
+
+def _recipe_of_columns(
+    place: Path,
+    source: str | None,
+    columns: list[str] | None,
+    *,
+    train: int | None,
+    held_out: str | None,
+    task: str | None,
+    folders: list[Path],
+) -> Any:
+    """A recipe that reads a source by its columns."""
+    from vlrl.common.columns import parse_columns
+    from vlrl.data.column_rows import recipe_of
+    from vlrl.data.source_files import Source, pinned
+    from vlrl.tasks import load_task
+
+    if source:
+        raise ValueError(f"--from {source}: {place} is a source itself; leave out --from, or name a recipe's file")
+    if not task:
+        raise ValueError(f"{place}: name the task that verifies the rows with --task, or name a recipe's file instead of {place}")
+    load_task(task, folders)
+    of_columns = parse_columns(columns or ())
+    found, licence = pinned(Source.parse(str(place)))
+    held: Any = int(held_out) if held_out and _is_number(held_out) else None
+    if held_out and held is None:
+        held = pinned(Source.parse_held_out(held_out, found))[0]
+    recipe = recipe_of(found, of_columns, task, licence=licence, held_out=held)
+    sizes = {name: None if size < 0 else size for name, size in (("train", train), ("eval", held)) if isinstance(size, int)}
+    return replace(recipe, sizes=recipe.sizes | sizes)
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
 
 
 @data.command(epilog="Example: vlrl data check data/dots")

@@ -8,6 +8,7 @@ from pathlib import Path
 from vlrl.common.versions import versions
 from vlrl.config import Config
 from vlrl.distributed.hosts import compare_hosts
+from vlrl.inputs import row_folders, rows_request
 from vlrl.preflight.machine import missing_gpu
 from vlrl.sandbox.jail import unavailable_reason
 
@@ -33,7 +34,9 @@ def compare(config: Config | None) -> list[str]:
     """Faults of the hosts of a launcher's ranks, on every rank; with a run file, of its folders too."""
     folders: list[Path] = []
     if config:
-        rows = [each for mix in config.mixture.values() for each in (mix.rows, mix.eval_rows) if each]
+        requests = {name: rows_request(name, mix) for name, mix in config.mixture.items()}
+        built = {name: mix for name, mix in config.mixture.items() if not (asked := requests[name]) or asked.is_built}
+        rows = [each for name, mix in built.items() for each in row_folders(name, mix) if each]
         model = [Path(config.model)] if Path(config.model).is_absolute() or Path(config.model).exists() else []
         folders = [*dict.fromkeys([*model, *rows, *config.task_folders])]
     return compare_hosts({"python": platform.python_version(), **versions()}, folders, config.runs if config else None)

@@ -112,7 +112,9 @@ def plan(
                 print(line)
             return
         from vlrl.cli.plan import plan as plan_of
+        from vlrl.data.cached_build import build_missing_rows
 
+        build_missing_rows(config)
         for line in plan_of(config, steps):
             print(line)
         print(f"\n{'All settings' if all_settings else 'Settings that differ from their defaults (all: --all)'}:\n")

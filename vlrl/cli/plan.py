@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from vlrl.config import Config
 from vlrl.data.mixture import Mixture
-from vlrl.data.shards import Dataset
+from vlrl.inputs import train_rows
 from vlrl.types import Draw
 
 
 def plan(config: Config, steps: int) -> Iterator[str]:
     """Yields a line for each of the first `steps` steps, then one for each task. Raises what Dataset and Mixture raise."""
-    sizes = {task: len(Dataset(mix.rows)) for task, mix in config.mixture.items()}
+    sizes = {task: len(train_rows(task, mix)) for task, mix in config.mixture.items()}
     weights = {task: mix.weight for task, mix in config.mixture.items()}
     minibatches = config.algorithm.minibatches
     mixture = Mixture(

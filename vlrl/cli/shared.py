@@ -129,18 +129,18 @@ def _tell_other_ranks() -> Iterator[None]:
 def open_run(config: Config, *, to_train: bool = True) -> Any:
     """Opens and checks the run. All ranks call it. The first rank makes the checks that need no torch before importing torch.
 
-    A single rank first makes what the run file's `build` names and is missing.
+    A single rank first makes what the run file names and is missing: see vlrl.prepare.
     """
     if os.environ.get("RANK", "0") == "0":
         from vlrl.preflight.quick_checks import check_inputs
-        from vlrl.prepare import missing_model, missing_sets, prepare
+        from vlrl.prepare import missing, prepare
 
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if world_size == 1:
             prepare(config)
-        elif missing := [*missing_sets(config), *missing_model(config)]:
+        elif lacking := missing(config):
             raise ValueError(
-                f"missing: {', '.join(missing)}; {world_size} ranks would wait while one of them makes it, so make it first, "
+                f"missing: {', '.join(lacking)}; {world_size} ranks would wait while one of them makes it, so make it first, "
                 "without a launcher: vlrl prepare RUN.yaml"
             )
         announce("Checking the data and the verifiers")

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def build(
     kept = without_repeated(passed, left_out)
     try:
         _check_share(len(passed), left_out, min_kept)
-        splits = split(kept, recipe.sizes, seed)
+        splits = split(kept, recipe.sizes, seed, recipe.is_held_out)
     except ValueError as error:
         _write_left_out(out, left_out)
         counts = "; ".join(reasons(left_out)) or "nothing"
@@ -179,6 +179,14 @@ def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
     """
     words = _WORD.findall(text.casefold())
     return {tuple(words[start : start + size]) for start in range(max(len(words) - size + 1, min(len(words), 1)))}
+
+
+def report(built: Mapping[str, Dataset], left_out: Sequence[LeftOut], out: Path) -> Iterator[str]:
+    """Lines about a build: the rows of each set, and what was left out for which reason."""
+    for dataset in built.values():
+        yield f"{dataset.folder}: {len(dataset)} rows, {dataset.manifest.num_images} images"
+    yield f"left out: {len(left_out)} records" + (f", listed in {out}/left_out.jsonl" if left_out else "")
+    yield from (f"  {reason}" for reason in reasons(left_out))
 
 
 def reasons(left_out: Sequence[LeftOut]) -> list[str]:

@@ -77,6 +77,7 @@ class Recipe:
     """A loaded recipe file and its definitions; its name is the file's stem.
 
     sizes: rows of each split, None for all remaining rows; has_gold: whether the verifier should accept each row's own answer.
+    is_held_out: whether the record with a number is the source's own evaluation data; without it, eval is drawn at random.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Recipe:
     has_gold: bool
     raws: Callable[[str | None, int], Iterable[Any]]
     to_row: Callable[[Any], NewRow]
+    is_held_out: Callable[[int], bool] | None = None
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -234,16 +236,30 @@ def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def split(rows: Sequence[T], sizes: dict[str, int | None], seed: int) -> dict[str, list[T]]:
-    """Shuffles the rows and splits them into train and eval, without shared rows. Raises ValueError if there are too few rows."""
+def split(
+    rows: Sequence[tuple[int, T]], sizes: dict[str, int | None], seed: int, is_held_out: Callable[[int], bool] | None = None
+) -> dict[str, list[tuple[int, T]]]:
+    """Shuffles the numbered rows and splits them into train and eval, without shared rows.
+
+    is_held_out: says by its number whether a row belongs to eval. Raises ValueError if there are too few rows.
+    """
+    shuffled = list(rows)
+    random.Random(seed).shuffle(shuffled)
+    if is_held_out:
+        return {name: _first(name, [row for row in shuffled if is_held_out(row[0]) == (name == "eval")], sizes) for name in sizes}
     wanted = sum(size or 0 for size in sizes.values())
     if len(rows) < wanted:
         raise ValueError(f"{wanted} rows were requested, but only {len(rows)} exist; request fewer with --train and --eval")
-    shuffled = list(rows)
-    random.Random(seed).shuffle(shuffled)
     num_eval = len(rows) - (sizes["train"] or 0) if sizes["eval"] is None else sizes["eval"]
     end = len(rows) if sizes["train"] is None else num_eval + sizes["train"]
     return {"eval": shuffled[:num_eval], "train": shuffled[num_eval:end]}
+
+
+def _first(name: str, rows: list[tuple[int, T]], sizes: dict[str, int | None]) -> list[tuple[int, T]]:
+    size = sizes[name]
+    if len(rows) < (size or 1):
+        raise ValueError(f"{size or 1} rows were requested for {name}, but only {len(rows)} exist")
+    return rows[:size]
 
 
 def records(source: str | None, default: str, *, split: str, config: str | None = None) -> Iterator[dict[str, Any]]:
@@ -303,7 +319,8 @@ def _read_picture(path: str | Path | None, folder: Path) -> bytes:
 def _load_module(path: Path) -> ModuleType:
     if path.suffix != ".py":
         raise ValueError(
-            f"{path} is not a recipe; a recipe is a .py file: write one with vlrl new recipe NAME, then use it with --from {path}"
+            f"{path} is not a recipe; a recipe is a .py file: write one with vlrl new recipe NAME, use it with --from {path}; or "
+            "name the columns with --columns, and it needs none"
         )
     if not path.exists():
         found = [str(file) for file in sorted(path.parent.glob("[!_]*.py"))]

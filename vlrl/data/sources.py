@@ -101,14 +101,19 @@ def _parsed(path: Path, line: int, text: str, advice: str) -> Any:
 
 
 def read_hub(name: str, suffix: str, *, split: str, config: str | None) -> Iterator[dict[str, Any]]:
-    """The records of a hub data set, with encoded images. With a suffix, `name` is a file: on the hub, or a .parquet file."""
-    from datasets import disable_progress_bars, load_dataset  # the import takes seconds, and few sources need it
+    """The records of a hub data set, with encoded images and the names of class labels.
+
+    With a suffix, `name` is a file: on the hub, or a .parquet file.
+    """
+    from datasets import ClassLabel, disable_progress_bars, load_dataset  # the import takes seconds, and few sources need it
 
     disable_progress_bars()
     kind = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}.get(suffix, "json")
     try:
         found = load_dataset(kind, data_files=name, split="train") if suffix else load_dataset(name, config, split=split)
-        yield from _with_images_encoded(found)
+        labels = {name: feature.int2str for name, feature in found.features.items() if isinstance(feature, ClassLabel)}
+        for record in _with_images_encoded(found):
+            yield record | {name: name_of(record[name]) for name, name_of in labels.items() if record[name] is not None}
     except Exception as error:  # the library and its readers may raise anything
         reason = " ".join(str(error).split())[:200]
         raise SourceError(f"{name} cannot be read ({type(error).__name__}: {reason}); name a file with --from") from None

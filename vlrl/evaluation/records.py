@@ -12,7 +12,7 @@ from vlrl.common.jsonl import read_jsonl, write_atomically
 from vlrl.config import Config, EvaluationConfig
 from vlrl.data.shards import Dataset
 from vlrl.evaluation.compare import SUMMARY
-from vlrl.inputs import Inputs, open_each
+from vlrl.inputs import Inputs, heldout_folders, open_each
 from vlrl.stats import EvalResult, eval_result
 from vlrl.tasks import load_task
 from vlrl.types import RowRewards
@@ -37,7 +37,7 @@ class Measurement:
 
 def heldout_rows(inputs: Inputs) -> dict[str, Dataset]:
     """The held-out rows of each task that names any."""
-    return {task: Dataset(mix.eval_rows) for task, mix in inputs.config.mixture.items() if mix.eval_rows}
+    return {task: Dataset(folder) for task, folder in heldout_folders(inputs.config).items()}
 
 
 def evaluations(inputs: Inputs, out: Path) -> dict[str, list[Measurement]]:

@@ -12,7 +12,7 @@ from typing import Any
 from vlrl.common.jsonl import read_jsonl
 from vlrl.config import TaskConfig
 from vlrl.data.shards import Dataset
-from vlrl.inputs import open_each, spread
+from vlrl.inputs import open_each, spread, train_rows
 from vlrl.scoring import Scorer
 from vlrl.types import Rollout, Row, Score, Status
 
@@ -51,7 +51,7 @@ def rescore(
 
     Raises ValueError if a data set no longer has a rollout's row.
     """
-    datasets = open_each({name: partial(Dataset, tasks[name].rows) for name in {line["task"] for line in lines}})
+    datasets = open_each({name: partial(train_rows, name, tasks[name]) for name in {line["task"] for line in lines}})
     for slot, line in enumerate(lines):
         text, end = line["response"], line["finish_reason"]
         rollout = Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=text, finish_reason=end, weight_version=0)

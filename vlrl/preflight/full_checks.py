@@ -15,7 +15,7 @@ import torch
 from vlrl.config import Config
 from vlrl.data.shards import Dataset
 from vlrl.distributed.ranks import Ranks
-from vlrl.inputs import attempt_each, representative_rows, spread
+from vlrl.inputs import attempt_each, heldout_folders, representative_rows, spread
 from vlrl.memory.storage import bytes_needed
 from vlrl.models.checkpoint_io import check_model
 from vlrl.models.delta_rule import kernel_fault
@@ -54,7 +54,7 @@ def preflight(config: Config, ranks: Ranks, *, to_train: bool = True) -> Run:
 
 def _check(run: Run, to_train: bool) -> None:
     """Raises ValueError with one line per fault. Only warns if some, but not all, answers exceed the response limit."""
-    heldout = {task: Dataset(mix.eval_rows) for task, mix in run.config.mixture.items() if mix.eval_rows}
+    heldout = {task: Dataset(folder) for task, folder in heldout_folders(run.config).items()}
     sets = [(run.with_rows(rows), task, kind) for rows, kind in ((run.rows, "train"), (heldout, "eval")) for task in rows]
     model = empty_model(run.config.model)
     sizes = ModelSizes.of(model, run.config.lora)

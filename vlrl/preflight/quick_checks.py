@@ -13,7 +13,7 @@ from vlrl.data.images import open_image
 from vlrl.data.row_checks import check_apart
 from vlrl.data.shards import Dataset, check_row
 from vlrl.distributed.checkpoint import check_same_config
-from vlrl.inputs import Inputs, attempt_each, representative_rows, spread
+from vlrl.inputs import Inputs, attempt_each, heldout_folders, representative_rows, spread, train_rows
 from vlrl.models.config_json import read_local_config, text_config_of
 from vlrl.preflight.machine import machine_faults
 from vlrl.preflight.model_settings import setting_faults
@@ -34,10 +34,8 @@ def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) 
     tasks, task_faults = attempt_each(
         {name: partial(load_task, mix.task or name, config.task_folders) for name, mix in mixture.items()}
     )
-    rows, row_faults = attempt_each({name: partial(Dataset, mix.rows) for name, mix in mixture.items()})
-    heldout, heldout_faults = attempt_each(
-        {name: partial(Dataset, mix.eval_rows) for name, mix in mixture.items() if mix.eval_rows}
-    )
+    rows, row_faults = attempt_each({name: partial(train_rows, name, mix) for name, mix in mixture.items()})
+    heldout, heldout_faults = attempt_each({name: partial(Dataset, folder) for name, folder in heldout_folders(config).items()})
     inputs = Inputs(config=config, tasks=tasks, rows=rows)
     faults = [*_setting_faults(config, world_size), *task_faults, *row_faults, *heldout_faults]
     if to_train and not row_faults:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrl.config import MlflowConfig
+from vlrl.common.tracker_settings import MlflowConfig
 from vlrl.trackers.rollout_table import COLUMNS, Line, cells, drawn_picture, markdown
 
 _MOST_PARAMETERS = 100  # in a call, a limit of MLflow's, which cuts values at 6,000 characters too

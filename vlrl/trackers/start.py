@@ -4,7 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from vlrl.config import Config, TrackerConfig
+from vlrl.common.tracker_settings import TrackerConfig
+from vlrl.config import Config
 from vlrl.trackers.background import Background
 from vlrl.trackers.mlflow_tracker import MlflowTracker
 from vlrl.trackers.tensorboard_tracker import TensorboardTracker

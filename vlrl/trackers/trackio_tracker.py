@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrl.config import TrackioConfig
+from vlrl.common.tracker_settings import TrackioConfig
 from vlrl.trackers.rollout_table import COLUMNS, Line, accuracy_rows, cells, drawn_picture
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlrl.config import WandbConfig
+from vlrl.common.tracker_settings import WandbConfig
 from vlrl.trackers.rollout_table import COLUMNS, Line, accuracy_rows, boxes_of, cells, picture_of
 
 
