@@ -12,7 +12,8 @@ from tests.conftest import PATIENCE_S
 ROOT = Path(__file__).parents[1]
 # A room has a floor; what stands higher or lower than its room is named with it.
 FLOORS = {
-    0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.metrics", "telemetry.phase"],
+    0: ["types", "common", "authoring.templates", "sandbox.child_stdio", "telemetry.metrics", "telemetry.phase"]
+    + ["service_config"],
     1: ["telemetry.clock", "telemetry.progress"]
     + ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.families"],
     2: ["run_file", "verifiers", "scoring", "models", "inputs", "trackers", "evaluation.compare"]
