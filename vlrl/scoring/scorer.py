@@ -188,7 +188,6 @@ class Scorer:
             self._answered += 1
             seconds = time.monotonic() - began
             if isinstance(reply, Failed):
-                log.warning("scoring of %s: %s", _name(job), reply.detail)
                 score = Score(reward=0.0, status=reply.status, detail=reply.detail)
                 job.result.set_result((score, job.seconds + seconds))
             else:

@@ -4,6 +4,7 @@ A service that fails with all retries is left alone for a few seconds, in which 
 So a service that is down costs a step some verdicts, and not the time of a deadline for each response.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,9 @@ from vlrl.scoring.record import Record
 from vlrl.tasks import describe_error
 from vlrl.types import Status
 
-_REST_S = 5.0  # after a failure with all retries
+log = logging.getLogger("vlrl.scoring")
+
+_REST_S = 2.0  # after a failure with all retries
 _END_S = 2.0  # how long `close` waits for requests under way
 
 
@@ -128,9 +131,13 @@ class Service:
             replies = self.backend.ask([question.content for question in unknown.values()])
         except Failed as failed:
             if failed.is_outage:
+                if not self._failure:
+                    log.warning("%s; until it replies again, responses that need it get no score", failed.detail)
                 self._failure, self._rests_until = failed, time.monotonic() + _REST_S
             self._record.add({}, requests=failed.requests)
             return known | dict.fromkeys(unknown, failed)
+        if self._failure:
+            log.warning("%s replies again", self.backend.place)
         self._failure = None
         found = dict(zip(unknown, replies.found, strict=True))
         good = {key: reply for key, reply in found.items() if not isinstance(reply, Failed)}
