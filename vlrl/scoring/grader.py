@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from vlrl.scoring.client import HttpClient
 from vlrl.scoring.service import Failed, Replies
 from vlrl.service_config import GraderConfig
+from vlrl.types import Status
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -59,5 +60,5 @@ class Grader:
     def _found(self, graded: _Graded) -> dict[str, Any] | Failed:
         """The score as JSON. One with status error or timeout is not kept, so that a resumed run asks again."""
         if graded.status in ("error", "timeout"):
-            return Failed(f"{self.place} gives {graded.status}: {graded.detail}")
+            return Failed(f"{self.place} gives {graded.status}: {graded.detail}", status=Status(graded.status))
         return graded.model_dump()

@@ -66,6 +66,8 @@ def main(settings: str) -> None:
 
     requests.readline()
     try:
+        import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+
         model = Model(RewardModelConfig.model_validate_json(settings))
     except Exception as error:  # of transformers or of torch, whatever is wrong with the model or the device
         reply(" ".join(f"cannot be used: {type(error).__name__}: {error}".split())[:500])

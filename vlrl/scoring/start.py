@@ -25,8 +25,8 @@ def start_scorer(config: Config) -> Scorer:
     )
 
 
-def open_services(settings: ScoringConfig, folder: Path) -> dict[str, Service]:
-    """The services of the run file by name. folder: for their replies, if the settings give none.
+def open_services(settings: ScoringConfig, folder: Path | None) -> dict[str, Service]:
+    """The services of the run file by name. folder: for their replies, if the settings give none; None keeps them in memory.
 
     Raises ValueError if the environment lacks a service's key.
     """
