@@ -1,4 +1,4 @@
-"""A judge behind vLLM's own server: a random model's replies are no verdicts, and become ones if the server enforces their form."""
+"""A judge behind vLLM's own server: a random model's replies become verdicts only if the server enforces their form."""
 
 import os
 import signal

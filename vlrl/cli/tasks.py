@@ -153,7 +153,7 @@ def rescore(
 
 
 def _services(run_file: Path | None) -> dict[str, Any]:
-    """The services that a run file names. Their replies are kept only if it says where, since there is no run."""
+    """The services that a run file names. Their replies are kept only if it says where, since no run is open."""
     from vlrl.scoring.start import open_services
 
     return open_services(load(run_file, None).scoring, None) if run_file else {}
