@@ -17,7 +17,17 @@ FLOORS = {
     + ["config", "stats", "tasks", "algorithm", "data", "sandbox", "distributed", "telemetry", "models.families"],
     2: ["run_file", "verifiers", "scoring", "models", "inputs", "trackers", "evaluation.compare"]
     + ["trainer.peak_memory", "trainer.weight_change", "trainer.rollback"],
-    3: ["data.column_rows", "memory", "rollout", "run", "trainer", "authoring", "evaluation.records", "telemetry.run_log"]
+    3: [
+        "data.column_rows",
+        "scoring.reward_model_child",
+        "memory",
+        "rollout",
+        "run",
+        "trainer",
+        "authoring",
+        "evaluation.records",
+    ]
+    + ["telemetry.run_log"]
     + ["preflight.model_settings", "preflight.machine"],
     4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]
     + ["trainer.checkpointing", "evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.memory", "cli.doctor"],

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from vlrl.common.columns import Columns
 from vlrl.common.names import name_fault
+from vlrl.common.service_settings import GraderConfig, JudgeConfig, RewardModelConfig, ServiceConfig
 from vlrl.common.settings import Count, GroupSize, Positive, Section, Share
 from vlrl.common.tracker_settings import MlflowConfig, TrackerConfig, TrackioConfig, WandbConfig
 
@@ -203,7 +204,8 @@ class ScoringConfig(Section):
     """The pool of verifier processes.
 
     isolation: how code in a response runs. jail: see vlrl.sandbox.jail; limits: with resource limits alone, for machines that
-    cannot build the jail.
+    cannot build the jail. judges, graders, reward_models: by name, services that verifiers may ask; see docs/judges.md.
+    replies: the folder for the services' replies, if not the run's own.
     """
 
     workers: Count = 2
@@ -211,6 +213,14 @@ class ScoringConfig(Section):
     memory_mb: Count = 2048
     max_failed_share: Share = 0.2
     isolation: Literal["jail", "limits"] = "jail"
+    judges: dict[str, JudgeConfig] = {}
+    graders: dict[str, GraderConfig] = {}
+    reward_models: dict[str, RewardModelConfig] = {}
+    replies: Path | None = None
+
+    @property
+    def services(self) -> dict[str, ServiceConfig]:
+        return {**self.judges, **self.graders, **self.reward_models}
 
 
 class EvaluationPreset(Section):
@@ -379,6 +389,12 @@ def _faults(config: Config) -> Iterator[str]:
             f"algorithm.clip_low, clip_high: {algorithm.clip_low} and {algorithm.clip_high} never clip under {algorithm.gate}, "
             f"whose ratio is a mean over a whole sequence; leave them out for the paper's 3e-4 and 4e-4"
         )
+    services = [*config.scoring.judges, *config.scoring.graders, *config.scoring.reward_models]
+    for name in services:
+        if fault := name_fault(name):
+            yield f"scoring: a service is named {name!r}; {fault}"
+    if len(set(services)) < len(services):
+        yield f"scoring: two services have the same name, among {', '.join(services)}; give each its own"
     for task, mix in config.mixture.items():
         if fault := name_fault(task):
             yield f"mixture.{task}: {fault}"

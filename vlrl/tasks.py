@@ -22,13 +22,14 @@ import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
+from vlrl.common.ask import Question, Unanswered, answering
 from vlrl.common.fingerprint import text_fingerprint
 from vlrl.common.names import name_fault
 from vlrl.common.responses import after_reasoning
@@ -130,10 +131,21 @@ def score_response(task: Task, response: str, row: Row) -> Score:
     """Runs the verifier on what follows the response's reasoning, and always returns a score.
 
     A reasoning that is not closed leaves the verifier an empty text. Exceptions and invalid return values become a status and a
-    detail.
+    detail, and so does a question to a service, such as a judge: only the scorer can ask it.
     """
+    found = score_or_question(task, response, row)
+    if isinstance(found, Score):
+        return found
+    return _failed(Status.ERROR, f"verify asks the service {found.service!r}, which is not asked here; see docs/judges.md")
+
+
+def score_or_question(task: Task, response: str, row: Row, replies: Mapping[str, Any] = MappingProxyType({})) -> Score | Question:
+    """Like `score_response`, or the first question to a service whose reply is not in `replies`, which are by question."""
     try:
-        return _checked(task.verify(after_reasoning(response), row))
+        with answering(replies):
+            return _checked(task.verify(after_reasoning(response), row))
+    except Unanswered as asked:
+        return asked.question
     except BadRow as error:
         return _failed(Status.BAD_ROW, str(error))
     except BaseException as error:  # timeouts and exits of some libraries are not Exceptions

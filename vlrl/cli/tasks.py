@@ -51,21 +51,32 @@ def verify(
     folders: Folders = TASKS,
     timeout_s: Annotated[float, typer.Option(help="Seconds that the verifier may take for one response.")] = 10.0,
     workers: Annotated[int, typer.Option(help="Number of scoring processes.")] = 2,
+    run_file: Annotated[
+        Path | None, typer.Option("--run", help="A run file, whose judges, graders and reward models the verifier asks.")
+    ] = None,
+    bias: Annotated[
+        bool, typer.Option(help="Also score with answer and reference swapped, and with empty words added to the answer.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Scores responses with known rewards, in the same workers as training. Exits with 1 on any mismatch."""
+    """Scores responses with known rewards, in the same workers as training. Exits with 1 on any mismatch.
+
+    --bias is for judges: it shows how many verdicts change where none should.
+    """
     with sentences():
+        from vlrl.authoring.bias import biases
         from vlrl.authoring.task_tools import control_characters, read_cases, verify_cases
         from vlrl.scoring import Scorer
 
         _load_checked(task, folders)
         known = read_cases(cases)
-        with Scorer(folders, workers, timeout_s, memory_mb=2048) as scorer:
+        with Scorer(folders, workers, timeout_s, memory_mb=2048, services=_services(run_file)) as scorer:
             report = verify_cases(task, known, scorer)
+            changes = biases(task, known, report.scores, scorer) if bias else []
     for warning in control_characters(known):
         print(f"vlrl: {cases}:{warning}", file=sys.stderr)
     print_report = _print_json if as_json else _print_confusion
-    print_report(report)
+    print_report(report, changes)
     raise typer.Exit(bool(report.disagreements))
 
 
@@ -97,7 +108,7 @@ def try_task(
         encoder = _encoder(config) if config and loaded.reads_places else None
         if encoder:
             own["coordinates"] = encoder.family.coordinates
-        with Scorer(folders, 1, 10.0, memory_mb=2048) as scorer:
+        with Scorer(folders, 1, 10.0, memory_mb=2048, services=_services(run_file)) as scorer:
 
             def print_score(whose: str, response: str, row: Row) -> None:
                 (score,) = score_all(task, [(response, row)], scorer)
@@ -139,6 +150,13 @@ def rescore(
             found = score_again(lines, chosen, scorer, tick)
     _print_rescored(found, show)
     raise typer.Exit(any(each.differs for each in found))
+
+
+def _services(run_file: Path | None) -> dict[str, Any]:
+    """The services that a run file names. Their replies are kept only if it says where, since no run is open."""
+    from vlrl.scoring.start import open_services
+
+    return open_services(load(run_file, None).scoring, None) if run_file else {}
 
 
 def _encoder(config: Config) -> Any:
@@ -188,7 +206,7 @@ def _print_rescored(found: Sequence[Any], show: int) -> None:
     console.print(table)
 
 
-def _print_json(report: Any) -> None:
+def _print_json(report: Any, changes: Sequence[Any]) -> None:
     from vlrl.telemetry.clock import percentile
 
     result = {
@@ -208,10 +226,12 @@ def _print_json(report: Any) -> None:
         "p50_s": percentile(report.seconds, 50),
         "p99_s": percentile(report.seconds, 99),
     }
+    if changes:
+        result["bias"] = {each.change: each.counts for each in changes}
     print(json.dumps(result))
 
 
-def _print_confusion(report: Any) -> None:
+def _print_confusion(report: Any, changes: Sequence[Any]) -> None:
     from vlrl.authoring.task_tools import verdict_of
     from vlrl.telemetry.clock import percentile
 
@@ -228,3 +248,8 @@ def _print_confusion(report: Any) -> None:
         )
     median, p99 = (1000 * percentile(report.seconds, percent) for percent in (50, 99))
     console.print(f"{len(report.disagreements)} of {len(report.cases)} disagree; median {median:.1f} ms, p99 {p99:.1f} ms")
+    if changes:
+        table = Table("change", *changes[0].counts)
+        for each in changes:
+            table.add_row(each.change, *map(str, each.counts.values()))
+        console.print(table)

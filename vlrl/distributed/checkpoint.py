@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,13 @@ LAYOUT = (
 """How a run lies on its ranks, and how its engine holds adapters. With another layout a step computes the same to last bits, in
 which sums have another order."""
 
+_OF_A_SERVICE = ("url", "key_env", "timeout_s", "retries", "concurrency", "max_requests", "max_tokens", "device", "threads")
 MAY_DIFFER = (
     *("name", "runs", "build", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
     *("wandb", "tensorboard", "trackio", "mlflow"),
     *("policy.max_tokens_per_micro_batch", "max_tokens_per_micro_batch", "tokens_per_patch", "rollbacks"),
-    *("heartbeat_s", "collective_timeout_s"),
+    *("heartbeat_s", "collective_timeout_s", "scoring.replies"),
+    *(f"scoring.{kind}.*.{setting}" for kind in ("judges", "graders", "reward_models") for setting in _OF_A_SERVICE),
     *LAYOUT,
 )
 """What may change at a resume: where a run is kept, how long it is and when it stops, and on which ranks, but not what a step
@@ -155,11 +158,11 @@ def check_same_config(
     """Refuses to resume a checkpoint of `step` steps under other settings. ValueError, a line for each setting that differs.
 
     saved, current: the resolved run file as JSON values (`config.model_dump(mode="json")`), with what else must stay the same
-    beside it, such as "world_size". A name in may_differ stands for everything below it.
+    beside it, such as "world_size". A name in may_differ stands for everything below it, and * in it for any name.
     """
     was, now = _comparable(saved, current)
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
-    bound = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in may_differ)]
+    bound = [name for name in names if not any(fnmatchcase(f"{name}.", f"{free}.*") for free in may_differ)]
     lines = [f"{name} was {_shown(was.get(name))} in the checkpoint, {_shown(now.get(name))} now" for name in bound]
     if any(name.startswith("task_files.") for name in bound):
         lines.append(

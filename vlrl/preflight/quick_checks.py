@@ -17,7 +17,7 @@ from vlrl.inputs import Inputs, attempt_each, heldout_folders, representative_ro
 from vlrl.models.config_json import read_local_config, text_config_of
 from vlrl.preflight.machine import machine_faults
 from vlrl.preflight.model_settings import setting_faults
-from vlrl.preflight.verifier_checks import verifier_faults
+from vlrl.preflight.verifier_checks import service_faults, verifier_faults
 from vlrl.tasks import describe_error, load_task
 from vlrl.types import Draw, Row
 
@@ -46,6 +46,7 @@ def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) 
     if to_train and not (task_faults or row_faults):
         faults += _resume_faults(inputs, world_size)
     faults += machine_faults(config)
+    faults += service_faults(config)
     if not faults:
         datasets = {name: [each[name] for each in (rows, heldout) if name in each] for name in tasks}
         faults += verifier_faults(config, tasks, datasets)

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from vlrl.config import Config
 from vlrl.data.shards import Dataset
-from vlrl.inputs import spread
+from vlrl.inputs import attempt_each, spread
 from vlrl.rollout.reward import unknown_parts
-from vlrl.scoring.start import start_scorer
+from vlrl.scoring.start import open_backends, start_scorer
 from vlrl.tasks import Task, example_faults, gold
 from vlrl.types import Rollout, Row, Score, Status
 
@@ -57,6 +58,13 @@ def verifier_faults(config: Config, tasks: Mapping[str, Task], datasets: Mapping
         for dataset in datasets.get(name, ()):
             own = [(check, score) for check, score in mine if check.dataset is dataset and not check.is_odd]
             yield from _own_answer_faults(task, dataset, own)
+
+
+def service_faults(config: Config) -> list[str]:
+    """One sentence for each service that verifiers may ask and that cannot be used now."""
+    backends, faults = attempt_each({"": partial(open_backends, config.scoring)})
+    checks = {name: each.check for opened in backends.values() for name, each in opened.items()}
+    return faults + attempt_each(checks)[1]
 
 
 def _checks(name: str, task: Task, datasets: Sequence[Dataset]) -> Iterator[Check]:

@@ -3,21 +3,31 @@
 from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition
+from typing import Any
 
-from vlrl.scoring.protocol import Item
+from vlrl.scoring.protocol import Item, dump_item
 from vlrl.types import Score
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """An item to score, its task's name in the run, and its line in the protocol. result: the score and the seconds it took."""
+    """An item to score, its task's name in the run, and its line in the protocol.
+
+    result: the score and the seconds it took. seconds: that its verifier and its questions have taken so far.
+    """
 
     item: Item
     task: str
     line: bytes
     result: Future[tuple[Score, float]] = field(default_factory=Future)
+    seconds: float = 0.0
+
+    def with_reply(self, key: str, reply: Any, seconds: float) -> "Job":
+        """The same job, with a service's reply to its verifier's question, `seconds` later."""
+        item = replace(self.item, replies={**self.item.replies, key: reply})
+        return replace(self, item=item, line=dump_item(item), seconds=self.seconds + seconds)
 
 
 class Jobs:
@@ -41,6 +51,13 @@ class Jobs:
                 raise TimeoutError
             self._waiting.append(job)
             self._changed.notify_all()
+
+    def put_back(self, job: Job) -> None:
+        """Adds a job that had been taken, as the next one of its task, without waiting."""
+        with self._changed:
+            if not self._closed:
+                self._waiting.appendleft(job)
+                self._changed.notify_all()
 
     def take(self) -> Job | None:
         """Waits for a job that may run now; it counts as running until `done`. Returns None once the queue is closed."""

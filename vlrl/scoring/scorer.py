@@ -3,6 +3,8 @@
 A worker loads the tasks by name and runs their verifiers. Workers exchange only strings, rows and scores with this process. If a
 verifier hangs, crashes or uses too much memory, its item gets a status other than OK and its worker is replaced. It never stops
 the run, affects another item, or gives a silent reward of 0.
+
+A verifier may ask a service, such as a judge. This process asks it, while the worker scores other items; see vlrl.common.ask.
 """
 
 import logging
@@ -15,14 +17,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
+from typing import Any
 
+from vlrl.common.ask import Question
 from vlrl.sandbox.jail import ISOLATION
 from vlrl.sandbox.processes import Child, ChildWithChildren
 from vlrl.scoring.jobs import Job, Jobs
-from vlrl.scoring.protocol import Item, dump_item, load_score
+from vlrl.scoring.protocol import Item, dump_item, load_result
+from vlrl.scoring.service import Failed, Service
 from vlrl.types import Rollout, Row, Score, Status
 
 log = logging.getLogger("vlrl.scoring")
@@ -31,8 +37,9 @@ _START_S = 120.0  # for a worker to start and import a task's libraries, on a lo
 _MOST_WAITING = 10_000
 _MOST_SCORED = 2_000  # items after which a worker is replaced, so that memory leaks of libraries do not add up
 
+_MOST_QUESTIONS = 16  # of one response
+
 Key = tuple[int, int]
-Timed = tuple[Score, float]
 
 
 class Scorer:
@@ -40,7 +47,8 @@ class Scorer:
 
     task_folders: as for `load_task`; timeout_s: limit for one verify, from its start in the worker; memory_mb: a worker's address
     space; timeouts_s: limits of single tasks; at_a_time: workers that a task may use at once, for tasks with such a limit.
-    isolation: how workers run a response's code, if not as VLRL_ISOLATION says (see vlrl.sandbox.jail).
+    isolation: how workers run a response's code, if not as VLRL_ISOLATION says (see vlrl.sandbox.jail). services: by name, those
+    that verifiers may ask; the pool closes them.
     Attributes: folders, the absolute task folders; latencies, by task the seconds of each verify in the last `collect`.
     """
 
@@ -54,6 +62,7 @@ class Scorer:
         timeouts_s: Mapping[str, float] = MappingProxyType({}),
         at_a_time: Mapping[str, int] = MappingProxyType({}),
         isolation: str = "",
+        services: Mapping[str, Service] = MappingProxyType({}),
     ):
         self.latencies: dict[str, list[float]] = {}
         self.folders = [str(Path(folder).resolve()) for folder in task_folders]
@@ -62,6 +71,8 @@ class Scorer:
         # A task's items start in order, so each result comes at most this long after the previous one.
         self._patience_s = 2 * (_START_S + max([timeout_s, *timeouts_s.values()]))
         self._isolation = {ISOLATION: isolation} if isolation else {}
+        self._services = services
+        self._answered = 0  # questions
         self._limits = {resource.RLIMIT_AS: memory_mb << 20, resource.RLIMIT_CORE: 0}
         self._pending: dict[Key, Job] = {}
         self._jobs_by_item: dict[tuple[str, bytes], Job] = {}
@@ -98,7 +109,7 @@ class Scorer:
         latencies = defaultdict(list)
         for key, job in self._pending.items():
             with self._report_if_late(job, key):
-                scores[key], seconds = job.result.result(self._patience_s)
+                scores[key], seconds = self._wait(job)
             if not math.isnan(seconds):
                 latencies[job.task].append(seconds)
             tick()
@@ -107,8 +118,10 @@ class Scorer:
         return scores
 
     def close(self) -> None:
-        """Drops the waiting items, waits for the running ones up to their deadlines, and stops the workers."""
+        """Drops the waiting items, waits for the running ones up to their deadlines, and stops the workers and the services."""
         self._jobs.close()
+        for service in self._services.values():
+            service.close()
         for thread in self._threads:
             thread.join()
 
@@ -117,6 +130,16 @@ class Scorer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _wait(self, job: Job) -> tuple[Score, float]:
+        """The job's result. Raises TimeoutError if none comes in time, and meanwhile no service answers any question."""
+        while True:
+            answered = self._answered
+            try:
+                return job.result.result(self._patience_s)
+            except TimeoutError:
+                if self._answered == answered:
+                    raise
 
     @contextmanager
     def _report_if_late(self, job: Job, key: Key) -> Iterator[None]:
@@ -131,8 +154,11 @@ class Scorer:
         scored = 0
         while job := self._jobs.take():
             try:
-                worker, result = self._score(job, worker)
-                job.result.set_result(result)
+                worker, result, seconds = self._verify(job, worker)
+                if isinstance(result, Question):
+                    self._ask(result, replace(job, seconds=job.seconds + seconds))
+                else:
+                    job.result.set_result((result, job.seconds + seconds))
             except BaseException as error:  # a bug in this pool: `collect` raises it, and this thread continues
                 job.result.set_exception(error)
             self._jobs.done(job)
@@ -143,8 +169,34 @@ class Scorer:
         if worker:
             worker.kill()
 
-    def _score(self, job: Job, worker: Child | None) -> tuple[Child | None, Timed]:
-        """Returns the worker, None if it was killed, and the item's score with its seconds, nan if verify did not start."""
+    def _ask(self, question: Question, job: Job) -> None:
+        """Asks a service; the job then returns to the queue with the reply, or gets a status if there is none."""
+        service = self._services.get(question.service)
+        if service is None or len(job.item.replies) == _MOST_QUESTIONS:
+            if service:
+                detail = f"verify asks more than {_MOST_QUESTIONS} questions for one response"
+            else:
+                known = ", ".join(self._services) or "none"
+                detail = (
+                    f"verify asks the service {question.service!r}, and the run file's scoring names {known}; see docs/judges.md"
+                )
+            job.result.set_result((Score(reward=0.0, status=Status.ERROR, detail=detail), job.seconds))
+            return
+        began = time.monotonic()
+
+        def answered(reply: Any) -> None:
+            self._answered += 1
+            seconds = time.monotonic() - began
+            if isinstance(reply, Failed):
+                score = Score(reward=0.0, status=reply.status, detail=reply.detail)
+                job.result.set_result((score, job.seconds + seconds))
+            else:
+                self._jobs.put_back(job.with_reply(question.key, reply, seconds))
+
+        service.put(question, answered)
+
+    def _verify(self, job: Job, worker: Child | None) -> tuple[Child | None, Score | Question, float]:
+        """Returns the worker, None if it was killed, the score or a question, and the seconds, nan if verify did not start."""
         timeout_s = self._timeouts_s.get(job.task, self._timeout_s)
         began = math.nan
         try:
@@ -152,13 +204,13 @@ class Scorer:
             worker.send(job.line)
             worker.receive(time.monotonic() + _START_S)
             began = time.monotonic()
-            score = load_score(worker.receive(began + timeout_s))
+            result = load_result(worker.receive(began + timeout_s))
         except (EOFError, OSError, ValueError) as error:  # OSError: TimeoutError, BrokenPipeError, no more processes
             exit_code = worker.kill() if worker else None
             worker = None
-            score = _failure(error, exit_code, None if math.isnan(began) else timeout_s)
-            log.warning("scoring of %s: %s; its worker is replaced", _name(job), score.detail)
-        return worker, (score, time.monotonic() - began)
+            result = _failure(error, exit_code, None if math.isnan(began) else timeout_s)
+            log.warning("scoring of %s: %s; its worker is replaced", _name(job), result.detail)
+        return worker, result, time.monotonic() - began
 
     def _start_worker(self) -> Child:
         # One thread per worker: each thread of a numerical library reserves address space, and the trainer needs the cores.

@@ -1,15 +1,16 @@
 """A scoring worker: python -m vlrl.scoring.worker FOLDER...
 
 Reads items and replies two lines to each: "started" once the task's file is loaded, so that imports do not count as the
-verifier's time, then the score. A worker exits when its input ends or its parent process exits.
+verifier's time, then the score, or the question that the verifier asks a service. A worker exits when its input ends or its
+parent process exits.
 """
 
 import sys
 from functools import cache
 
 from vlrl.sandbox.child_stdio import take_pipes
-from vlrl.scoring.protocol import dump_score, load_item
-from vlrl.tasks import load_task, score_response
+from vlrl.scoring.protocol import dump_result, load_item
+from vlrl.tasks import load_task, score_or_question
 from vlrl.types import Score, Status
 
 
@@ -27,10 +28,10 @@ def main(folders: list[str]) -> None:
             task = loaded(item.task)
         except ValueError as error:
             reply(b"started")
-            reply(dump_score(Score(reward=0.0, status=Status.ERROR, detail=str(error))))
+            reply(dump_result(Score(reward=0.0, status=Status.ERROR, detail=str(error))))
             continue
         reply(b"started")
-        reply(dump_score(score_response(task, item.response, item.row)))
+        reply(dump_result(score_or_question(task, item.response, item.row, item.replies)))
 
 
 if __name__ == "__main__":
