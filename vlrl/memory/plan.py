@@ -148,7 +148,7 @@ class MemoryPlan:
         return max(0, self._engine["KV cache"]) // self.kv_token
 
     def sequences(self, tokens: int) -> int:
-        """How many sequences of so many tokens an engine keeps at a time."""
+        """How many sequences of this number of tokens an engine keeps at a time."""
         return max(0, self._engine["KV cache"]) // (tokens * self.kv_token + self.recurrent_state)
 
     @property

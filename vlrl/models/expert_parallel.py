@@ -17,6 +17,12 @@ from vlrl.models.config_json import family_of
 Named = tuple[str, nn.Parameter]
 
 _EXPERTS = re.compile(r"(.*\.experts\.)w([123])")
+_DEEPSPEED_NAMES = {
+    ".router.gate.": ".gate.",
+    ".shared_experts.": ".shared_expert.",
+    ".shared_experts_gate.": ".shared_expert_gate.",
+}
+"""Its names for modules of a sparse block, to transformers'."""
 
 
 def expert_parallel_settings(config: Any, ranks: int) -> dict[str, Any]:
@@ -57,10 +63,14 @@ def released_name(name: str) -> str:
 
     >>> released_name("model.language_model.layers.1.mlp.router.gate.weight")
     'model.language_model.layers.1.mlp.gate.weight'
+    >>> released_name("model.language_model.layers.1.mlp.shared_experts_gate.weight")
+    'model.language_model.layers.1.mlp.shared_expert_gate.weight'
     """
     if found := _EXPERTS.fullmatch(name):
         return found[1] + ("down_proj" if found[2] == "2" else "gate_up_proj")
-    return name.replace(".router.gate.", ".gate.")
+    for theirs, released in _DEEPSPEED_NAMES.items():
+        name = name.replace(theirs, released)
+    return name
 
 
 def merged_parts(name: str, parameter: Any, first: int, numel: int) -> Iterator[tuple[str, int, int, int]]:
