@@ -108,6 +108,8 @@ def rows_request(name: str, mix: TaskConfig) -> RowsRequest | None:
                 "data set, or give columns, for a source in rows"
             )
         return None
+    if (mix.rows / MANIFEST).exists():
+        raise ValueError(f"mixture.{name}.columns: rows {rows} is a data set, whose rows are made already; leave out columns")
     source, is_dataset = Source.parse(rows), bool(named) and (Path(named) / MANIFEST).exists()
     asked = None if is_dataset else Source.parse_held_out(named, source) if named else held_out
     assert not isinstance(asked, Path)

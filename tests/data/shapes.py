@@ -319,6 +319,7 @@ def main() -> None:
         reasons = (
             ", ".join(f"{num} {reason}" for reason, num in Counter(left.reason for left in left_out).most_common()) or "none"
         )
+        reasons = reasons.replace("<image>", "`<image>`")  # else a reader of the table sees no text there
         shown = Path(str(shape.held_out or "")).name
         counts = f"{sum(sizes.values()) + len(left_out)} | {sizes['train']} | {sizes.get('eval', '')}"
         print(f"| {name} | {shape.columns or 'none'} | {shape.task} | {shown} | {counts} | {reasons} |", flush=True)

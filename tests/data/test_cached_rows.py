@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from tests.preflight import good_run as runs
 from vlrl.cli.main import app
 from vlrl.data.cached_build import build_missing_rows
 from vlrl.data.row_cache import CACHE
+from vlrl.data.shards import NewRow, write_dataset
 from vlrl.data.source_files import Source
 from vlrl.data.sources import SourceError
 from vlrl.inputs import row_folders, train_rows
 from vlrl.preflight.quick_checks import check_inputs
-from vlrl.run_file import load_config, parse_config
+from vlrl.run_file import dump_config, load_config, parse_config
 
 COLUMNS = {"question": "problem", "answer": "meta.sum"}
 
@@ -103,6 +105,7 @@ def test_held_out_rows_may_be_a_number_a_split_another_file_or_a_data_set(here):
             "mixture.sums.eval_rows: 3 is part of a source, and rows set is a data set",
         ),
         ({"rows": "set", "columns": None, "eval_rows": "split:test"}, "eval_rows: split:test is part of a source"),
+        ({"rows": "set"}, "mixture.sums.columns: rows set is a data set, whose rows are made already; leave out columns"),
         (
             {"rows": "hub:geometry3k"},
             "'hub:geometry3k' is not a source; write hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT], a file",
@@ -110,6 +113,7 @@ def test_held_out_rows_may_be_a_number_a_split_another_file_or_a_data_set(here):
     ],
 )
 def test_rows_that_cannot_be_built_are_refused_in_a_sentence(here, mix, says):
+    write_dataset(here / "set", [NewRow(question="1 + 1?", answer="2")], source="", licence="", recipe="", recipe_version=1)
     with pytest.raises(ValueError) as refusal:
         build_missing_rows(config_of(**mix))
     assert says in str(refusal.value) and "\n" not in str(refusal.value)
@@ -165,6 +169,30 @@ def test_a_run_resumes_with_the_same_rows_and_is_refused_with_others(tiny_dense,
     with pytest.raises(ValueError, match="cannot resume") as refusal:
         check_inputs(config)
     assert "data" in str(refusal.value)
+
+
+def test_a_command_that_waited_for_another_one_s_build_uses_it(here, monkeypatch):
+    """Both find nothing built; the second gets the folder when the first is done, and must not replace what a run reads."""
+    config, before = config_of(rows="sums.jsonl"), []
+
+    @contextmanager
+    def after_another(folder, **_):
+        if not before:
+            before.append(folder)
+            build_missing_rows(config)
+            before.append((folder / "train/manifest.json").stat().st_ino)
+        yield
+
+    monkeypatch.setattr("vlrl.data.cached_build.held", after_another)
+    build_missing_rows(config)
+    assert (before[0] / "train/manifest.json").stat().st_ino == before[1]
+
+
+@pytest.mark.parametrize("columns", [None, {}, COLUMNS, {"messages": "m"}, {"question": ["a", "b"], "meta": {"c": "d"}}])
+def test_the_run_s_own_file_names_the_same_rows(here, columns):
+    config = config_of(rows="sums.jsonl", eval_rows=2, columns=columns)
+    again = parse_config(yaml.safe_load(dump_config(config)), "config.yaml")
+    assert row_folders("sums", again.mixture["sums"]) == row_folders("sums", config.mixture["sums"])
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Columns(BaseModel):
 
     @model_validator(mode="after")
     def _names_one_question(self) -> "Columns":
-        if self.model_fields_set and bool(self.question) == bool(self.messages):
+        if self.by_field and bool(self.question) == bool(self.messages):
             found = "both question and messages" if self.question else "neither question nor messages"
             raise ValueError(f"names {found}; name one, as in question: problem")
         if self.messages and self.response:

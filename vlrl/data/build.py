@@ -148,7 +148,7 @@ def _check_share(num_passed: int, left_out: Sequence[LeftOut], min_kept: float) 
     if num_passed < min_kept * num_checked:
         raise ValueError(
             f"only {num_passed} of {num_checked} records passed the checks, a share below {min_kept:g}; fix the recipe or its "
-            "source, or allow less with --min-kept"
+            "source, or allow less with --min-kept of vlrl data build"
         )
 
 

@@ -45,5 +45,7 @@ def _build(config: Config, name: str, request: RowsRequest) -> None:
     announce(f"Building the rows of {name} from {request.source}")
     recipe = recipe_of(request.source, request.columns, request.task, licence=licence, held_out=request.held_out)
     with held(request.folder, doing="built", remedy="stop the other command"), start_scorer(config) as scorer:
+        if request.is_built:  # by the command that held the lock; a run may read the rows by now
+            return
         built, left_out = build(recipe, request.folder, scorer)
     print("\n".join(report(built, left_out, request.folder)))

@@ -138,7 +138,7 @@ def _maker(source: Source, columns: Columns) -> RowMaker:
     if not first:
         raise SourceError(f"{source} has no records")
     known = list(dict.fromkeys(column for _, record in first for column in columns_of(record)))
-    columns = columns if columns.model_fields_set else _own_names(source, known)
+    columns = columns if columns.by_field else _own_names(source, known)
     for field, names in columns.by_field.items():
         for column in names:
             values = [value for _, record in first if (value := value_at(record, column)) is not None]

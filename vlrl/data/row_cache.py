@@ -42,7 +42,7 @@ class RowsRequest:
         facts = {
             "version": VERSION,
             "task": self.task,
-            "columns": self.columns.model_dump(mode="json", exclude_unset=True),
+            "columns": self.columns.by_field,
             "source": _identity(self.source),
             "held_out": _identity(self.held_out) if isinstance(self.held_out, Source) else self.held_out,
         }

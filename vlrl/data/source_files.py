@@ -93,7 +93,7 @@ def pinned(source: Source) -> tuple[Source, str]:
 
 
 def content_hash(source: Source) -> str:
-    """A hash of a local source's files of records. Raises SourceError if it has none."""
+    """A hash of a local source's files of records, and of a folder's README. Raises SourceError if the source is not there."""
     check_exists(source)
     place = Path(source.place)
     files = [place] if place.is_file() else sorted(each for each in place.rglob("*") if _counts(each))
@@ -149,7 +149,9 @@ def _files_of(source: Source) -> list[Path]:
     only = next(iter(by_split)) if len(by_split) == 1 else "train"
     if (split := source.split or only) not in by_split:
         known = sorted(by_split)
-        advice = f"{nearest(split, known)}splits: {', '.join(known)}" if known else f"it has no {', '.join(SUFFIXES)} file"
+        converted = "; the hub's own copy in that form may be at @refs/convert/parquet" if source.on_hub else ""
+        without = f"it has no {', '.join(SUFFIXES)} file{converted}"
+        advice = f"{nearest(split, known)}splits: {', '.join(known)}" if known else without
         raise SourceError(f"{source} has no split {split!r}; {advice}")
     names = by_split[split]
     return list(map(Path, names)) if not source.on_hub else _downloaded(source, tuple(names))
