@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from vlrl.common.columns import Columns
 from vlrl.common.names import name_fault
-from vlrl.common.service_settings import GraderConfig, JudgeConfig, RewardModelConfig, ServiceConfig
+from vlrl.common.service_settings import GraderConfig, JudgeConfig, RewardModelConfig, ServiceConfig, ServiceName
 from vlrl.common.settings import Count, GroupSize, Positive, Section, Share
 from vlrl.common.tracker_settings import MlflowConfig, TrackerConfig, TrackioConfig, WandbConfig
 
@@ -213,9 +213,9 @@ class ScoringConfig(Section):
     memory_mb: Count = 2048
     max_failed_share: Share = 0.2
     isolation: Literal["jail", "limits"] = "jail"
-    judges: dict[str, JudgeConfig] = {}
-    graders: dict[str, GraderConfig] = {}
-    reward_models: dict[str, RewardModelConfig] = {}
+    judges: dict[ServiceName, JudgeConfig] = {}
+    graders: dict[ServiceName, GraderConfig] = {}
+    reward_models: dict[ServiceName, RewardModelConfig] = {}
     replies: Path | None = None
 
     @property
@@ -390,9 +390,6 @@ def _faults(config: Config) -> Iterator[str]:
             f"whose ratio is a mean over a whole sequence; leave them out for the paper's 3e-4 and 4e-4"
         )
     services = [*config.scoring.judges, *config.scoring.graders, *config.scoring.reward_models]
-    for name in services:
-        if fault := name_fault(name):
-            yield f"scoring: a service is named {name!r}; {fault}"
     if len(set(services)) < len(services):
         yield f"scoring: two services have the same name, among {', '.join(services)}; give each its own"
     for task, mix in config.mixture.items():

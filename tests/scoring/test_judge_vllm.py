@@ -71,7 +71,7 @@ def test_a_random_models_replies_are_errors_and_not_rewards(vllm):
 
 
 def test_a_server_that_enforces_the_form_makes_every_reply_a_verdict(vllm):
-    with judging(vllm, model="tiny", structured=True, temperature=1.0) as scorer:
+    with judging(vllm, model="tiny", structured=True) as scorer:
         scores = score_all("judged_answer", boxed(*ANSWERS), scorer)
     for score in scores:  # a random verdict may also be "same" for random words
         assert score.status is Status.OK or "random words" in score.detail, score

@@ -49,6 +49,18 @@ def test_another_layout_may_resume_and_is_named():
     ]
 
 
+def test_a_judge_may_move_to_another_url_but_not_become_another_model():
+    judge = {"url": "http://one/v1", "model": "large", "timeout_s": 60}
+    saved, moved, other = (
+        CONFIG | {"scoring": {"workers": 2, "judges": {"judge": each}}}
+        for each in (judge, judge | {"url": "http://two/v1", "timeout_s": 5}, judge | {"model": "small"})
+    )
+    check_same_config(saved, moved, step=50)
+    with pytest.raises(ValueError, match=r"\n  scoring.judges.judge.model was large in the checkpoint, small now$"):
+        check_same_config(saved, other, step=50)
+    check_same_config(CONFIG | {"scoring": {"workers": 2}}, CONFIG | {"scoring": {"workers": 2, "judges": {}}}, step=50)
+
+
 def test_adapters_and_the_whole_model_do_not_resume_one_another():
     lora = {"rank": 8, "alpha": 32, "targets": None, "sync": "auto"}
     whole, adapted = CONFIG | {"lora": None}, CONFIG | {"lora": lora}

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from vlrl.common.settings import Count, Positive, Section
 
+ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
 
 class ServiceConfig(Section):
     """timeout_s: for one request with all its retries. concurrency: requests under way at once."""

@@ -30,8 +30,10 @@ _GRADED = TypeAdapter(list[_Graded])
 class Grader:
     """The backend of a Service."""
 
+    identity = ""
+
     def __init__(self, config: GraderConfig, place: str):
-        self.place, self.batch, self.identity = place, config.batch, config.url
+        self.place, self.batch = place, config.batch
         self._client = HttpClient(config, place)
 
     def check(self) -> None:
