@@ -79,7 +79,7 @@ data/zebra/eval/manifest.json: | $(READY)
 	$(BIN)/vlrl data build data_recipes/reasoning_gym.py --from zebra_puzzles --task short_answer --out data/zebra
 
 # The sets are named, so that a set of one's own in data/ changes neither the tokenizer nor the run.
-$(MODEL)/config.json: vlrl/models/tiny.py | data
+$(MODEL)/config.json: vlrl/models/tiny.py $(FAMILY:%=vlrl/models/families/%.py) | data
 	$(BIN)/vlrl tiny $(MODEL) $(FAMILY:%=--family %) $(patsubst %,--texts data/%/train,$(sort $(TASKS)))
 
 clean:
