@@ -4,8 +4,8 @@
     python -m bench.sizes 2.5-7B models/random-2.5-7B
     python -m bench.sizes 235B-A22B models/235B --config-only
 
-The sizes are those of the released config.json files, of Qwen3-VL unless they begin with 2.5; the tokenizer is a small one of
-bytes.
+The sizes are those of the released config.json files, of Qwen3-VL unless they begin with 2- (Qwen2-VL) or 2.5- (Qwen2.5-VL);
+the tokenizer is a small one of bytes.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 
 from vlrl.models.families.family import Family
 from vlrl.models.families.qwen2_5_vl import QWEN2_5_VL
+from vlrl.models.families.qwen2_vl import QWEN2_VL
 from vlrl.models.families.qwen3_vl import QWEN3_VL
 from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 from vlrl.models.tiny import write_random
@@ -47,7 +48,7 @@ def _text(hidden: int, intermediate: int, layers: int, heads: int, **more: Any) 
 
 
 def _older_text(hidden: int, intermediate: int, layers: int, heads: int, key_heads: int, vocabulary: int) -> dict[str, Any]:
-    """Of Qwen2.5-VL."""
+    """Of Qwen2-VL and Qwen2.5-VL."""
     return {
         "hidden_size": hidden,
         "intermediate_size": intermediate,
@@ -60,6 +61,17 @@ def _older_text(hidden: int, intermediate: int, layers: int, heads: int, key_hea
     }
 
 
+_SHORTER = {"max_position_embeddings": 32_768}
+_OLDEST_VISION = {
+    "depth": 32,
+    "embed_dim": 1280,
+    "mlp_ratio": 4,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
 _OLDER_VISION = {
     "depth": 32,
     "hidden_size": 1280,
@@ -95,6 +107,17 @@ class Size:
 
 
 SIZES = {
+    "2-2B": Size(
+        family=QWEN2_VL,
+        text=_older_text(1536, 8960, 28, 12, 2, 151_936) | _SHORTER,
+        vision=_OLDEST_VISION | {"hidden_size": 1536},
+        tied=True,
+    ),
+    "2-7B": Size(
+        family=QWEN2_VL,
+        text=_older_text(3584, 18944, 28, 28, 4, 152_064) | _SHORTER,
+        vision=_OLDEST_VISION | {"hidden_size": 3584},
+    ),
     "2.5-3B": Size(
         family=QWEN2_5_VL,
         text=_older_text(2048, 11008, 36, 16, 2, 151_936),
