@@ -5,8 +5,8 @@
     python -m bench.sizes 3.5-9B models/random-3.5-9B
     python -m bench.sizes 235B-A22B models/235B --config-only
 
-The sizes are those of the released config.json files: of Qwen2.5-VL if they begin with 2.5, of Qwen3.5 if with 3.5, else of
-Qwen3-VL. The tokenizer is a small one of bytes.
+The sizes are those of the released config.json files: of Qwen2-VL if they begin with 2-, of Qwen2.5-VL with 2.5-, of Qwen3.5 with
+3.5-, else of Qwen3-VL. The tokenizer is a small one of bytes.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import torch
 
 from vlrl.models.families.family import Family
 from vlrl.models.families.qwen2_5_vl import QWEN2_5_VL
+from vlrl.models.families.qwen2_vl import QWEN2_VL
 from vlrl.models.families.qwen3_5 import QWEN3_5
 from vlrl.models.families.qwen3_5_moe import QWEN3_5_MOE
 from vlrl.models.families.qwen3_vl import QWEN3_VL
@@ -51,7 +52,7 @@ def _text(hidden: int, intermediate: int, layers: int, heads: int, **more: Any) 
 
 
 def _older_text(hidden: int, intermediate: int, layers: int, heads: int, key_heads: int, vocabulary: int) -> dict[str, Any]:
-    """Of Qwen2.5-VL."""
+    """Of Qwen2-VL and Qwen2.5-VL."""
     return {
         "hidden_size": hidden,
         "intermediate_size": intermediate,
@@ -90,6 +91,17 @@ def _newer_text(hidden: int, layers: int, heads: int, key_heads: int, **more: An
     } | more
 
 
+_SHORTER = {"max_position_embeddings": 32_768}
+_OLDEST_VISION = {
+    "depth": 32,
+    "embed_dim": 1280,
+    "mlp_ratio": 4,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
 _OLDER_VISION = {
     "depth": 32,
     "hidden_size": 1280,
@@ -132,6 +144,17 @@ class Size:
 
 
 SIZES = {
+    "2-2B": Size(
+        family=QWEN2_VL,
+        text=_older_text(1536, 8960, 28, 12, 2, 151_936) | _SHORTER,
+        vision=_OLDEST_VISION | {"hidden_size": 1536},
+        tied=True,
+    ),
+    "2-7B": Size(
+        family=QWEN2_VL,
+        text=_older_text(3584, 18944, 28, 28, 4, 152_064) | _SHORTER,
+        vision=_OLDEST_VISION | {"hidden_size": 3584},
+    ),
     "2.5-3B": Size(
         family=QWEN2_5_VL,
         text=_older_text(2048, 11008, 36, 16, 2, 151_936),

@@ -87,6 +87,14 @@ def test_by_default_all_linear_layers_of_the_language_model_but_fused_experts_ha
     assert {name for weights in targeted.values() for name in weights} == linear
 
 
+def test_every_linear_layer_of_the_vision_tower_is_a_part_that_adapters_can_go_to(tiny):
+    model = empty_model(tiny)
+    modules = model.model.visual.named_modules(prefix="model.visual")
+    linear = {f"{name}.weight" for name, module in modules if isinstance(module, torch.nn.Linear)}
+    targeted = targeted_weights(model, LoraConfig(rank=4, targets=("merger", "vision")))
+    assert {name for weights in targeted.values() for name in weights} == linear
+
+
 def test_new_adapters_are_the_same_ones_each_time_and_change_no_bit(tiny, pictures):
     settings = settings_of(tiny)
     torch.manual_seed(3)

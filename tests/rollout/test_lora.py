@@ -65,6 +65,8 @@ CASES = {
     "moe, adapter": ("qwen3_vl_moe", LoraConfig(rank=4, alpha=8, sync="adapter")),
     "moe, attention merged": ("qwen3_vl_moe", LoraConfig(rank=4, alpha=8, sync="merged")),
     "moe, experts merged": ("qwen3_vl_moe", LoraConfig(rank=4, alpha=8, targets=("attention", "experts"), sync="merged")),
+    "qwen2_vl, adapter": ("qwen2_vl", LoraConfig(rank=2, alpha=8, sync="adapter")),
+    "qwen2_vl, merged": ("qwen2_vl", LoraConfig(rank=4, alpha=8, targets=("mlp", "merger", "vision"), sync="merged")),
     "qwen2_5_vl, adapter": ("qwen2_5_vl", LoraConfig(rank=2, alpha=8, sync="adapter")),
     "qwen2_5_vl, merged": ("qwen2_5_vl", LoraConfig(rank=4, alpha=8, targets=("mlp", "merger", "vision"), sync="merged")),
     "qwen3_5, adapter": ("qwen3_5", LoraConfig(rank=2, alpha=8, sync="adapter")),

@@ -8,12 +8,13 @@ from vlrl.common.folder_lock import LOCK
 from vlrl.common.suggest import nearest_folder
 from vlrl.models.families.family import Family
 from vlrl.models.families.qwen2_5_vl import QWEN2_5_VL
+from vlrl.models.families.qwen2_vl import QWEN2_VL
 from vlrl.models.families.qwen3_5 import QWEN3_5
 from vlrl.models.families.qwen3_5_moe import QWEN3_5_MOE
 from vlrl.models.families.qwen3_vl import QWEN3_VL
 from vlrl.models.families.qwen3_vl_moe import QWEN3_VL_MOE
 
-FAMILIES = {family.model_type: family for family in (QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE)}
+FAMILIES = {family.model_type: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE)}
 """By the model_type of config.json."""
 _CONFIG = "config.json"
 _OF_A_RUN = ("config.yaml", LOCK)  # files of a run's folder before its end

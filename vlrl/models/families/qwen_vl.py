@@ -112,7 +112,7 @@ ADAPTER_TARGETS = {
     "mlp": _LAYER + r"mlp\.(shared_expert\.)?(gate|up|down)_proj",
     "gdn": _LAYER + r"linear_attn\.(in_proj_\w+|out_proj)",
     "merger": _VISION + r"(merger|deepstack_merger_list\.\d+)\.(linear_fc[12]|mlp\.[02])",
-    "vision": _VISION + r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(linear_fc[12]|(gate|up|down)_proj))",
+    "vision": _VISION + r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.((linear_)?fc[12]|(gate|up|down)_proj))",
 }
 """Of all Qwen-VL families: a name that a family lacks matches nothing in it."""
 SPECIAL_TOKENS = (
