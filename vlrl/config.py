@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from vlrl.common.build_settings import BuildConfig
 from vlrl.common.columns import Columns
 from vlrl.common.names import name_fault
 from vlrl.common.service_settings import GraderConfig, JudgeConfig, RewardModelConfig, ServiceConfig, ServiceName
@@ -285,24 +286,6 @@ class RollbackConfig(Section):
     kl_coefficient: Annotated[float, Field(ge=0)] | None = None
     scale_task_loss: Positive = 1.0
     signals: tuple[Literal["reward", "entropy", "length", "ratio"], ...] = ("reward",)
-
-
-class RecipeConfig(Section):
-    """How `vlrl data build` makes the data sets of a folder. source: its --from; task: its --task."""
-
-    recipe: Path
-    source: str | None = None
-    task: str | None = None
-
-
-class BuildConfig(Section):
-    """What a run's first start makes if it is missing (vlrl/prepare.py).
-
-    data: by the folder that gets train and eval. tiny_models: the family of each tiny random model, by its folder.
-    """
-
-    data: dict[str, RecipeConfig] = {}
-    tiny_models: dict[str, str] = {}
 
 
 class Config(Section):

@@ -9,7 +9,7 @@ import sys
 
 os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
-import vlrl.models.torchvision_ops  # noqa: E402, F401, I001 (before transformers)
+import vlrl.models.cuda_wheels  # noqa: E402, F401, I001 (before transformers)
 from vllm import ModelRegistry  # noqa: E402
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration  # noqa: E402
 

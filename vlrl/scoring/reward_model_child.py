@@ -66,7 +66,7 @@ def main(settings: str) -> None:
 
     requests.readline()
     try:
-        import vlrl.models.torchvision_ops  # noqa: F401 (before transformers)
+        import vlrl.models.cuda_wheels  # noqa: F401 (before transformers)
 
         model = Model(RewardModelConfig.model_validate_json(settings))
     except Exception as error:  # of transformers or of torch, whatever is wrong with the model or the device
