@@ -21,7 +21,7 @@ def main(model: str, port: str) -> None:
 
     served = ["--model", model, "--host", "127.0.0.1", "--port", port, "--served-model-name", "tiny"]
     limits = ["--dtype", "float32", "--max-model-len", "4096", "--max-num-seqs", "8", "--enforce-eager"]
-    forms = ["--structured-outputs-config", '{"disable_any_whitespace": true}']
+    forms = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
     sys.argv = ["vllm", *served, *limits, *forms, "--limit-mm-per-prompt", '{"image": 0, "video": 0}']
     serve()
 

@@ -50,7 +50,7 @@ class HttpClient:
                 code, text, asked_pause = self._send(method, path, body, deadline)
             except TimeoutError:
                 break
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 fault = f"{type(error).__name__} {error}"
             else:
                 if code < 300:

@@ -95,9 +95,10 @@ class Service:
             self._waiting.clear()
             self._changed.notify_all()
         self.backend.close()
+        end = time.monotonic() + _END_S
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(_END_S)
+                thread.join(max(0.0, end - time.monotonic()))
 
     def _serve(self) -> None:
         while batch := self._take():
