@@ -31,7 +31,7 @@ FLOORS = {
     + ["preflight.model_settings", "preflight.machine"],
     4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]
     + ["trainer.checkpointing", "evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.memory", "cli.doctor"],
-    5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks", "data.cached_build"],
+    5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks", "prepare"],
     6: ["trainer.trainer", "study", "cli.shared"],
     7: ["train", "cli.tasks", "cli.data"],
     8: ["cli"],
@@ -42,7 +42,7 @@ WITHOUT_TORCH += [
     "models.config_json",
     *(f"models.families.{path.stem}" for path in (ROOT / "vlrl/models/families").glob("[!_]*.py")),
 ]
-WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe", "data.build", "data.check", "data.cached_build"]
+WITHOUT_TORCH += ["data.mixture", "data.shards", "data.images", "data.recipe", "data.build", "data.check"]
 WITHOUT_TORCH += [
     "authoring.task_tools",
     "preflight.quick_checks",

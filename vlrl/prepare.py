@@ -5,18 +5,22 @@ Recipes and tiny models are those of its `build`. No other folder is made; the c
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vlrl.common.folder_lock import held
 from vlrl.config import Config
 from vlrl.data.build import build, report
-from vlrl.data.cached_build import build_missing_rows, missing_sources
+from vlrl.data.column_rows import recipe_of
 from vlrl.data.recipe import load_recipe
+from vlrl.data.row_cache import RowsRequest
 from vlrl.data.shards import MANIFEST, Dataset
-from vlrl.inputs import row_folders
+from vlrl.inputs import attempt_each, row_folders, rows_request
 from vlrl.models.config_json import FAMILIES
 from vlrl.scoring import Scorer
+from vlrl.scoring.start import start_scorer
+from vlrl.tasks import load_task
 from vlrl.telemetry.progress import announce
 
 _TEXTS = 500  # rows of each data set that a tiny model's tokenizer learns from
@@ -25,7 +29,7 @@ _TIMEOUT_S, _MEMORY_MB = 10.0, 2048  # of the verifier for one answer, as in `vl
 
 def missing(config: Config) -> list[str]:
     """What `prepare` would make: folders, and the sources that rows come from."""
-    return [*_missing_sets(config), *missing_sources(config).values(), *_missing_model(config)]
+    return [*_missing_sets(config), *_missing_sources(config).values(), *_missing_model(config)]
 
 
 def prepare(config: Config) -> None:
@@ -45,6 +49,16 @@ def prepare(config: Config) -> None:
         _build_model(config, Path(folder))
 
 
+def build_missing_rows(config: Config) -> None:
+    """Builds what is missing in the cache, and prints what was kept and left out. Raises ValueError with one line per fault.
+
+    One process calls it, before the others read the rows. It needs no torch.
+    """
+    _, faults = attempt_each({name: partial(_build_rows, config, name) for name in config.mixture})
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
 def texts_of(folders: Iterable[Path]) -> list[str]:
     """What a tiny model's tokenizer learns from: questions and responses of the first rows of each data set."""
     sets = [Dataset(folder) for folder in folders]
@@ -59,6 +73,12 @@ def _missing_sets(config: Config) -> list[str]:
     return [folder for folder in config.build.data if Path(folder) in lacking]
 
 
+def _missing_sources(config: Config) -> dict[str, str]:
+    """The sources whose rows are not built yet, by the task in the mixture. Asks no other machine."""
+    requests = {name: rows_request(name, mix) for name, mix in config.mixture.items()}
+    return {name: str(asked.source) for name, asked in requests.items() if asked and not asked.is_built}
+
+
 def _missing_model(config: Config) -> list[str]:
     """The run's model, if `build.tiny_models` names it and it is missing; else nothing."""
     return [config.model] if config.model in config.build.tiny_models and not Path(config.model).exists() else []
@@ -71,6 +91,28 @@ def _build_sets(config: Config, folder: str, scorer: Scorer) -> None:
         recipe = load_recipe(how.recipe)
         built, left_out = build(replace(recipe, task=how.task or recipe.task), Path(folder), scorer, source=how.source)
     print("\n".join(report(built, left_out, Path(folder))), flush=True)
+
+
+def _build_rows(config: Config, name: str) -> None:
+    request = rows_request(name, config.mixture[name])
+    if request is None or request.is_built:
+        return
+    try:
+        load_task(request.task, config.task_folders)
+        _build_from_source(config, name, request)
+    except ValueError as error:
+        raise ValueError(f"mixture.{name}: {error}") from None
+
+
+def _build_from_source(config: Config, name: str, request: RowsRequest) -> None:
+    request, licence = request.pinned()
+    announce(f"Building the rows of {name} from {request.source}")
+    recipe = recipe_of(request.source, request.columns, request.task, licence=licence, held_out=request.held_out)
+    with held(request.folder, doing="built", remedy="stop the other command"), start_scorer(config) as scorer:
+        if request.is_built:  # by the command that held the lock; a run may read the rows by now
+            return
+        built, left_out = build(recipe, request.folder, scorer)
+    print("\n".join(report(built, left_out, request.folder)))
 
 
 def _build_model(config: Config, folder: Path) -> None:

@@ -53,8 +53,8 @@ def check_runs(hub, folder: Path) -> None:
 
     from vlrl.cli.main import app
     from vlrl.config import Config
-    from vlrl.data.cached_build import build_missing_rows
     from vlrl.inputs import row_folders, train_rows
+    from vlrl.prepare import build_missing_rows
 
     def config_of(rows: str, **more) -> Config:
         mix = {"weight": 1, "task": "math_number", "rows": rows, "columns": {"question": "q", "answer": "a"}} | more

@@ -13,13 +13,13 @@ from tests.conftest import PATIENCE_S
 from tests.data.shapes import TASKS, as_jsonl
 from tests.preflight import good_run as runs
 from vlrl.cli.main import app
-from vlrl.data.cached_build import build_missing_rows
 from vlrl.data.row_cache import CACHE
 from vlrl.data.shards import NewRow, write_dataset
 from vlrl.data.source_files import Source
 from vlrl.data.sources import SourceError
 from vlrl.inputs import row_folders, train_rows
 from vlrl.preflight.quick_checks import check_inputs
+from vlrl.prepare import build_missing_rows
 from vlrl.run_file import dump_config, load_config, parse_config
 
 COLUMNS = {"question": "problem", "answer": "meta.sum"}
@@ -183,7 +183,7 @@ def test_a_command_that_waited_for_another_one_s_build_uses_it(here, monkeypatch
             before.append((folder / "train/manifest.json").stat().st_ino)
         yield
 
-    monkeypatch.setattr("vlrl.data.cached_build.held", after_another)
+    monkeypatch.setattr("vlrl.prepare.held", after_another)
     build_missing_rows(config)
     assert (before[0] / "train/manifest.json").stat().st_ino == before[1]
 

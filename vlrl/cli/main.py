@@ -112,7 +112,7 @@ def plan(
                 print(line)
             return
         from vlrl.cli.plan import plan as plan_of
-        from vlrl.data.cached_build import build_missing_rows
+        from vlrl.prepare import build_missing_rows
 
         build_missing_rows(config)
         for line in plan_of(config, steps):
