@@ -18,7 +18,7 @@ data = typer.Typer(no_args_is_help=True, help="Builds, checks, prints and filter
 
 
 @data.command(
-    epilog="Examples: vlrl data build data_recipes/dots.py --from dots/dots.csv --out data/dots; without a recipe: "
+    epilog="Example: vlrl data build data_recipes/dots.py --from dots/dots.csv --out data/dots; without a recipe: "
     "vlrl data build hub:hiyouga/geometry3k --columns question=problem,answer=answer,images=images --task geometry --eval 200 "
     "--out data/geometry3k"
 )
@@ -28,7 +28,7 @@ def build(
         typer.Argument(
             metavar="RECIPE|SOURCE",
             help="A recipe's file; data_recipes/ has examples. Or a source of rows: a file, a folder of "
-            "files, or hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT].",
+            "files, or hub:OWNER/NAME with /CONFIG, @REVISION and :SPLIT after it as needed.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the data sets OUT/train and OUT/eval.")],
