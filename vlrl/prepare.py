@@ -29,7 +29,7 @@ _TIMEOUT_S, _MEMORY_MB = 10.0, 2048  # of the verifier for one answer, as in `vl
 
 def missing(config: Config) -> list[str]:
     """What `prepare` would make: folders, and the sources that rows come from."""
-    return [*_missing_sets(config), *_missing_sources(config).values(), *_missing_model(config)]
+    return [*_missing_sets(config), *_missing_sources(config), *_missing_model(config)]
 
 
 def prepare(config: Config) -> None:
@@ -73,10 +73,10 @@ def _missing_sets(config: Config) -> list[str]:
     return [folder for folder in config.build.data if Path(folder) in lacking]
 
 
-def _missing_sources(config: Config) -> dict[str, str]:
-    """The sources whose rows are not built yet, by the task in the mixture. Asks no other machine."""
-    requests = {name: rows_request(name, mix) for name, mix in config.mixture.items()}
-    return {name: str(asked.source) for name, asked in requests.items() if asked and not asked.is_built}
+def _missing_sources(config: Config) -> list[str]:
+    """The sources whose rows are not built yet. Asks no other machine."""
+    requests = [rows_request(name, mix) for name, mix in config.mixture.items()]
+    return [str(asked.source) for asked in requests if asked and not asked.is_built]
 
 
 def _missing_model(config: Config) -> list[str]:

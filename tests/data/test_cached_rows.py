@@ -142,7 +142,7 @@ def test_columns_are_checked_with_the_run_file(mix, says):
 
 def test_a_source_that_nobody_has_built_yet_is_a_sentence(here):
     mix = config_of(rows="hub:made/sums").mixture["sums"]
-    with pytest.raises(SourceError, match="hub:made/sums is not built yet; vlrl train and vlrl plan build it"):
+    with pytest.raises(SourceError, match="hub:made/sums is not built yet; vlrl prepare RUN.yaml builds it"):
         row_folders("sums", mix)
     with pytest.raises(ValueError, match="is not a complete data set"):
         train_rows("sums", config_of(rows="sums.jsonl").mixture["sums"])

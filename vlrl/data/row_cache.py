@@ -69,7 +69,7 @@ def _identity(source: Source) -> str:
         return f"{source} {content_hash(source)}"
     if commit := _commit(source):
         return str(replace(source, revision=commit))
-    raise SourceError(f"{source} is not built yet; vlrl train and vlrl plan build it")
+    raise SourceError(f"{source} is not built yet; vlrl prepare RUN.yaml builds it")
 
 
 def _commit(source: Source) -> str:
