@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import hypothesis
@@ -132,6 +133,37 @@ def pictures(tmp_path_factory) -> list[str]:
         Image.fromarray(numbers.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
         paths.append(str(path))
     return paths
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, tiny_dense) -> Any:
+    """A run of three tasks over rows of the real recipes: sums, digits, and responses of even length about pictures."""
+    from tests.loop import EVEN_LENGTH, SMALL_STEPS, Loop, finished, python
+
+    root = tmp_path_factory.mktemp("loop")
+    for recipe in ("chain_sum", "digits", "counting"):
+        sizes = ("--train", "24", "--eval", "4")
+        finished(python("-m", "vlrl.cli", "data", "build", f"data_recipes/{recipe}.py", "--out", root / recipe, *sizes))
+    (root / "tasks").mkdir()
+    (root / "tasks" / "even_length.py").write_text(EVEN_LENGTH)
+    rows = {"chain_sum": "chain_sum", "digits": "digits", "even_length": "counting"}
+    weights = {"chain_sum": 1, "digits": 1, "even_length": 2}
+    mixture = {
+        task: {"weight": weights[task], "rows": root / recipe / "train", "eval_rows": root / recipe / "eval"}
+        for task, recipe in rows.items()
+    }
+    mixture["digits"]["eval_samples"] = 3
+    settings = {"runs": root / "runs", "model": tiny_dense, "task_folders": ["tasks", root / "tasks"], "mixture": mixture}
+    settings |= {"steps": SMALL_STEPS, "prompts_per_step": 8, "sampling.group_size": 4, "sampling.max_new_tokens": 24}
+    settings |= {
+        "sampling.dynamic_sampling_rounds": 1,
+        "policy.max_tokens_per_micro_batch": 512,
+        "policy.warmup_steps": 2,
+        "evaluation.rows": 2,
+        "evaluation.samples": 2,
+    }
+    settings |= {"coldstart.steps": 3, "coldstart.batch_size": 8, "checkpoints.every": 2}
+    return Loop(overrides=settings)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,9 @@ Process = subprocess.Popen[str] | WarmProcess
 _WARM = ("vlrl.cli", "tests.stopping")
 """Modules whose processes begin with their imports done; see tests/warm.py."""
 
+SMALL_STEPS = 6
+"""Of the run that the fixture `small` describes."""
+
 # Two ranks, by either launcher; alone, a run is its own only rank.
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
 DEEPSPEED = ("deepspeed.launcher.runner", "--num_gpus", "2", "--no_local_rank", "--module")
@@ -104,7 +107,12 @@ class Loop:
     def steady_metrics(self) -> list[dict[str, Any]]:
         """The metrics without what the clock says."""
         return [
-            {name: value for name, value in line.items() if not name.startswith(("time/", "scoring/p"))} for line in self.metrics
+            {
+                name: value
+                for name, value in line.items()
+                if not name.startswith(("time/", "ahead/", "rollout/tail_s", "scoring/p"))
+            }
+            for line in self.metrics
         ]
 
     @property

@@ -30,8 +30,17 @@ FLOORS = {
     + ["telemetry.run_log"]
     + ["preflight.model_settings", "preflight.machine"],
     4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]
-    + ["trainer.checkpointing", "evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.memory", "cli.doctor"],
-    5: ["trainer.update", "coldstart", "evaluation", "report", "data.check", "preflight.quick_checks", "prepare"],
+    + ["evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.memory", "cli.doctor"],
+    5: [
+        "trainer.checkpointing",
+        "trainer.update",
+        "coldstart",
+        "evaluation",
+        "report",
+        "data.check",
+        "preflight.quick_checks",
+        "prepare",
+    ],
     6: ["trainer.trainer", "study", "cli.shared"],
     7: ["train", "cli.tasks", "cli.data"],
     8: ["cli"],

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import needs_a_jail
-from tests.loop import DEEPSPEED, EVEN_LENGTH, TORCHRUN, Loop, finished, python, same_weights
+from tests.loop import DEEPSPEED, SMALL_STEPS, TORCHRUN, Loop, finished, python, same_weights
 from tests.trainer.reshape_on_ranks import whole_state
 from vlrl.data.images import open_image
 from vlrl.data.mixture import Mixture
@@ -21,36 +21,7 @@ from vlrl.distributed.checkpoint import newest_good
 from vlrl.run_file import load_config
 from vlrl.sandbox import jail
 
-STEPS = 6
-
-
-@pytest.fixture(scope="session")
-def small(tmp_path_factory, tiny_dense) -> Loop:
-    """A run of three tasks over rows of the real recipes: sums, digits, and responses of even length about pictures."""
-    root = tmp_path_factory.mktemp("loop")
-    for recipe in ("chain_sum", "digits", "counting"):
-        sizes = ("--train", "24", "--eval", "4")
-        finished(python("-m", "vlrl.cli", "data", "build", f"data_recipes/{recipe}.py", "--out", root / recipe, *sizes))
-    (root / "tasks").mkdir()
-    (root / "tasks" / "even_length.py").write_text(EVEN_LENGTH)
-    rows = {"chain_sum": "chain_sum", "digits": "digits", "even_length": "counting"}
-    weights = {"chain_sum": 1, "digits": 1, "even_length": 2}
-    mixture = {
-        task: {"weight": weights[task], "rows": root / recipe / "train", "eval_rows": root / recipe / "eval"}
-        for task, recipe in rows.items()
-    }
-    mixture["digits"]["eval_samples"] = 3
-    settings = {"runs": root / "runs", "model": tiny_dense, "task_folders": ["tasks", root / "tasks"], "mixture": mixture}
-    settings |= {"steps": STEPS, "prompts_per_step": 8, "sampling.group_size": 4, "sampling.max_new_tokens": 24}
-    settings |= {
-        "sampling.dynamic_sampling_rounds": 1,
-        "policy.max_tokens_per_micro_batch": 512,
-        "policy.warmup_steps": 2,
-        "evaluation.rows": 2,
-        "evaluation.samples": 2,
-    }
-    settings |= {"coldstart.steps": 3, "coldstart.batch_size": 8, "checkpoints.every": 2}
-    return Loop(overrides=settings)
+STEPS = SMALL_STEPS
 
 
 @pytest.fixture(scope="session")

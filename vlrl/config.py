@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from vlrl.common.build_settings import BuildConfig
 from vlrl.common.columns import Columns
 from vlrl.common.names import name_fault
+from vlrl.common.rollout_settings import RolloutConfig
 from vlrl.common.service_settings import GraderConfig, JudgeConfig, RewardModelConfig, ServiceConfig, ServiceName
 from vlrl.common.settings import Count, GroupSize, Positive, Section, Share
 from vlrl.common.tracker_settings import MlflowConfig, TrackerConfig, TrackioConfig, WandbConfig
@@ -173,7 +174,7 @@ class LoraConfig(Section):
 
 
 class EngineConfig(Section):
-    """The vLLM engine in the training process. `vllm` is merged over the arguments that vlrl gives it.
+    """The vLLM engine. `vllm` is merged over the arguments that vlrl gives it.
 
     kv_cache_gb: GiB of keys and values on a CPU; on a GPU gpu_memory_utilization decides.
     canary_every: steps between checks that engine and trainer give the same log-probs; with 0 they are compared only at a start.
@@ -317,6 +318,7 @@ class Config(Section):
     policy: PolicyConfig = PolicyConfig()
     lora: LoraConfig | None = None
     engine: EngineConfig = EngineConfig()
+    rollout: RolloutConfig = RolloutConfig()
     images: ImagesConfig = ImagesConfig()
     scoring: ScoringConfig = ScoringConfig()
     coldstart: ColdStartConfig = ColdStartConfig()
@@ -389,6 +391,7 @@ def _faults(config: Config) -> Iterator[str]:
     if config.policy.expert_parallel > 1 and algorithm.routing_replay != "none":
         yield "policy.expert_parallel: cannot be used with routing replay; leave out algorithm.routing_replay"
     yield from _lora_faults(config)
+    yield from config.rollout.faults(config.engine.tensor_parallel)
     if (longest := max(preset.max_new_tokens or 0 for preset in config.evaluation.all_presets().values())) >= context:
         yield (
             f"evaluation.max_new_tokens: {longest} tokens leave no room for a prompt in engine.max_model_len {context}; "

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.models.recurrent import delta_rule_one_by_one, stand_in_fla
 from vlrl.memory.live_bytes import LiveBytes
-from vlrl.models.delta_rule import Chunked, Varlen, delta_rule, kernel_fault
+from vlrl.models.delta_rule import Chunked, Varlen, delta_rule, kernel_fault, next_token
 from vlrl.models.kernels import counted_for
 
 KEY_HEADS, HEADS, KEY, VALUE = 2, 4, 6, 10
@@ -35,6 +35,14 @@ def test_outputs_states_and_gradients_equal_those_token_by_token(lengths):
     theirs = with_gradients(delta_rule_one_by_one(lengths, *inputs, states), [*inputs, states])
     for mine, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=2e-5)
+
+
+@given(st.integers(1, 8))
+def test_the_next_token_of_each_sequence_equals_a_sequence_of_one_token(sequences):
+    inputs = [x.detach() for x in made_up(sequences)]
+    states = torch.randn(sequences, HEADS, KEY, VALUE, generator=torch.Generator().manual_seed(3))
+    expected = Chunked.of([1] * sequences, states.device)(*inputs, states=states, last=True)
+    torch.testing.assert_close((next_token(*inputs, states), states), expected, rtol=1e-4, atol=2e-5)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8))

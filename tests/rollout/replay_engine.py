@@ -23,6 +23,8 @@ def recorded(path: Path) -> list[Rollout]:
 class ReplayEngine:
     """holds: the tensors that were loaded last, by name."""
 
+    slots = 256
+
     def __init__(self, path: Path) -> None:
         self.version = 0
         self.holds: dict[str, Tensor] = {}
@@ -50,3 +52,6 @@ class ReplayEngine:
 
     def wake(self) -> None:
         self.calls.append("wake")
+
+    def close(self) -> None:
+        self.calls.append("close")

@@ -323,3 +323,12 @@ def test_two_ranks_go_back_together_also_where_they_are_stopped_meanwhile(fading
     loops[1].interrupted_when(signal.SIGTERM, (loops[1].folder / "rollbacks.json").exists, exit_code=None)
     loops[1].run()
     check_equal(loops[1], loops[0])
+
+
+@pytest.mark.slow
+def test_a_run_that_samples_ahead_goes_back_to_the_batches_that_waited_then(fading):
+    straight, killed = (fading.with_(name=name, rollout__staleness=1) for name in ("ahead", "killed-ahead"))
+    straight.run()
+    killed.interrupted_when(signal.SIGKILL, (killed.folder / "rollbacks.json").exists, exit_code=-signal.SIGKILL)
+    killed.run()
+    check_equal(killed, straight)

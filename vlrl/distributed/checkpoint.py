@@ -30,7 +30,7 @@ Agree = Callable[[int], int]
 
 LAYOUT = (
     *("world_size", "policy.zero_stage", "policy.expert_parallel", "policy.offload_optimizer", "engine.tensor_parallel"),
-    "lora.sync",
+    *("lora.sync", "rollout.place", "rollout.replicas", "rollout.hosts"),
 )
 """How a run lies on its ranks, and how its engine holds adapters. With another layout a step computes the same to last bits, in
 which sums have another order."""
@@ -40,7 +40,7 @@ MAY_DIFFER = (
     *("name", "runs", "build", "checkpoints", "evaluation.every", "steps", "scoring.max_failed_share", "rollback.times"),
     *("wandb", "tensorboard", "trackio", "mlflow"),
     *("policy.max_tokens_per_micro_batch", "max_tokens_per_micro_batch", "tokens_per_patch", "rollbacks"),
-    *("heartbeat_s", "collective_timeout_s", "scoring.replies"),
+    *("heartbeat_s", "collective_timeout_s", "scoring.replies", "rollout.on_lost"),
     *(f"scoring.{kind}.*.{setting}" for kind in ("judges", "graders", "reward_models") for setting in _OF_A_SERVICE),
     *LAYOUT,
 )

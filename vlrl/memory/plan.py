@@ -87,7 +87,7 @@ class MemoryPlan:
     @cached_property
     def phases(self) -> dict[str, Bytes]:
         """Bytes of a rank by phase, then by part; parts of the same name are the same memory."""
-        states, engine = self.states, self._engine
+        states, engine = self.states, {} if self._engine_is_elsewhere else self._engine
         always = {**states.kept, "reference": self._reference} | ({"CUDA and NCCL": _DRIVER} if self.machine.on_gpus else {})
         asleep = {} if self.machine.on_gpus and self.config.engine.sleep else engine
         training = always | asleep | {"gradients": states.gradients, "gradients between ranks": states.bucket}
@@ -116,7 +116,8 @@ class MemoryPlan:
         each = {
             "processes": _PROCESS,
             "offloaded optimizer": self.states.offloaded,
-            "sleeping engine": self.engine_weights if self.config.engine.sleep else 0,
+            "sleeping engine": self.engine_weights if self.config.engine.sleep and not self._engine_is_elsewhere else 0,
+            "weights sent last": self.engine_weights if self._engine_is_elsewhere else 0,
         }
         return {name: size * self.machine.ranks_per_host for name, size in each.items()}
 
@@ -198,6 +199,11 @@ class MemoryPlan:
         vision = self.sizes.config.vision_config
         patches = self.config.images.max_pixels // vision.patch_size**2
         return patches // vision.spatial_merge_size**2, patches
+
+    @property
+    def _engine_is_elsewhere(self) -> bool:
+        """Whether it has a device of its own: a separate one on GPUs, or on other hosts."""
+        return self.config.rollout.is_separate and (self.machine.on_gpus or bool(self.config.rollout.hosts))
 
     @property
     def _engine(self) -> Bytes:

@@ -108,6 +108,20 @@ class Chunked:
         return laid.unflatten(0, (-1, self.size)).transpose(1, 2)
 
 
+def next_token(query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
+    """The rule for one more token of each of N sequences, whose fp32 `state` [N, heads, key, value] it changes in place.
+
+    query, key: [N, key heads, key], each for as many of the heads; value: [N, heads, value]; g, beta: [N, heads]. Returns the
+    outputs, [N, heads, value].
+    """
+    scale, shared = key.shape[-1] ** -0.5, value.shape[1] // key.shape[1]
+    query, key = (_unit(x.float()).repeat_interleave(shared, dim=1) for x in (query, key))
+    state *= g.float().exp()[..., None, None]
+    correction = (value.float() - (key[..., None, :] @ state)[..., 0, :]) * beta.float()[..., None]
+    state += key[..., :, None] * correction[..., None, :]
+    return ((query * scale)[..., None, :] @ state)[..., 0, :].to(value.dtype)
+
+
 def _unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + 1e-6)  # as the models were trained
 

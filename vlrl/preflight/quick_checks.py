@@ -56,6 +56,12 @@ def check_inputs(config: Config, *, world_size: int = 1, to_train: bool = True) 
 
 def _setting_faults(config: Config, world_size: int) -> Iterator[str]:
     """Settings that do not fit the ranks or the model. A model on the hub is checked after its download."""
+    replicas = len(config.rollout.hosts) or config.rollout.replicas or world_size
+    if config.rollout.is_separate and replicas % world_size:
+        yield (
+            f"rollout: {replicas} replicas are not divisible by {world_size} ranks; each rank samples with replicas of its own; "
+            f"use a multiple of {world_size}"
+        )
     if world_size % config.engine.tensor_parallel:
         yield (
             f"engine.tensor_parallel: {world_size} ranks are not divisible by {config.engine.tensor_parallel}; "

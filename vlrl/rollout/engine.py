@@ -1,6 +1,6 @@
 """What samples, as the rest of the program sees it: requests in, rollouts out one by one as each ends, new weights by name.
 
-One engine is behind it so far: vlrl.rollout.vllm_local, in the training process.
+Two engines are behind it: vlrl.rollout.vllm_local, in the training process, and vlrl.rollout.replicas, in processes of their own.
 """
 
 import hashlib
@@ -44,10 +44,12 @@ def sampling_seed(*place: int) -> int:
 class Engine(Protocol):
     """The engine of one data-parallel replica; tensor-parallel ranks hold it together and all call the same methods.
 
-    version: the policy version of the weights that it holds; whoever loads weights sets it.
+    version: the policy version of the weights that it holds; whoever loads weights sets it. -1: another run's weights, so new
+    ones must be loaded before anything is sampled. slots: how many responses it samples at a time.
     """
 
     version: int
+    slots: int
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         """Yields each request's rollout as it ends, in no fixed order; log-probs are of the distribution sampled from."""
@@ -75,3 +77,6 @@ class Engine(Protocol):
 
     def wake(self) -> None:
         """Takes the memory back, with the weights that it had."""
+
+    def close(self) -> None:
+        """Ends what it started in other processes."""

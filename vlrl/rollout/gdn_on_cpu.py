@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, silu, softplus
 
-from vlrl.models.delta_rule import Chunked
+from vlrl.models.delta_rule import Chunked, next_token
 
 _VLLM_S_HEAD = 128
 
@@ -73,16 +73,15 @@ def _side_by_side(layer: Any, mixed: Tensor, b: Tensor, a: Tensor, slots: Tensor
     mixed = silu(conv1d(inputs.mT, weight, layer.conv1d.bias, groups=len(weight))).mT.flatten(0, 1)
     keys, values = layer.key_dim // layer.tp_size, layer.value_dim // layer.tp_size
     query, key, value = mixed.split([keys, keys, values], dim=-1)
-    rule = Chunked.of([inputs.shape[1] - conv.shape[1]] * len(slots), mixed.device)
-    out, last = rule(
-        query.unflatten(-1, (-1, layer.head_k_dim)),
-        key.unflatten(-1, (-1, layer.head_k_dim)),
-        value.unflatten(-1, (-1, layer.head_v_dim)),
-        -layer.A_log.float().exp() * softplus(a.flatten(0, 1).float() + layer.dt_bias),
-        b.flatten(0, 1).sigmoid(),
-        states=state[slots],
-        last=True,
-    )
-    assert last is not None
-    state[slots] = last.to(state)
+    query, key = (x.unflatten(-1, (-1, layer.head_k_dim)) for x in (query, key))
+    value = value.unflatten(-1, (-1, layer.head_v_dim))
+    g = -layer.A_log.float().exp() * softplus(a.flatten(0, 1).float() + layer.dt_bias)
+    beta = b.flatten(0, 1).sigmoid()
+    held, length = state[slots].float(), inputs.shape[1] - conv.shape[1]
+    if length == 1:
+        out = next_token(query, key, value, g, beta, held)
+    else:
+        rule = Chunked.of([length] * len(slots), mixed.device)
+        out, held = rule(query, key, value, g, beta, states=held, last=True)
+    state[slots] = held.to(state)
     return out.unflatten(0, (len(slots), -1))

@@ -1,6 +1,8 @@
 """Turns prompts into scored groups: encodes each once, samples, and scores each rollout while others are still generated."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
@@ -91,13 +93,19 @@ def sample_groups(
     ]
     by_slot = {prompt.slot: prompt for prompt in prompts if prompt.slot in owned}
     rollouts: dict[tuple[int, int], Rollout] = {}
+    left, few = len(requests), min(len(requests), engine.slots) / 4
+    tail_since = math.inf
     with clock("time/generate"):
         for rollout in engine.generate(requests):
+            left -= 1
+            if left < few:
+                tail_since = min(tail_since, time.perf_counter())
             if rollout.slot in by_slot:
                 prompt = by_slot[rollout.slot]
                 rollouts[rollout.slot, rollout.sample] = rollout
                 scorer.submit(rollout, prompt.task, prompt.row, file=prompt.file)
             tick()
+    clock.add("rollout/tail_s", max(0.0, time.perf_counter() - tail_since))
     with clock("time/score"):
         scores = scorer.collect()
     samples: dict[int, list[Sample]] = {slot: [] for slot in by_slot}

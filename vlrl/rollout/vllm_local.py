@@ -85,6 +85,7 @@ class VllmEngine:
             if ranks.is_first:
                 logger.warning("vLLM runs with %s, which a %s needs on this device", needed, family.model_type)
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
+        self.slots = self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self._decode = decode
         self._end_tokens = list(end_tokens)
         self._bias = dict.fromkeys(banned, -100.0)
@@ -134,6 +135,9 @@ class VllmEngine:
     def wake(self) -> None:
         if self._sleeps:
             self._llm.wake_up()
+
+    def close(self) -> None:
+        """Nothing: it ends with the process."""
 
     def _rollout(self, request: Request, completion: Any) -> Rollout:
         tokens = tuple(completion.token_ids)

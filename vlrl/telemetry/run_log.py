@@ -119,6 +119,7 @@ def rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "response": rollout.text,
             "finish_reason": rollout.finish_reason,
             "num_tokens": len(rollout.tokens),
+            "weight_version": rollout.weight_version,
             "reward": sample.reward,
             "verifier_reward": score.reward,
             "parts": score.parts,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from vlrl.common.signals import StopSignal
 from vlrl.distributed import checkpoint as checkpoints
 from vlrl.distributed.checkpoint import Checkpoint
+from vlrl.rollout.batch import Sampler
 from vlrl.run import Run
 from vlrl.telemetry.collapse_watch import CollapseWatch
 from vlrl.telemetry.progress import announce
@@ -26,7 +27,7 @@ class Checkpointing:
         self._protected: set[int] = set()
         """Checkpoints from before a collapse, which are not pruned."""
 
-    def save(self, step: int, watch: CollapseWatch, *, rollbacks: int, wait: bool) -> None:
+    def save(self, step: int, watch: CollapseWatch, sampler: Sampler, *, rollbacks: int, wait: bool) -> None:
         """Saves the state after `step` steps, unless it is saved already or the grace period of a signal is over.
 
         wait: until it is sealed; otherwise that happens beside the next step.
@@ -38,7 +39,7 @@ class Checkpointing:
             self.finish = checkpoints.begin(
                 self.root,
                 step,
-                self._policy.save,
+                lambda folder: (self._policy.save(folder), sampler.save(folder)),
                 self._run.identity
                 | {"max_tokens_per_micro_batch": self._policy.max_tokens_per_micro_batch}
                 | {"tokens_per_patch": self._policy.tokens_per_patch, "rollbacks": rollbacks},

@@ -16,9 +16,8 @@ import torch
 
 from vlrl.common.jsonl import write_atomically
 from vlrl.common.signals import Interrupted, StopSignal
-from vlrl.data.mixture import Mixture
 from vlrl.distributed.ranks import Ranks
-from vlrl.rollout.batch import Batch, sample_batch
+from vlrl.rollout.batch import Batch, Sampler
 from vlrl.rollout.canary import Canary
 from vlrl.rollout.engine import Engine
 from vlrl.rollout.groups import encode_prompts
@@ -61,10 +60,10 @@ class Trainer:
 
     run: Run
     current: Run
-    mixture: Mixture
     policy: Policy
     engine: Engine
     canary: Canary
+    sampler: Sampler
     scorer: Scorer
     stop: StopSignal
     gates: TaskGates
@@ -96,7 +95,9 @@ class Trainer:
         if sync:
             form = "as they are" if sync == "adapter" else "merged into their weights"
             say(f"Adapters reach the engine {form} (lora.sync: {sync})")
-        engine = start_engine(run, model, lora=config.lora if sync == "adapter" else None)
+        engine = stack.enter_context(closing(start_engine(run, model, lora=config.lora if sync == "adapter" else None)))
+        if ranks.any(engine.version != policy.version):
+            _push_weights(policy, engine, sync)
         say("Starting the verifiers")
         canary = Canary(
             policy,
@@ -111,10 +112,10 @@ class Trainer:
         return cls(
             run=run,
             current=run,
-            mixture=run.mixture(),
             policy=policy,
             engine=engine,
             canary=canary,
+            sampler=Sampler(run=run, mixture=run.mixture(), engine=engine, scorer=scorer, stop=stop),
             scorer=scorer,
             stop=stop,
             gates=TaskGates(config.algorithm, config.mixture),
@@ -143,13 +144,14 @@ class Trainer:
         return step or 0
 
     def sample(self, step: int, clock: Clock) -> Batch | None:
-        """Samples and scores this rank's part of the step; None if a signal came."""
-        return sample_batch(self.current, self.mixture, self.engine, self.scorer, step, clock=clock, stop=self.stop)
+        """This rank's part of the step, sampled and scored; None if a signal came."""
+        return self.sampler.take(step, clock)
 
     def update(self, batch: Batch, clock: Clock) -> list[UpdateStats]:
         """Makes the step's optimizer steps, one per mini-batch; the old policy is the one before the first."""
         settings, run = self.current.config.algorithm, self.run
         self.engine.sleep()
+        batch.version = self.policy.version
         with clock("time/pack"):
             minibatches = [
                 make_minibatch(
@@ -180,11 +182,15 @@ class Trainer:
         ]
 
     def sync_weights(self, clock: Clock) -> dict[str, float]:
-        """Gives the engine the policy's weights, and compares the two on the canary. Returns metrics of the sync."""
+        """Gives the engine the policy's weights, and compares the two on the canary. Returns metrics of the sync.
+
+        What is sampled beside the step ends first, under the weights with which it began.
+        """
         policy, every = self.policy, self.run.config.engine.canary_every
         self.engine.wake()
+        self.sampler.complete(clock)
         with clock("time/sync"):
-            metrics = self._push_weights()
+            metrics = _push_weights(policy, self.engine, self.sync)
         with clock("time/canary"):
             if every and policy.version // self.run.config.algorithm.minibatches % every == 0:
                 self.canary.check()
@@ -192,7 +198,7 @@ class Trainer:
 
     def save(self, step: int, *, wait: bool) -> None:
         """Saves a checkpoint after `step` steps; see Checkpointing.save."""
-        self.checkpointing.save(step, self.collapse, rollbacks=len(self.rollbacks), wait=wait)
+        self.checkpointing.save(step, self.collapse, self.sampler, rollbacks=len(self.rollbacks), wait=wait)
 
     def interrupted(self) -> Interrupted:
         """What to raise when a signal stops the run."""
@@ -252,8 +258,9 @@ class Trainer:
         if not found and self.log:
             rollback.begin_anew(config.folder)
         self._apply_rollbacks(rollbacks if found else ())
+        self.sampler.load(found.path if found else None)
         if found:
-            self._push_weights()
+            _push_weights(self.policy, self.engine, self.sync)
             self.canary.check()
         if self.log:
             self.log.truncate(found.step if found else 0)
@@ -271,15 +278,8 @@ class Trainer:
         """Changes the settings as these rollbacks ask."""
         changed = rollback.changed(self.run.config, rollbacks)
         self.rollbacks = rollbacks
-        self.current = replace(self.run, config=changed, rollbacks=len(rollbacks))
+        self.current = self.sampler.run = replace(self.run, config=changed, rollbacks=len(rollbacks))
         self.gates = TaskGates(changed.algorithm, changed.mixture)
-
-    def _push_weights(self) -> dict[str, float]:
-        engine, policy = self.engine, self.policy
-        if self.sync == "adapter":
-            return push_adapter(engine, policy.write_adapter, version=policy.version)
-        buckets = policy.weight_buckets(trained_only=True)
-        return push_weights(engine, buckets, names=policy.trained_names, version=policy.version)
 
     def _watch_for_collapse(self, step: int, metrics: Metrics) -> list[Alarm]:
         """The collapse watch's alarms at this step; the newest checkpoint from before one is then kept for good."""
@@ -291,12 +291,19 @@ class Trainer:
     def _planned_groups(self) -> list[PlannedGroup]:
         """Groups of the first step's prompts, if every response were as long as it may be."""
         run = self.run
-        prompts = run.prompts(self.mixture.draw(0)[:_SAMPLES])
+        prompts = run.prompts(self.sampler.mixture.draw(0)[:_SAMPLES])
         return [
             PlannedGroup(prompt=prompt.encoded, group_size=prompt.group_size, max_new_tokens=prompt.max_new_tokens)
             for prompt in encode_prompts(prompts, run.encoder, run.config.engine.max_model_len)
             if prompt.encoded
         ]
+
+
+def _push_weights(policy: Policy, engine: Engine, sync: Literal["adapter", "merged"] | None) -> dict[str, float]:
+    if sync == "adapter":
+        return push_adapter(engine, policy.write_adapter, version=policy.version)
+    buckets = policy.weight_buckets(trained_only=True)
+    return push_weights(engine, buckets, names=policy.trained_names, version=policy.version)
 
 
 def _open_log(run: Run) -> RunLog:

@@ -1,0 +1,161 @@
+"""Runs with separate engines, and runs that sample ahead of the training: exact where they must be, and no further behind."""
+
+import os
+import signal
+from collections import Counter, defaultdict
+
+import psutil
+import pytest
+
+from tests.conftest import PATIENCE_S
+from tests.loop import SMALL_STEPS, TORCHRUN, Loop, same_weights
+
+pytestmark = pytest.mark.slow
+
+STEPS = SMALL_STEPS
+UPDATES = 2  # of a step: its mini-batches
+QUOTAS = {"chain_sum": 2, "digits": 2, "even_length": 4}  # prompts of a step
+
+
+@pytest.fixture(scope="session")
+def together(small) -> Loop:
+    """The engine in the training process, each batch sampled when it is needed."""
+    loop = small.with_(name="together")
+    loop.run()
+    return loop
+
+
+@pytest.fixture(scope="session")
+def ahead_by_1(small) -> tuple[int, Loop]:
+    """A run whose batches are sampled a step ahead of the training, in a process of their own."""
+    return 1, ahead_by(1, small)
+
+
+@pytest.fixture(scope="session")
+def ahead_by_2(small) -> tuple[int, Loop]:
+    return 2, ahead_by(2, small)
+
+
+def ahead_by(steps: int, small: Loop) -> Loop:
+    loop = small.with_(name=f"ahead{steps}", rollout__place="separate", rollout__staleness=steps)
+    loop.run()
+    return loop
+
+
+@pytest.fixture(params=["ahead_by_1", "ahead_by_2"])
+def ahead(request) -> tuple[int, Loop]:
+    return request.getfixturevalue(request.param)
+
+
+def same(one: Loop, other: Loop) -> bool:
+    """Whether both runs have the same metrics, rollouts and weights, bit for bit."""
+    return (
+        one.steady_metrics == other.steady_metrics
+        and one.rollouts == other.rollouts
+        and same_weights(one.weights(), other.weights())
+    )
+
+
+def test_a_separate_engine_changes_no_bit(small, together) -> None:
+    separate = small.with_(name="separate", rollout__place="separate")
+    separate.run()
+    assert same(separate, together)
+
+
+def test_a_separate_engine_changes_no_bit_of_a_moe_model_that_replays_its_routes(small, tiny_moe) -> None:
+    moe = small.with_(name="moe_together", model=tiny_moe, algorithm__routing_replay="r2", steps=3)
+    moe.run()
+    separate = moe.with_(name="moe_separate", rollout__place="separate")
+    separate.run()
+    assert same(separate, moe)
+
+
+def test_adapters_reach_a_separate_engine(small) -> None:
+    lora = small.with_(name="lora_together", lora={"rank": 4, "sync": "adapter"}, policy__lr=1e-3, steps=3)
+    lora.run()
+    separate = lora.with_(name="lora_separate", rollout__place="separate")
+    separate.run()
+    assert same(separate, lora)
+
+
+def test_each_batch_is_sampled_with_the_weights_that_its_step_foresees(ahead) -> None:
+    staleness, loop = ahead
+    versions = defaultdict(set)
+    for line in loop.rollouts:
+        versions[line["step"]].add(line["weight_version"])
+    assert versions == {step: {UPDATES * max(0, step - 1 - staleness)} for step in range(1, STEPS + 1)}
+    for line in loop.metrics:
+        behind = UPDATES * min(line["step"] - 1, staleness)
+        assert {value for name, value in line.items() if name.startswith("rollout/updates_since/")} == {behind}
+
+
+def test_a_run_ahead_draws_the_rows_and_holds_the_ratios_of_one_that_is_not(ahead, together) -> None:
+    def drawn(loop: Loop) -> list[tuple]:
+        return [(each["step"], each["slot"], each["task"], each["row"]) for each in loop.rollouts if each["round"] == 0]
+
+    assert drawn(ahead[1]) == drawn(together)
+    slots = Counter((line["step"], line["task"]) for line in ahead[1].rollouts if line["round"] == 0 and line["sample"] == 0)
+    assert slots == {(step, task): count for step in range(1, STEPS + 1) for task, count in QUOTAS.items()}
+
+
+def test_the_place_of_the_engine_changes_no_bit_of_a_run_ahead(ahead, small) -> None:
+    staleness, loop = ahead
+    here = small.with_(name=f"ahead_here{staleness}", rollout__staleness=staleness)
+    here.run()
+    assert same(here, loop)
+
+
+@pytest.mark.parametrize(
+    ("straight", "number", "moment", "which"),
+    [
+        ("ahead_by_1", signal.SIGKILL, "step logged", 4),
+        ("ahead_by_2", signal.SIGKILL, "optimizer step", 6),
+        ("ahead_by_1", signal.SIGTERM, "optimizer step", 5),
+        ("ahead_by_2", signal.SIGTERM, "log opened", 1),
+    ],
+)
+def test_a_run_ahead_that_is_stopped_ends_like_one_that_is_not(request, straight, number, moment, which) -> None:
+    _, straight = request.getfixturevalue(straight)
+    loop = straight.with_(name=f"{straight.overrides['name']}-{number.name}")
+    loop.interrupted(number, moment, which)
+    loop.run()
+    assert same(loop, straight)
+
+
+def test_a_replica_that_dies_in_the_middle_of_a_run_changes_no_bit(ahead_by_1) -> None:
+    loop = ahead_by_1[1].with_(name="replica")
+    process = loop.start()
+    killed: list[int] = []
+    while process.poll() is None and len(killed) < 2:
+        if len(loop.metrics) > 2 * len(killed) and (found := replicas_of(loop)) and found[0] not in killed:
+            os.kill(found[0], signal.SIGKILL)
+            killed.append(found[0])
+    printed, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, printed
+    assert printed.count("is lost") == len(killed) == 2
+    assert same(loop, ahead_by_1[1])
+
+
+def replicas_of(loop: Loop) -> list[int]:
+    """The processes of the run's replicas."""
+    run = [each for each in psutil.process_iter() if f'name="{loop.overrides["name"]}"' in " ".join(command_of(each))]
+    return [child.pid for each in run for child in each.children() if "replica" in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_two_ranks_run_ahead_with_a_replica_each_and_one_rank_continues_with_the_batches_that_wait(small) -> None:
+    settings = {"rollout__place": "separate", "rollout__staleness": 1, "checkpoints__every": 1}
+    loop = small.with_(name="ahead_on_two", launcher=TORCHRUN, **settings)
+    loop.interrupted(signal.SIGTERM, "step logged", 2, exit_code=None)
+    assert 2 <= loop.checkpoints()[-1] < STEPS
+    loop = small.with_(name="ahead_on_two", **settings)
+    loop.run()
+    assert {(line["step"], line["weight_version"]) for line in loop.rollouts} == {
+        (step, UPDATES * max(0, step - 2)) for step in range(1, STEPS + 1)
+    }

@@ -1,0 +1,210 @@
+"""Messages between a trainer's rank and an engine in another process: JSON and tensors, over a socket.
+
+A message is a length, a JSON object and the bytes of its tensors. Nothing in it can run code, so whoever reaches the port can at
+most send numbers; and nobody is heard there who does not know the run's token, which itself never travels (an HMAC of a random
+challenge does). The content is not encrypted: an engine listens on loopback and private addresses alone.
+"""
+
+import hmac
+import ipaddress
+import json
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlrl.models.processor import EncodedPrompt
+from vlrl.rollout.engine import Decoding, Request
+from vlrl.types import Rollout
+
+TOKEN = "VLRL_TOKEN"
+"""The environment variable with the secret that a trainer and the replicas it attaches to share."""
+
+_LENGTHS = struct.Struct("!IQ")  # of the JSON, and of the tensors' bytes
+_MOST_JSON = 1 << 28
+_HANDSHAKE_S = 5.0
+_PROOF_BYTES = 32
+
+
+class LostError(ConnectionError):
+    """The other process is gone, or has been silent for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """kind: what it asks or says. fields: JSON values. tensors: by name, on the CPU."""
+
+    kind: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def send(connection: socket.socket, message: Message) -> None:
+    """Raises LostError if the other side is gone, or takes no more bytes for as long as the socket's timeout."""
+    send_parts(connection, packed(message))
+
+
+def send_parts(connection: socket.socket, parts: Sequence[bytes]) -> None:
+    """Sends what `packed` returned; see `send`."""
+    try:
+        for part in parts:
+            connection.sendall(part)
+    except OSError as error:
+        raise LostError(f"it takes no message ({error})") from None
+
+
+def packed(message: Message) -> list[bytes]:
+    """The message's bytes, as `send` sends them."""
+    named = {name: tensor.detach().to("cpu").contiguous() for name, tensor in message.tensors.items()}
+    kinds = [[name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in named.items()]
+    head = json.dumps({"kind": message.kind, "fields": message.fields, "tensors": kinds}).encode()
+    content = [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in named.values()]
+    return [_LENGTHS.pack(len(head), sum(map(len, content))), head, *content]
+
+
+def receive(connection: socket.socket) -> Message:
+    """The next message. Raises LostError if the other side is gone or sends nothing for as long as the socket's timeout."""
+    head_size, size = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
+    if head_size > _MOST_JSON:
+        raise LostError(f"it announces {head_size} bytes of JSON, which no engine and no trainer does")
+    head = json.loads(_exactly(connection, head_size))
+    content, start, tensors = _exactly(connection, size), 0, {}
+    for name, kind, shape in head["tensors"]:
+        dtype = getattr(torch, kind)
+        end = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        flat = torch.frombuffer(content, dtype=torch.uint8, count=end - start, offset=start) if end > start else torch.empty(0)
+        tensors[name] = flat.view(dtype).reshape(shape) if end > start else torch.empty(shape, dtype=dtype)
+        start = end
+    return Message(head["kind"], head["fields"], tensors)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray:
+    found = bytearray(size)
+    view = memoryview(found)
+    while len(view):
+        try:
+            count = connection.recv_into(view)
+        except OSError as error:
+            silent = isinstance(error, TimeoutError)
+            raise LostError(f"it has been silent for {connection.gettimeout():g} s" if silent else str(error)) from None
+        if not count:
+            raise LostError("it has closed the connection")
+        view = view[count:]
+    return found
+
+
+def prove(connection: socket.socket, token: str, *, answers: bool) -> bool:
+    """Whether both sides know the token; each proves it to the other. answers: this side answers first.
+
+    Raises LostError if the other side is gone or says nothing for some seconds.
+    """
+    limit = connection.gettimeout()
+    connection.settimeout(_HANDSHAKE_S)
+    deadline = time.monotonic() + _HANDSHAKE_S
+    try:
+        mine = secrets.token_bytes(_PROOF_BYTES)
+        connection.sendall(mine)
+        theirs = bytes(_exactly(connection, _PROOF_BYTES))
+        own, other = (b"answers", b"asks") if answers else (b"asks", b"answers")
+        if answers:
+            connection.sendall(_proof(token, own, theirs))
+        right = hmac.compare_digest(_exactly(connection, _PROOF_BYTES), _proof(token, other, mine))
+        if right and not answers:
+            connection.sendall(_proof(token, own, theirs))
+        return right and time.monotonic() < deadline
+    except OSError as error:
+        raise error if isinstance(error, LostError) else LostError(str(error)) from None
+    finally:
+        connection.settimeout(limit)
+
+
+def _proof(token: str, side: bytes, challenge: bytes) -> bytes:
+    return hmac.digest(token.encode(), side + challenge, "sha256")
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`. ValueError unless the host is an address of this machine or of a private network."""
+    host, _, port = text.rpartition(":")
+    try:
+        found = ipaddress.ip_address(socket.gethostbyname(host))
+        number = int(port)
+        if not 0 <= number < 1 << 16:
+            raise ValueError
+    except (OSError, ValueError):
+        raise ValueError(f"{text!r} is no address of an engine; give HOST:PORT, such as 10.0.0.2:5601") from None
+    if not (found.is_loopback or found.is_private):
+        raise ValueError(
+            f"{text} is a public address, and what an engine and its trainer say is not encrypted; use one of a private network"
+        )
+    return str(found), number
+
+
+_PROMPT_TENSORS = ("tokens", "positions", "pixels", "grid")
+_PROMPT_FIELDS = ("next_position", "image_keys", "image_spans", "opened", "seen")
+
+
+def request_message(requests: Sequence[Request]) -> Message:
+    """The requests; a prompt that several of them share is sent once."""
+    prompts: dict[int, EncodedPrompt] = {id(request.prompt): request.prompt for request in requests}
+    number = {key: place for place, key in enumerate(prompts)}
+    tensors = {f"{number[key]}.{name}": getattr(each, name) for key, each in prompts.items() for name in _PROMPT_TENSORS}
+    fields = {
+        "prompts": [{name: getattr(each, name) for name in _PROMPT_FIELDS} for each in prompts.values()],
+        "requests": [
+            {
+                "slot": request.slot,
+                "sample": request.sample,
+                "prompt": number[id(request.prompt)],
+                "max_new_tokens": request.max_new_tokens,
+                "decoding": asdict(request.decoding),
+                "seed": request.seed,
+            }
+            for request in requests
+        ],
+    }
+    return Message("generate", fields, tensors)
+
+
+def requests_of(message: Message) -> list[Request]:
+    """What `request_message` was given."""
+    prompts = [
+        EncodedPrompt(
+            **{name: message.tensors[f"{number}.{name}"] for name in _PROMPT_TENSORS},
+            next_position=kept["next_position"],
+            image_keys=tuple(kept["image_keys"]),
+            image_spans=tuple((offset, length) for offset, length in kept["image_spans"]),
+            opened=kept["opened"],
+            seen=tuple((width, height) for width, height in kept["seen"]),
+        )
+        for number, kept in enumerate(message.fields["prompts"])
+    ]
+    return [
+        Request(**each | {"prompt": prompts[each["prompt"]], "decoding": Decoding(**each["decoding"])})
+        for each in message.fields["requests"]
+    ]
+
+
+def rollout_message(rollout: Rollout) -> Message:
+    """The rollout; JSON keeps every bit of its log-probs, and routes are a tensor."""
+    fields = {name: getattr(rollout, name) for name in Rollout.__slots__ if name != "routes"}
+    routes = {} if rollout.routes is None else {"routes": torch.as_tensor(np.ascontiguousarray(rollout.routes))}
+    return Message("rollout", fields, routes)
+
+
+def rollout_of(message: Message) -> Rollout:
+    """What `rollout_message` was given."""
+    found = Rollout(**message.fields)
+    routes = message.tensors.get("routes")
+    return replace(
+        found,
+        tokens=tuple(found.tokens),
+        logprobs=tuple(found.logprobs),
+        routes=None if routes is None else routes.numpy(),
+    )

@@ -1,0 +1,202 @@
+"""An engine in a process of its own: it samples and takes weights for one trainer's rank at a time, over a connection.
+
+It is vLLM as vlrl.rollout.vllm_local runs it in the training process, with the same requests in the same order, so it samples
+the same bits. (vLLM's own server admits requests as they come: which of them share a batch is chance, and so are last bits.)
+A run starts its replicas itself, and they end with it. A replica that listens on an address (`vlrl replica`) keeps its engine and
+waits for the next trainer.
+"""
+
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlrl.config import EngineConfig, LoraConfig
+from vlrl.distributed.ranks import Ranks
+from vlrl.models.config_json import family_of
+from vlrl.rollout.protocol import LostError, Message, prove, receive, requests_of, rollout_message, send
+
+logger = logging.getLogger(__name__)
+
+PULSE_S = 1.0
+"""A replica at work says so this often."""
+_GONE_S = 60  # after which a trainer whose host vanished counts as gone
+
+
+class Replica:
+    """The engine, once a trainer has said which, and what it answers to messages. used: whether it ever got other weights."""
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+        self._opened: Mapping[str, Any] = {}
+        self._used = False
+
+    def serve(self, connection: socket.socket) -> None:
+        """Answers one trainer's messages until it is gone."""
+        session = _Session(connection)
+        try:
+            while True:
+                message = receive(connection)
+                session.busy.set()
+                try:
+                    fields = self._answer(message, session)
+                except LostError:
+                    raise
+                except Exception as error:
+                    logger.exception("%s failed", message.kind)
+                    session.send(Message("failed", {"sentence": str(error) or type(error).__name__}))
+                else:
+                    session.send(Message("done", fields))
+                session.busy.clear()
+        except LostError:
+            return
+        finally:
+            session.close()
+
+    def _answer(self, message: Message, session: "_Session") -> dict[str, Any]:
+        match message.kind:
+            case "open":
+                return self._open(message.fields)
+            case "generate":
+                self._generate(message, session)
+            case "weights":
+                self._used = True
+                self._engine.load_weights(session.tensors())
+            case "adapter":
+                self._used = True
+                self._load_adapter(message)
+            case "differing":
+                return {"names": self._engine.differing_weights(session.tensors())}
+            case "version":
+                self._engine.version = message.fields["version"]
+            case "reset_caches":
+                self._engine.reset_caches()
+            case other:
+                raise ValueError(f"an engine knows no message {other!r}; install the same version of vlrl on both sides")
+        return {}
+
+    def _open(self, opened: Mapping[str, Any]) -> dict[str, Any]:
+        """Starts the engine, or keeps the one that runs if it was started with the same settings."""
+        if self._engine is None:
+            self._engine = _start(opened)
+            self._opened = opened
+        if opened != self._opened:
+            names = [name for name in opened if opened[name] != self._opened.get(name)]
+            raise ValueError(f"it runs with other settings ({', '.join(names)}); end it and start it again")
+        return {"version": -1 if self._used else 0, "slots": self._engine.slots}
+
+    def _generate(self, message: Message, session: "_Session") -> None:
+        if (asked := message.fields["version"]) != self._engine.version:
+            raise RuntimeError(f"it holds weights of version {self._engine.version}, and was asked to sample with {asked}")
+        rollouts = self._engine.generate(requests_of(message))
+        for rollout in rollouts:
+            session.send(rollout_message(rollout))
+
+    def _load_adapter(self, message: Message) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in message.tensors.items():
+                (Path(folder) / Path(name).name).write_bytes(content.numpy().tobytes())
+            self._engine.load_adapter(Path(folder))
+
+
+def _start(opened: Mapping[str, Any]) -> Any:
+    from vlrl.rollout.vllm_local import VllmEngine
+
+    if opened["threads"]:
+        torch.set_num_threads(opened["threads"])
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    os.environ.update(alone)  # where vLLM's executor in this process looks for its place
+    return VllmEngine(
+        EngineConfig(**opened["engine"]),
+        opened["model"],
+        dtype=opened["dtype"],
+        seed=opened["seed"],
+        decode=lambda tokens: "",  # the trainer has the tokenizer
+        end_tokens=opened["end_tokens"],
+        banned=opened["banned"],
+        merge_size=opened["merge_size"],
+        family=family_of(opened["model_type"]),
+        ranks=Ranks(0, 1, 0),
+        tells_routes=opened["tells_routes"],
+        lora=LoraConfig(**opened["lora"]) if opened["lora"] else None,
+    )
+
+
+class _Session:
+    """A connection while a trainer has it. busy: a message is being answered, and a thread says once a second that it is."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.busy = Event()
+        self._connection = connection
+        self._lock = Lock()
+        self._over = Event()
+        Thread(target=self._pulse, name="pulse", daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        with self._lock:
+            send(self._connection, message)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the next messages, up to the one that says it was the last."""
+        while (message := receive(self._connection)).kind == "bucket":
+            yield from message.tensors.items()
+
+    def close(self) -> None:
+        self._over.set()
+        self._connection.close()
+
+    def _pulse(self) -> None:
+        while not self._over.wait(PULSE_S):
+            if self.busy.is_set():
+                try:
+                    self.send(Message("pulse"))
+                except LostError:
+                    return
+
+
+def serve_one(connection: socket.socket) -> None:
+    """Serves the trainer at the other end of this connection, and returns when it is gone."""
+    Replica().serve(connection)
+
+
+def serve_address(address: tuple[str, int], token: str, *, ready: Callable[[int], None]) -> None:
+    """Serves one trainer after another on a private address, for ever. ready: called with the port once it listens."""
+    replica = Replica()
+    with socket.create_server(address) as server:
+        ready(server.getsockname()[1])
+        while True:
+            connection, (host, *_) = server.accept()
+            keep_alive(connection)
+            try:
+                if prove(connection, token, answers=False):
+                    send(connection, Message("welcome"))
+                    replica.serve(connection)
+                else:
+                    logger.warning("refused %s, which does not know the token", host)
+            except LostError as error:
+                logger.warning("refused %s: %s", host, error)
+            finally:
+                connection.close()
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Has the kernel notice that the other host is gone, within about a minute, even if nothing is sent."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _GONE_S // 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _GONE_S // 6)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_S * 1000)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

@@ -1,0 +1,334 @@
+"""An engine that is one or more replicas in processes of their own, started by this rank or attached by address.
+
+A replica that is gone, or has been silent for too long, is started or called again, gets the newest weights, and samples all of
+its requests again with the same seeds in the same batches: so its rollouts are the same to the last bit. The weights sent last
+are kept for that in this process, since the trainer may already have made other ones.
+"""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlrl.models.processor import Encoder
+from vlrl.rollout.engine import Request
+from vlrl.rollout.protocol import (
+    TOKEN,
+    LostError,
+    Message,
+    address_of,
+    packed,
+    prove,
+    receive,
+    request_message,
+    rollout_of,
+    send_parts,
+)
+from vlrl.rollout.replica import PULSE_S, keep_alive
+from vlrl.types import Rollout
+
+logger = logging.getLogger(__name__)
+
+_START_S = 900.0  # until a replica has loaded its model
+_CALL_S = 60.0  # until one that went away can be reached again
+_END_S = 5.0
+_MOST_LOSSES = 3  # of one replica within one batch
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One replica. place: its address, "" for a process that this one starts; device: the GPU of such a process.
+
+    requests: of the current batch. unanswered: how many messages with requests it has not finished.
+    """
+
+    number: int
+    place: str
+    device: int | None
+    opened: Mapping[str, Any]
+    silent_s: float
+    link: socket.socket | None = None
+    process: subprocess.Popen[bytes] | None = None
+    requests: list[Request] = field(default_factory=list)
+    unanswered: int = 0
+    heard: float = 0.0
+    losses: int = 0
+
+    @property
+    def name(self) -> str:
+        where = f"at {self.place}" if self.place else f"process {self.process.pid}" if self.process else "not started"
+        return f"engine replica {self.number} ({where})"
+
+    def connect(self) -> None:
+        """Starts the process, or calls the address. Raises LostError."""
+        if not self.place:
+            self.link, self.process = _spawn(self.device)
+            return
+        deadline, refusal = time.monotonic() + _CALL_S, ""
+        while time.monotonic() < deadline:
+            try:
+                self.link = socket.create_connection(address_of(self.place), timeout=self.silent_s)
+                keep_alive(self.link)
+                if not prove(self.link, os.environ[TOKEN], answers=True):
+                    raise ValueError(f"{self.name} has another {TOKEN}; give both sides the same")
+                receive(self.link)  # its welcome
+                return
+            except OSError as error:
+                refusal = str(error)
+                time.sleep(PULSE_S)
+        raise LostError(f"no answer in {_CALL_S:g} s ({refusal})")
+
+    def open(self) -> Mapping[str, Any]:
+        """Has it start its engine. Returns the engine's slots, and as version 0 if it has the model's weights, -1 if others."""
+        assert self.link
+        self.link.settimeout(_START_S)
+        self.send(Message("open", self.opened))
+        opened = self.wait()
+        self.link.settimeout(self.silent_s)
+        return opened
+
+    def send(self, message: Message) -> None:
+        self.send_bytes(packed(message))
+
+    def send_bytes(self, parts: Sequence[bytes]) -> None:
+        if self.link is None:
+            raise LostError("it is not connected")
+        send_parts(self.link, parts)
+
+    def wait(self) -> Mapping[str, Any]:
+        """The fields of the answer. Raises LostError, or RuntimeError if it failed."""
+        while (message := self.receive()).kind != "done":
+            pass
+        return message.fields
+
+    def receive(self) -> Message:
+        assert self.link
+        message = receive(self.link)
+        if message.kind == "failed":
+            raise RuntimeError(f"{self.name}: {message.fields['sentence']}")
+        return message
+
+    def drop(self) -> None:
+        """Closes the connection and ends the process, if it is this one's."""
+        if self.link:
+            self.link.close()
+            self.link = None
+        if self.process:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.1 if self.losses else _END_S)
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+class Replicas:
+    """The engine of one rank, see vlrl.rollout.engine.Engine; a context manager that ends the replicas it started.
+
+    places: addresses; "" is a replica that this process starts. opened: what vlrl.rollout.replica starts an engine with.
+    silent_s: a replica at work that says nothing for this long is lost. shrinks: one that can't be reached again is left out.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[str],
+        opened: Mapping[str, Any],
+        encoder: Encoder,
+        *,
+        silent_s: float,
+        shrinks: bool,
+        devices: Sequence[int | None],
+    ):
+        self._decode = encoder.decode
+        self._shrinks = shrinks
+        self._sent: list[list[bytes]] = []  # messages that bring a new replica to the newest weights
+        self._pool = [
+            _Connection(number, place, device, opened, silent_s)
+            for number, (place, device) in enumerate(zip(places, devices, strict=True))
+        ]
+        self._version = self.slots = 0
+        for each in self._pool:
+            each.connect()
+        for each in self._pool:  # they load their models side by side
+            opened = each.open()
+            self.slots += opened["slots"]
+            self._version = min(self._version, opened["version"])
+
+    @property
+    def version(self) -> int:
+        """The version of the weights; -1 if a replica holds another trainer's."""
+        return self._version
+
+    @version.setter
+    def version(self, version: int) -> None:
+        self._version = version
+        self._keep([Message("version", {"version": version})])
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+        slots = sorted({request.slot for request in requests})
+        place = {slot: number % len(self._pool) for number, slot in enumerate(slots)}  # a prompt's samples share its cache
+        for number, each in enumerate(self._pool):
+            each.requests = [request for request in requests if place[request.slot] == number]
+            each.unanswered = each.losses = 0
+        for each in list(self._pool):
+            self._submit(each, each.requests)
+        awaited = {(request.slot, request.sample): request for request in requests}
+        try:
+            while working := [each for each in self._pool if each.unanswered]:
+                for each, message in self._messages(working):
+                    if message.kind == "done":
+                        each.unanswered -= 1
+                    elif message.kind == "rollout":
+                        rollout = rollout_of(message)
+                        if request := awaited.pop((rollout.slot, rollout.sample), None):
+                            yield replace(rollout, text=request.prompt.opened + self._decode(rollout.tokens))
+        finally:
+            for each in self._pool:
+                if each.unanswered:  # the caller wants no more of them
+                    each.drop()
+        assert not awaited, f"the replicas left out {len(awaited)} of {len(requests)} rollouts"
+
+    def _messages(self, working: Sequence[_Connection]) -> Iterator[tuple[_Connection, Message]]:
+        """The next message of each replica that has one; a replica that is lost samples its requests again."""
+        ready = set(wait_for([each.link for each in working if each.link], timeout=PULSE_S))
+        for each in working:
+            try:
+                if each.link in ready:
+                    each.heard = time.monotonic()
+                    yield each, each.receive()
+                elif time.monotonic() - each.heard > each.silent_s:
+                    raise LostError(f"it has been silent for {each.silent_s:g} s")
+            except LostError as loss:
+                each.unanswered = 0
+                self._restore(each, loss)
+                self._submit(each if each in self._pool else self._pool[each.number % len(self._pool)], each.requests)
+
+    def _submit(self, each: _Connection, requests: list[Request]) -> None:
+        """Sends requests to a replica, beside those that it has already."""
+        if not requests:
+            return None
+        if requests is not each.requests:
+            each.requests = [*each.requests, *requests]
+        message = request_message(requests)
+        message = replace(message, fields={**message.fields, "version": self._version})
+        while True:
+            try:
+                each.send(message)
+            except LostError as loss:
+                self._restore(each, loss)
+                if each not in self._pool:
+                    return self._submit(self._pool[each.number % len(self._pool)], requests)
+            else:
+                each.unanswered += 1
+                each.heard = time.monotonic()
+                return None
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self._sent = []
+        buckets = (Message("bucket", {}, {name: tensor}) for name, tensor in weights)
+        self._keep(chain([Message("weights")], buckets, [Message("end")]))
+
+    def load_adapter(self, folder: Path) -> None:
+        contents = {path.name: bytearray(path.read_bytes()) for path in sorted(folder.iterdir())}
+        files = {name: torch.frombuffer(content, dtype=torch.uint8) for name, content in contents.items()}
+        self._sent = []
+        self._keep([Message("adapter", {}, files)])
+
+    def differing_weights(self, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
+        first = self._pool[0]
+        first.send(Message("differing"))
+        for name, tensor in weights:
+            first.send(Message("bucket", {}, {name: tensor}))
+        first.send(Message("end"))
+        return list(first.wait()["names"])
+
+    def reset_caches(self) -> None:
+        self._keep([Message("reset_caches")])
+
+    def sleep(self) -> None:
+        """Nothing: its memory is its own."""
+
+    def wake(self) -> None:
+        """Nothing: its memory is its own."""
+
+    def close(self) -> None:
+        for each in self._pool:
+            each.drop()
+
+    def __enter__(self) -> "Replicas":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _keep(self, messages: Iterable[Message]) -> None:
+        """Sends what changes an engine's state to every replica, waits for their answers, and keeps it for one that is lost."""
+        sent: list[bytes] = []
+        lost: dict[_Connection, LostError] = {}
+        for message in messages:
+            parts = packed(message)
+            sent += parts
+            for each in self._pool:
+                if each not in lost:
+                    try:
+                        each.send_bytes(parts)
+                    except LostError as loss:
+                        lost[each] = loss
+        self._sent.append(sent)
+        for each in list(self._pool):
+            try:
+                if each not in lost:
+                    each.wait()
+                    continue
+            except LostError as loss:
+                lost[each] = loss
+            self._restore(each, lost[each])
+
+    def _restore(self, each: _Connection, loss: LostError) -> None:
+        """Starts or calls the replica again and gives it the newest weights. If that fails it is left out, or ends the run."""
+        while True:
+            each.losses += 1
+            logger.warning("%s is lost: %s; it is started again", each.name, loss)
+            each.drop()
+            try:
+                if each.losses > _MOST_LOSSES:
+                    raise LostError(f"it was lost {each.losses} times in one batch, the last time because {loss}")
+                each.connect()
+                each.open()
+                for sent in self._sent:
+                    each.send_bytes(sent)
+                    each.wait()
+                return
+            except LostError as again:
+                loss = again
+                if each.losses <= _MOST_LOSSES and not each.place:
+                    continue
+            if self._shrinks and len(self._pool) > 1:
+                logger.warning("%s is left out: %s; %d replicas are left", each.name, loss, len(self._pool) - 1)
+                self._pool.remove(each)
+                return
+            raise RuntimeError(f"{each.name} can't be brought back: {loss}; start it again, then resume the run")
+
+
+def _spawn(device: int | None) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A replica that ends with this process, and the connection to it, which has no address that others could reach."""
+    own, its = socket.socketpair()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    if device is not None:
+        env["CUDA_VISIBLE_DEVICES"] = str(device)
+    with its:
+        command = [sys.executable, "-m", "vlrl.cli", "replica", "--connection", str(its.fileno())]
+        # A session of its own: Ctrl-C is for the trainer, which lets it end its work.
+        process = subprocess.Popen(command, env=env, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
+    return own, process
