@@ -26,6 +26,7 @@ from vlrl.run import Run
 from vlrl.run_file import dump_config
 from vlrl.stats import EvalResult
 from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.made_with import write_made_with
 from vlrl.telemetry.metrics import Key, Metrics, combine, step_metrics, to_metrics
 from vlrl.telemetry.progress import announce, progress
 from vlrl.telemetry.run_log import rollout_lines
@@ -207,5 +208,6 @@ def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:
             trainer.policy.export_adapter(config.folder / "adapter")
         trainer.policy.export(config.folder / "model", config.model, run.encoder)
     if trainer.log:
+        write_made_with(config.folder, model=config.model, ranks=run.ranks.size)
         trainer.log.summary(summary)
     return summary
