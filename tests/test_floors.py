@@ -50,8 +50,8 @@ WITHOUT_TORCH += [
     "preflight.machine",
     "distributed.checkpoint",
 ]
-WITHOUT_TORCH += ["telemetry.metrics"]
-WITHOUT_TORCH += ["evaluation.compare", "evaluation.records", "report.read", "hub.folder", "hub.upload", "cli.main", "cli.plan", "cli.doctor", "prepare"]
+WITHOUT_TORCH += ["telemetry.metrics", "hub.folder", "hub.upload"]
+WITHOUT_TORCH += ["evaluation.compare", "evaluation.records", "report.read", "cli.main", "cli.plan", "cli.doctor", "prepare"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 
 

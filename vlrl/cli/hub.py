@@ -51,5 +51,7 @@ def push(
             if not licence:
                 announce("The card names no licence; give it with --license, such as apache-2.0")
             if is_upload:
-                message = message or f"{'Adapter' if adapter else 'Model'} of run {finished.config.name}, step {finished.config.steps}"
+                message = (
+                    message or f"{'Adapter' if adapter else 'Model'} of run {finished.config.name}, step {finished.config.steps}"
+                )
                 print(upload(folder, name, private=private, branch=branch, message=message))

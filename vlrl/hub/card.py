@@ -33,7 +33,9 @@ def card(run: FinishedRun, *, repo: str, branch: str, licence: str, curves: Sequ
         repo=repo,
         revision=f', revision="{branch}"' if branch else "",
         serve=_serve(run, repo, branch),
-        unserved=sorted(TARGETS_WITHOUT_SERVING & set(config.lora.targets or ())) if config.lora and run.kind == "adapter" else [],
+        unserved=sorted(TARGETS_WITHOUT_SERVING & set(config.lora.targets or ()))
+        if config.lora and run.kind == "adapter"
+        else [],
         prompted=[task for task, mix in config.mixture.items() if mix.system or mix.instruction],
         evaluation=list(_evaluation_rows(run)),
         sampled=_sampled(run),

@@ -45,7 +45,7 @@ def _grid(titles: list[str]) -> Any:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         if place + columns >= len(titles):
             axes.set_xlabel("step", fontsize=8)
     return figure

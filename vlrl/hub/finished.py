@@ -70,7 +70,7 @@ def read_finished(folder: Path, *, adapter: bool, base: str = "") -> FinishedRun
     """Reads the run. adapter: for the adapter that a LoRA run trained, instead of the merged model.
 
     base: the hub's name of the model that the run began with, if the run file names a folder.
-    Raises ValueError if the run has not finished, if its export lacks a file, and for an adapter of a model that is not on the hub.
+    Raises ValueError if the run has not finished, if its export lacks a file, and for an adapter whose base is not on the hub.
     """
     check_is_run(folder)
     config = load_config(folder / "config.yaml")
@@ -78,7 +78,9 @@ def read_finished(folder: Path, *, adapter: bool, base: str = "") -> FinishedRun
         raise ValueError(f"{folder} trained the whole model, so it has no adapter; leave out --adapter")
     kind = "adapter" if adapter else "model"
     if not (folder / "summary.json").exists() or not (folder / kind).is_dir():
-        raise ValueError(f"{folder} has not finished: it has no {kind}/ and summary.json yet; `vlrl train` with its run file resumes it")
+        raise ValueError(
+            f"{folder} has not finished: it has no {kind}/ and summary.json yet; `vlrl train` with its run file resumes it"
+        )
     _check_export(folder / kind, kind)
     made_with = read_made_with(folder)
     base = base or _base_on_hub(config, made_with, adapter)
@@ -102,7 +104,9 @@ def read_finished(folder: Path, *, adapter: bool, base: str = "") -> FinishedRun
 
 def _base_on_hub(config: Config, made_with: dict[str, Any], adapter: bool) -> str:
     """The run file's model if it is one on the hub. An adapter that follows a cold start belongs to another model."""
-    is_folder = made_with.get("model_is_a_folder", False) or Path(config.model).exists() or config.model.startswith((".", "/", "~"))
+    is_folder = (
+        made_with.get("model_is_a_folder", False) or Path(config.model).exists() or config.model.startswith((".", "/", "~"))
+    )
     return "" if is_folder or config.model.count("/") > 1 or (adapter and config.coldstart.steps) else config.model
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from vlrl.hub.card import card
@@ -28,19 +29,22 @@ def write_folder(run: FinishedRun, folder: Path, *, repo: str, branch: str = "",
         curves = write_curves(run, folder)
         (folder / CARD).write_text(card(run, repo=repo, branch=branch, licence=licence, curves=curves), encoding="utf-8")
     except OSError as error:
-        raise OSError(f"cannot write {folder}: {error.strerror}; make room, or name a folder on another disk with --to") from error
+        raise OSError(
+            f"cannot write {folder}: {error.strerror}; make room, or name a folder on another disk with --to"
+        ) from error
     files = sorted(folder.iterdir())
     check_private(files, run.folder)
     return files
 
 
 def _publish(file: Path, to: Path, base: str) -> None:
-    """Links a file, or copies it to another disk. An adapter's settings get the hub's name of the model that it belongs to."""
+    """Links weights and copies other files. An adapter's settings get the hub's name of the model that it belongs to."""
     if file.name == "adapter_config.json":
         settings = json.loads(file.read_text()) | {"base_model_name_or_path": base}
         to.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
         return
-    try:
-        os.link(file, to)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(file, to)
+    if file.suffix == ".safetensors":
+        with suppress(OSError):  # another disk, or one without links
+            os.link(file, to)
+            return
+    shutil.copyfile(file, to)

@@ -19,7 +19,7 @@ _CONTINUES = "the same command continues with what is missing"
 
 
 def full_name(repo: str) -> str:
-    """OWNER/NAME for NAME, with the token's owner. ValueError if the name is not valid, and for a token that is missing or refused."""
+    """OWNER/NAME for NAME, with the token's owner. ValueError for a name that is not valid, and a token missing or refused."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -45,7 +45,9 @@ def upload(folder: Path, repo: str, *, private: bool, branch: str, message: str)
     with _sentences(repo):
         api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.model_info(repo).private:
-            raise ValueError(f"{repo} exists and is public, so --private cannot hold; make it private in its settings, or name another")
+            raise ValueError(
+                f"{repo} exists and is public, so --private cannot hold; make it private in its settings, or name another"
+            )
         if branch:
             api.create_branch(repo, branch=branch, exist_ok=True)
         done = api.upload_folder(
@@ -90,9 +92,14 @@ def _sentence(error: Exception, repo: str) -> str:
     if status == 401:
         return "the hub refuses the token (401); make one with write permission in your settings there, then run `hf auth login`"
     if status == 403:
-        return f"the token may not write to {repo} (403: {said}); name a repository of your own, or use a token with write permission"
+        return (
+            f"the token may not write to {repo} (403: {said}); name a repository of your own, or use a token with write "
+            "permission"
+        )
     if status == 404:
-        return f"the hub has no {repo} that this token may see (404: {said}); check the name, the branch and the token's permissions"
+        return (
+            f"the hub has no {repo} that this token may see (404: {said}); check the name, the branch and the token's permissions"
+        )
     if status is not None and status >= 500:
         return f"the hub failed ({status}: {said}); {_CONTINUES}"
     if status is not None:
