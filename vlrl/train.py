@@ -202,12 +202,13 @@ def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:
     summary = {"steps": config.steps, **before_and_after(before, after)}
     if config.on_collapse == "rollback":
         summary["rollbacks"] = [asdict(each) for each in trainer.rollbacks]
+    if trainer.log:
+        write_made_with(config.folder, model=config.model, ranks=run.ranks.size)
     announce("Writing the model", shown=run.ranks.is_first)
     with with_advice(config.folder / "model"):
         if config.lora:
             trainer.policy.export_adapter(config.folder / "adapter")
         trainer.policy.export(config.folder / "model", config.model, run.encoder)
     if trainer.log:
-        write_made_with(config.folder, model=config.model, ranks=run.ranks.size)
         trainer.log.summary(summary)
     return summary
