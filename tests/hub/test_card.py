@@ -60,11 +60,11 @@ def test_the_card_says_what_the_model_was_trained_on_how_and_to_what_effect(run,
     text = (written(run, tmp_path / "out") / "README.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     cells = {row[0]: row for row in rows if row[0] not in ("task", "setting", "---")}
-    assert ["sums", "0.250 ± 0.100", "0.500 ± nan", "+0.250 ± nan", "5"] in rows
+    assert ["sums", "0.250 ± 0.100", "0.500", "+0.250", "5"] in rows
     assert cells["sums"][1:3] == ["75.0%", "[made/sums](https://huggingface.co/datasets/made/sums)"]
     assert cells["sums"][3:6] == ["`1f1f1f1f1f1f`", "7", "5"] and cells["sums"][7:] == ["CC BY 4.0", "sums.py 12ab"]
     assert cells["logic"] == ["logic", "25.0%", "", "", "", "", "9f" * 8, "", "logic.py 34cd"], "whose data are gone"
-    assert cells["steps"][1] == "12, of 2 updates" and cells["seed"][1] == "0"
+    assert cells["steps"][1] == "12, each of 2 updates" and cells["seed"][1] == "0"
     assert "Made with vlrl 1.0, torch 2.13.0 on 16 x NVIDIA H200 on 2 hosts." in text
     assert "    vlrl train …/run.yaml steps=12 runs=…/runs\n" in text
     assert 'AutoModelForImageTextToText.from_pretrained("kim/sums", dtype="auto")' in text
@@ -113,7 +113,7 @@ def test_a_run_without_an_evaluation_has_a_card(run, tmp_path):
     (run / "summary.json").write_text('{"steps": 12, "tasks": {}, "mean": null}')
     out = written(run, tmp_path / "out")
     card = ModelCard.load(out / "README.md")
-    assert card.data.eval_results is None and "No task of the run had held-out rows." in card.text
+    assert card.data.eval_results is None and "This model was not evaluated on held-out rows." in card.text
     assert not (out / "evaluation.png").exists()
 
 

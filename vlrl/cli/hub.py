@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vlrl.cli.shared import sentences
+from vlrl.cli.shared import quieten, sentences
 from vlrl.common.folder_lock import held
 from vlrl.telemetry.progress import announce
 
@@ -15,6 +15,7 @@ def push(
     run: Annotated[Path, typer.Argument(help="The folder of a run that has ended, such as runs/cpu.")],
     repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub, or NAME for one of your own.")] = "",
     adapter: Annotated[bool, typer.Option(help="Push the adapter that a LoRA run trained, not the merged model.")] = False,
+    checkpoint: Annotated[int | None, typer.Option(help="Push the model after this step, which must have a checkpoint.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     branch: Annotated[str, typer.Option("--branch", "--revision", help="A branch, made if missing. Default: main.")] = "",
     message: Annotated[str, typer.Option(help="The commit's message.")] = "",
@@ -38,9 +39,11 @@ def push(
         is_upload = to is None and not dry_run
         if is_upload and not repo:
             raise ValueError("name the repository on the hub: vlrl push RUN OWNER/NAME; or only write a folder: --to FOLDER")
+        if checkpoint is not None:
+            quieten()
         check_is_run(run)
         with held(run, doing="pushed", remedy="push another run"):
-            finished = read_finished(run, adapter=adapter, base=base_model)
+            finished = read_finished(run, adapter=adapter, base=base_model, checkpoint=checkpoint)
             name = full_name(repo) if is_upload else repo or run.resolve().name
             folder = to or run / "push"
             if to is None:
@@ -52,6 +55,7 @@ def push(
                 announce("The card names no licence; give it with --license, such as apache-2.0")
             if is_upload:
                 message = (
-                    message or f"{'Adapter' if adapter else 'Model'} of run {finished.config.name}, step {finished.config.steps}"
+                    message
+                    or f"{'Adapter' if adapter else 'Model'} of run {finished.config.name}, step {finished.summary['steps']}"
                 )
                 print(upload(folder, name, private=private, branch=branch, message=message))

@@ -102,8 +102,13 @@ def _evaluation_rows(run: FinishedRun) -> Iterator[list[str]]:
     for task, values in run.summary["tasks"].items():
         before, after = float(values["before"]), float(values["after"])
         halves = [float(values[f"{at}_interval"]) for at in ("before", "after")]
-        cells = [f"{mean:.3f} ± {half:.3f}" for mean, half in zip((before, after), halves, strict=True)]
-        yield [task, *cells, f"{after - before:+.3f} ± {math.hypot(*halves):.3f}", str(values["rows"])]
+        cells = [_estimate(mean, half) for mean, half in zip((before, after), halves, strict=True)]
+        yield [task, *cells, _estimate(after - before, math.hypot(*halves), sign="+"), str(values["rows"])]
+
+
+def _estimate(mean: float, half: float, sign: str = "") -> str:
+    """ "0.250 ± 0.100", or "0.250" if the interval is not known."""
+    return f"{mean:{sign}.3f} ± {half:.3f}" if math.isfinite(half) else f"{mean:{sign}.3f}"
 
 
 def _sampled(run: FinishedRun) -> str:
@@ -140,7 +145,8 @@ def _settings(run: FinishedRun) -> Iterator[tuple[str, str]]:
     yield "algorithm.gate", algorithm.gate
     if algorithm.gate == "sapo":
         yield "algorithm.tau_pos, tau_neg", f"{algorithm.tau_pos:g}, {algorithm.tau_neg:g}"
-    yield "steps", f"{config.steps}, of {algorithm.minibatches} updates"
+    made = run.summary["steps"]
+    yield "steps", f"{made}{'' if made == config.steps else f' of {config.steps}'}, each of {algorithm.minibatches} updates"
     yield "prompts_per_step", str(config.prompts_per_step)
     yield "group_size", _range(map(config.group_size, config.mixture))
     yield "max_new_tokens", _range(map(config.max_new_tokens, config.mixture))

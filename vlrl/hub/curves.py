@@ -71,7 +71,7 @@ def _evaluations(run: FinishedRun, task: str, values: dict[str, float]) -> Itera
     """Step, mean and half width of the interval; 0 for an evaluation between, whose interval is not kept."""
     yield 0, float(values["before"]), _half(values["before_interval"])
     for line in run.metrics:
-        if isinstance(line.get(f"eval/{task}"), int | float):
+        if isinstance(line.get(f"eval/{task}"), int | float) and line["step"] < run.summary["steps"]:
             yield line["step"], line[f"eval/{task}"], 0.0
     yield run.summary["steps"], float(values["after"]), _half(values["after_interval"])
 

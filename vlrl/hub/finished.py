@@ -1,6 +1,8 @@
-"""Reads a finished run for its model card: the export, the settings, the evaluation, and the data it was trained on."""
+"""Reads a run for its model card: the export, the settings, the evaluation, and the data it was trained on."""
 
 import json
+import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +46,15 @@ class TaskData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedRun:
-    """A run that has ended. kind: model, for the whole or the merged model, or adapter. base: the model on the hub that it was
-    made from; empty if that is not on the hub."""
+    """A run that has ended, or a run up to one of its checkpoints.
+
+    kind: model, for the whole or the merged model, or adapter. export: the folder with its files. base: the model on the hub that
+    it was made from; empty if that is not on the hub. summary, metrics: up to summary["steps"].
+    """
 
     folder: Path
     kind: str
+    export: Path
     base: str
     config: Config
     summary: dict[str, Any]
@@ -57,18 +63,15 @@ class FinishedRun:
     made_with: dict[str, Any]
 
     @property
-    def export(self) -> Path:
-        return self.folder / self.kind
-
-    @property
     def files(self) -> list[Path]:
         """The export's files to publish."""
         return sorted(path for path in self.export.iterdir() if path.suffix in _PUBLISHED)
 
 
-def read_finished(folder: Path, *, adapter: bool, base: str = "") -> FinishedRun:
+def read_finished(folder: Path, *, adapter: bool, base: str = "", checkpoint: int | None = None) -> FinishedRun:
     """Reads the run. adapter: for the adapter that a LoRA run trained, instead of the merged model.
 
+    checkpoint: for the model after so many steps, which is exported first, into the run's folder.
     base: the hub's name of the model that the run began with, if the run file names a folder.
     Raises ValueError if the run has not finished, if its export lacks a file, and for an adapter whose base is not on the hub.
     """
@@ -77,11 +80,11 @@ def read_finished(folder: Path, *, adapter: bool, base: str = "") -> FinishedRun
     if adapter and not config.lora:
         raise ValueError(f"{folder} trained the whole model, so it has no adapter; leave out --adapter")
     kind = "adapter" if adapter else "model"
-    if not (folder / "summary.json").exists() or not (folder / kind).is_dir():
+    if checkpoint is None and not ((folder / "summary.json").exists() and (folder / kind).is_dir()):
         raise ValueError(
-            f"{folder} has not finished: it has no {kind}/ and summary.json yet; `vlrl train` with its run file resumes it"
+            f"{folder} has not finished: it has no {kind}/ and summary.json yet; `vlrl train` with its run file resumes it, and "
+            "--checkpoint STEP pushes a checkpoint"
         )
-    _check_export(folder / kind, kind)
     made_with = read_made_with(folder)
     base = base or _base_on_hub(config, made_with, adapter)
     if adapter and not base:
@@ -90,16 +93,33 @@ def read_finished(folder: Path, *, adapter: bool, base: str = "") -> FinishedRun
             f"{folder}: the adapter belongs to {began}, which has no name on the hub; give the name of that model there with "
             "--base-model OWNER/NAME, or push the merged model without --adapter"
         )
+    metrics, before = read_steps(folder).metrics, _before(folder)
+    if checkpoint is None:
+        export, summary = folder / kind, read_json(folder / "summary.json", "resume the run to write it again")
+    else:
+        export, summary = _exported(folder, config, checkpoint, kind), _summary_at(checkpoint, metrics, before)
+    _check_export(export, kind)
     return FinishedRun(
         folder=folder,
         kind=kind,
+        export=export,
         base=base,
         config=config,
-        summary=read_json(folder / "summary.json", "resume the run to write it again"),
-        metrics=read_steps(folder).metrics,
-        data=list(_data(config, _recorded(folder))),
+        summary=summary,
+        metrics=[line for line in metrics if line["step"] <= summary["steps"]],
+        data=list(_data(config, before.get("of", {}).get("origin", {}))),
         made_with=made_with,
     )
+
+
+def _exported(folder: Path, config: Config, step: int, kind: str) -> Path:
+    """The folder with the model or the adapter of a checkpoint, written anew."""
+    from vlrl.trainer.checkpoint_export import export_checkpoint
+
+    out = folder / "exported" / f"step-{step:06d}" / kind
+    shutil.rmtree(out, ignore_errors=True)
+    export_checkpoint(folder, config, step, out, adapter=kind == "adapter")
+    return out
 
 
 def _base_on_hub(config: Config, made_with: dict[str, Any], adapter: bool) -> str:
@@ -125,12 +145,22 @@ def _check_export(export: Path, kind: str) -> None:
             raise ValueError(f"{export / name} cannot be read ({error}); {remedy}") from None
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
-    """The fingerprints of data and task files that the run recorded when it began."""
+def _before(folder: Path) -> dict[str, Any]:
+    """The evaluation before the first step, with the fingerprints of data and task files that the run recorded then."""
     path = folder / "evaluated_before.json"
-    if not path.exists():
-        return {}
-    return read_json(path, "without it, the card cannot say which data the run used; put it back")["of"]["origin"]
+    return read_json(path, "without it, the card cannot say which data the run used; put it back") if path.exists() else {}
+
+
+def _summary_at(step: int, metrics: list[Line], before: dict[str, Any]) -> dict[str, Any]:
+    """What summary.json would say after the step, of the tasks that were evaluated then. Their intervals are not kept."""
+    line = next((each for each in metrics if each["step"] == step), {})
+    tasks = {}
+    for task, each in before.get("tasks", {}).items():
+        if f"eval/{task}" in line:
+            was = each["average"]
+            values = {"before": was["mean"], "before_interval": was["interval"], "rows": was["rows"]}
+            tasks[task] = values | {"after": line[f"eval/{task}"], "after_interval": math.nan}
+    return {"steps": step, "tasks": tasks}
 
 
 def _data(config: Config, recorded: dict[str, Any]) -> Iterator[TaskData]:
