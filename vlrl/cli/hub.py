@@ -43,8 +43,8 @@ def push(
             quieten()
         check_is_run(run)
         with held(run, doing="pushed", remedy="push another run"):
+            name = full_name(repo) if is_upload else repo or run.resolve().name  # a token that is refused is known at once
             finished = read_finished(run, adapter=adapter, base=base_model, checkpoint=checkpoint)
-            name = full_name(repo) if is_upload else repo or run.resolve().name
             folder = to or run / "push"
             if to is None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -54,8 +54,5 @@ def push(
             if not licence:
                 announce("The card names no licence; give it with --license, such as apache-2.0")
             if is_upload:
-                message = (
-                    message
-                    or f"{'Adapter' if adapter else 'Model'} of run {finished.config.name}, step {finished.summary['steps']}"
-                )
-                print(upload(folder, name, private=private, branch=branch, message=message))
+                what = f"{finished.kind.capitalize()} of run {finished.config.name}, step {finished.summary['steps']}"
+                print(upload(folder, name, private=private, branch=branch, message=message or what))
