@@ -35,7 +35,8 @@ def make_run(folder: Path, export: str, **settings) -> Path:
     (run / "config.yaml").write_text(dump_config(parse_config(raw | settings, "here")))
     shutil.copytree(export, run / "model")
     origin = {"data": {"sums": fingerprint, "logic": "9f" * 8}, "task_files": {"sums": "sums.py 12ab", "logic": "logic.py 34cd"}}
-    (run / "evaluated_before.json").write_text(json.dumps({"of": {"origin": origin}, "tasks": {}}))
+    before = {"mean": 0.25, "interval": 0.1, "rows": 5}
+    (run / "evaluated_before.json").write_text(json.dumps({"of": {"origin": origin}, "tasks": {"sums": {"average": before}}}))
     made_with = {"versions": {"vlrl": "1.0", "torch": "2.13.0"}, "ranks": 16, "ranks_per_host": 8, "device": "NVIDIA H200"}
     made_with |= {"model_is_a_folder": False, "arguments": ["train", f"{home}/run.yaml", "steps=12", f"runs={home}/runs"]}
     (run / MADE_WITH).write_text(json.dumps(made_with))

@@ -147,6 +147,28 @@ def test_an_adapter_s_card_names_its_base_and_how_to_load_it(run, tmp_path):
     assert not (tmp_path / "out/config.json").exists()
 
 
+def test_the_card_of_a_checkpoint_ends_with_its_step(run, tmp_path, monkeypatch):
+    """The export itself is tested in tests/trainer/test_checkpoint_export.py; here the run's model is in its place."""
+    monkeypatch.setattr(
+        "vlrl.trainer.checkpoint_export.export_checkpoint",
+        lambda run, config, step, out, adapter: shutil.copytree(run / "model", out),
+    )
+    (run / "summary.json").unlink()
+    out = tmp_path / "out"
+    write_folder(read_finished(run, adapter=False, checkpoint=6), out, repo="kim/sums")
+    text = (out / "README.md").read_text()
+    assert "| sums | 0.250 ± 0.100 | 0.300 | +0.050 | 5 |" in text and "| steps | 6 of 12, each of 2 updates |" in text
+    (result,) = ModelCard.load(out / "README.md").data.eval_results
+    assert result.metric_value == 0.3
+    assert len(read_finished(run, adapter=False, checkpoint=6).metrics) == 6, "later steps are not drawn"
+    assert "This model was not evaluated" in card_of(read_finished(run, adapter=False, checkpoint=5), tmp_path / "other")
+
+
+def card_of(finished, out: Path) -> str:
+    write_folder(finished, out, repo="kim/sums")
+    return (out / "README.md").read_text()
+
+
 @pytest.mark.parametrize("settings", [{"coldstart": {"steps": 5}}, {"model": "/models/telltale-kim/base"}])
 def test_an_adapter_of_a_model_that_is_not_on_the_hub_needs_that_model_s_name(tmp_path, tiny_dense, settings):
     run = lora(make_run(tmp_path, tiny_dense, **settings))

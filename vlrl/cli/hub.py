@@ -43,7 +43,8 @@ def push(
             quieten()
         check_is_run(run)
         with held(run, doing="pushed", remedy="push another run"):
-            name = full_name(repo) if is_upload else repo or run.resolve().name  # a token that is refused is known at once
+            # First, so that a token that is refused is known at once.
+            name = full_name(repo) if is_upload else _example_name(repo or run.resolve().name)
             finished = read_finished(run, adapter=adapter, base=base_model, checkpoint=checkpoint)
             folder = to or run / "push"
             if to is None:
@@ -56,3 +57,8 @@ def push(
             if is_upload:
                 what = f"{finished.kind.capitalize()} of run {finished.config.name}, step {finished.summary['steps']}"
                 print(upload(folder, name, private=private, branch=branch, message=message or what))
+
+
+def _example_name(repo: str) -> str:
+    """A name for the commands in a card that is not uploaded."""
+    return repo if "/" in repo else f"OWNER/{repo}"

@@ -71,7 +71,7 @@ class FinishedRun:
 def read_finished(folder: Path, *, adapter: bool, base: str = "", checkpoint: int | None = None) -> FinishedRun:
     """Reads the run. adapter: for the adapter that a LoRA run trained, instead of the merged model.
 
-    checkpoint: for the model after so many steps, which is exported first, into the run's folder.
+    checkpoint: the step whose model is wanted; it is exported first, into the run's folder.
     base: the hub's name of the model that the run began with, if the run file names a folder.
     Raises ValueError if the run has not finished, if its export lacks a file, and for an adapter whose base is not on the hub.
     """
