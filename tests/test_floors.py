@@ -31,18 +31,10 @@ FLOORS = {
     + ["preflight.model_settings", "preflight.machine"],
     4: ["rollout.canary", "rollout.start", "rollout.batch", "trainer.token_budget", "trainer.micro_batch"]
     + ["evaluation.sampling", "preflight", "data.build", "cli.plan", "cli.memory", "cli.doctor"],
-    5: [
-        "trainer.checkpointing",
-        "trainer.update",
-        "coldstart",
-        "evaluation",
-        "report",
-        "data.check",
-        "preflight.quick_checks",
-        "prepare",
-    ],
-    6: ["trainer.trainer", "study", "cli.shared"],
-    7: ["train", "cli.tasks", "cli.data"],
+    5: ["trainer.checkpointing", "trainer.update", "coldstart", "evaluation", "report", "data.check", "prepare"]
+    + ["preflight.quick_checks"],
+    6: ["trainer.trainer", "study", "cli.shared", "hub"],
+    7: ["train", "cli.tasks", "cli.data", "cli.hub"],
     8: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
@@ -59,7 +51,7 @@ WITHOUT_TORCH += [
     "preflight.machine",
     "distributed.checkpoint",
 ]
-WITHOUT_TORCH += ["telemetry.metrics"]
+WITHOUT_TORCH += ["telemetry.metrics", "hub.folder", "hub.upload"]
 WITHOUT_TORCH += ["evaluation.compare", "evaluation.records", "report.read", "cli.main", "cli.plan", "cli.doctor", "prepare"]
 WITHOUT_TORCH += [f"verifiers.{path.stem}" for path in (ROOT / "vlrl/verifiers").glob("[!_]*.py")]
 

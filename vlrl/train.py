@@ -26,6 +26,7 @@ from vlrl.run import Run
 from vlrl.run_file import dump_config
 from vlrl.stats import EvalResult
 from vlrl.telemetry.clock import Clock
+from vlrl.telemetry.made_with import write_made_with
 from vlrl.telemetry.metrics import Key, Metrics, combine, step_metrics, to_metrics
 from vlrl.telemetry.progress import announce, progress
 from vlrl.telemetry.run_log import rollout_lines
@@ -201,6 +202,8 @@ def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:
     summary = {"steps": config.steps, **before_and_after(before, after)}
     if config.on_collapse == "rollback":
         summary["rollbacks"] = [asdict(each) for each in trainer.rollbacks]
+    if trainer.log:
+        write_made_with(config.folder, model=config.model, ranks=run.ranks.size)
     announce("Writing the model", shown=run.ranks.is_first)
     with with_advice(config.folder / "model"):
         if config.lora:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlrl.cli.data import data
+from vlrl.cli.hub import push
 from vlrl.cli.init import init
 from vlrl.cli.replica import replica
 from vlrl.cli.shared import SETTINGS, App, Overrides, RunFile, load, open_run, open_to_sample, quieten, sentences
@@ -297,6 +298,7 @@ def tiny(
 
 app.command(epilog="Example: vlrl init my")(init)
 app.command(epilog="Example: VLRL_TOKEN=... vlrl replica --listen 10.0.0.2:5601")(replica)
+app.command(epilog="Example: vlrl push runs/cpu kim/digits --license apache-2.0")(push)
 app.add_typer(data, name="data")
 app.add_typer(new, name="new")
 app.command(epilog="Example: vlrl verify dots --cases cases.jsonl")(verify)

@@ -152,6 +152,17 @@ def newest_good(root: Path, *, rank: int = 0, world_size: int = 1, agree: Agree 
     return None
 
 
+def checkpoint_at(root: Path, step: int) -> Checkpoint:
+    """The checkpoint after `step` steps. Raises ValueError, with the steps that there are, if it is missing or damaged."""
+    found = dict(_folders(root))
+    if step not in found:
+        there = ", ".join(map(str, sorted(found))) or "none"
+        raise ValueError(f"there is no checkpoint of step {step} in {root}; there are: {there}")
+    if fault := _fault(step, found[step], slice(None)):
+        raise ValueError(f"checkpoint {_name(step)} in {root} is damaged: {fault}; choose another step")
+    return Checkpoint(step=step, path=found[step], state=json.loads((found[step] / _STATE).read_text()))
+
+
 def check_same_config(
     saved: Mapping[str, Any], current: Mapping[str, Any], *, step: int, may_differ: tuple[str, ...] = MAY_DIFFER
 ) -> None:

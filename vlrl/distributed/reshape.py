@@ -62,8 +62,8 @@ def save(folder: Path, rank: int, flats: Sequence[Flat], sizes: Mapping[str, int
     torch.save(content, folder / f"rank-{rank:05d}.pt")
 
 
-def load(folder: Path, rank: int, flats: Sequence[Flat], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Fills weights and states from the files of any number of ranks, and returns their `progress`.
+def load(folder: Path, rank: int, flats: Sequence[Flat], sizes: Mapping[str, int], *, with_state: bool = True) -> dict[str, Any]:
+    """Fills weights, and with_state the optimizer's state, from the files of any number of ranks; returns their `progress`.
 
     ValueError if there are no files, if they are of another model, or if elements are missing in them.
     """
@@ -80,7 +80,10 @@ def load(folder: Path, rank: int, flats: Sequence[Flat], sizes: Mapping[str, int
         for tensors, numbers, parts in saved["flats"]:
             for theirs in (Part(*part) for part in parts):
                 for mine, flat in _overlapping(wanted.get(theirs.name, ()), theirs):
-                    missing[theirs.name] -= _copy(tensors, numbers, theirs, flat, mine)
+                    if with_state:
+                        missing[theirs.name] -= _copy(tensors, numbers, theirs, flat, mine)
+                    else:
+                        missing[theirs.name] -= _copy({_WEIGHT: tensors[_WEIGHT]}, {}, theirs, flat, mine)
         if not any(missing.values()):
             return progress
     lacking = [f"{count} elements of {name}" for name, count in missing.items() if count]
