@@ -206,6 +206,15 @@ def test_an_attached_replica_keeps_its_engine_for_the_next_trainer(model, here, 
             assert in_order(engine.generate(requests_of(model, pictures))) == here[2]
 
 
+def test_an_attached_replica_whose_trainer_vanishes_in_the_middle_serves_the_next_one(model, here, pictures, monkeypatch) -> None:
+    monkeypatch.setenv(TOKEN, SECRET)
+    with listening() as address:
+        with replicas(model, [address]) as engine:
+            next(engine.generate(requests_of(model, pictures)))
+        with replicas(model, [address]) as engine:
+            assert in_order(engine.generate(requests_of(model, pictures))) == here[0]
+
+
 def test_a_stranger_is_refused_and_does_not_keep_the_trainer_waiting(model, monkeypatch) -> None:
     monkeypatch.setenv(TOKEN, SECRET)
     with listening() as address:

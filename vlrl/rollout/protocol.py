@@ -116,8 +116,8 @@ def prove(connection: socket.socket, token: str, *, answers: bool) -> bool:
         if answers:
             connection.sendall(_proof(token, own, theirs))
         right = hmac.compare_digest(_exactly(connection, _PROOF_BYTES), _proof(token, other, mine))
-        if right and not answers:
-            connection.sendall(_proof(token, own, theirs))
+        if not answers:
+            connection.sendall(_proof(token, own, theirs) if right else bytes(_PROOF_BYTES))
         return right and time.monotonic() < deadline
     except OSError as error:
         raise error if isinstance(error, LostError) else LostError(str(error)) from None

@@ -101,13 +101,16 @@ class VllmEngine:
         for name, request in places.items():
             core.add_request(name, self._input(request.prompt), self._parameters(request), lora_request=self._adapter)
         waiting = set(places)
-        while waiting:
-            assert core.has_unfinished_requests(), f"the engine dropped {len(waiting)} of {len(requests)} requests"
-            outputs: Any = core.step()
-            for output in outputs:
-                if output.finished:
-                    waiting.discard(output.request_id)
-                    yield self._rollout(places[output.request_id], output.outputs[0])
+        try:
+            while waiting:
+                assert core.has_unfinished_requests(), f"the engine dropped {len(waiting)} of {len(requests)} requests"
+                outputs: Any = core.step()
+                for output in outputs:
+                    if output.finished:
+                        waiting.discard(output.request_id)
+                        yield self._rollout(places[output.request_id], output.outputs[0])
+        finally:
+            core.abort_request(list(waiting))  # if the caller wants no more of them
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         weights = self._with_new_expert_kernels(weights)
