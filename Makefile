@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN ?= configs/cpu.yaml
 FAMILY ?=
-OF_FAMILY := $(if $(FAMILY),name=cpu-$(FAMILY) model=models/tiny-$(FAMILY) build.tiny_models.models/tiny-$(FAMILY)=$(FAMILY))
+# Families without a norm of queries and keys, or with recurrent layers, start from a few more demonstrations.
+OF_FAMILY := $(if $(FAMILY),name=cpu-$(FAMILY) model=models/tiny-$(FAMILY) build.tiny_models.models/tiny-$(FAMILY)=$(FAMILY) coldstart.steps=120)
 
 # Parts that share two cores (engine, verifiers, ranks) are quicker with a thread each than waiting for one another's.
 export OMP_NUM_THREADS ?= 1

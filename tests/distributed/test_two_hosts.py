@@ -2,13 +2,15 @@
 
 import re
 import signal
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import PATIENCE_S
-from tests.distributed.two_hosts import TwoHosts, refusal
-from tests.loop import EVEN_LENGTH, TORCHRUN, Loop
+from tests.distributed.two_hosts import ADDRESS, TwoHosts, refusal
+from tests.loop import EVEN_LENGTH, TORCHRUN, Loop, same_weights
 from vlrl.data.shards import NewRow, write_dataset
 
 pytestmark = [
@@ -125,3 +127,22 @@ def test_the_doctor_finds_whether_the_hosts_reach_one_another(hosts, lossy, inte
     ]
     assert [each.wait(PATIENCE_S) for each in launchers] == [int(bool(interface))] * 2
     assert expected in (tmp_path / "0").read_text()
+
+
+def test_a_replica_on_the_other_host_samples_the_bits_of_an_engine_in_the_trainer_and_outlives_its_cable(hosts, small) -> None:
+    here = small.with_(name="engine_here", steps=8)
+    here.run()
+    address = f"{ADDRESS.format(2)}:5601"
+    there = small.with_(name="engine_there", steps=8, rollout__place="separate", rollout__hosts=[address])
+    vlrl = (sys.executable, "-u", "-m", "vlrl.cli")
+    printed = [Path(there.overrides["runs"]) / f"engine_there.{name}.txt" for name in ("trainer", "replica")]
+    replica = hosts.run(1, printed[1], *vlrl, "replica", "--listen", address, VLRL_TOKEN="of the test")
+    trainer = hosts.run(0, printed[0], *vlrl, *there.command, VLRL_TOKEN="of the test")
+    waited_for(lambda: len(there.metrics) > 2 or trainer.poll() is not None)
+    hosts.unplug(1)
+    waited_for(lambda: f"(at {address}) is lost" in printed[0].read_text() or trainer.poll() is not None)
+    hosts.plug(1)
+    assert trainer.wait(PATIENCE_S) == 0, printed[0].read_text()
+    replica.kill()
+    assert (there.steady_metrics, there.rollouts) == (here.steady_metrics, here.rollouts)
+    assert same_weights(there.weights(), here.weights())

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.loop import ROOT
 
 NAMES = ("hosta", "hostb")
-_ADDRESS = "10.77.0.{}"
+ADDRESS = "10.77.0.{}"
 
 
 class TwoHosts:
@@ -36,7 +36,7 @@ class TwoHosts:
             self.spaces[1],
         )
         for host, space in enumerate(self.spaces):
-            _ip("-n", space, "address", "add", f"{_ADDRESS.format(host + 1)}/24", "dev", self.cables[host])
+            _ip("-n", space, "address", "add", f"{ADDRESS.format(host + 1)}/24", "dev", self.cables[host])
             _ip("-n", space, "link", "set", "lo", "up")
             self.plug(host)
         return self
@@ -63,12 +63,16 @@ class TwoHosts:
 
     def start(self, host: int, printed: Path, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
         """Starts one rank on the host as examples/launch/two_hosts.sh does; what it prints goes to the file."""
+        script = str(ROOT / "examples/launch/two_hosts.sh")
+        return self.run(host, printed, script, str(host), ADDRESS.format(1), *arguments, **env)
+
+    def run(self, host: int, printed: Path, *command: str, **env: str) -> subprocess.Popen[bytes]:
+        """Starts the command on the host; what it prints goes to the file."""
         named = ["unshare", "--uts", "sh", "-c", f'hostname {NAMES[host]}; exec "$@"', "sh"]
-        script = [ROOT / "examples/launch/two_hosts.sh", str(host), _ADDRESS.format(1), *arguments]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         with printed.open("w") as file:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.spaces[host], *named, *script],
+                ["ip", "netns", "exec", self.spaces[host], *named, *command],
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PATH": path, "GPUS": "1"} | env,
                 stdout=file,
