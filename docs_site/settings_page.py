@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from docs_site.named_sentences import named_sentences
 from vlrl.config import Config
 
 NAMES = {"mixture": "TASK", "build.data": "FOLDER"}
@@ -54,12 +55,10 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
 
 def said(section: type[BaseModel]) -> tuple[str, dict[str, str]]:
     """What a section's docstring says of the section, and of its settings by name; what it lacks, its base's says."""
-    text = " ".join((section.__doc__ or "").split())
-    names = "|".join(section.model_fields)
-    about, *rest = re.split(rf"(?:^|(?<=[.)] ))((?:{names})(?:, (?:{names}))*): ", text)
-    found = {name: what.strip() for names, what in zip(rest[::2], rest[1::2], strict=True) for name in names.split(", ")}
+    about, sentences = named_sentences(section.__doc__ or "", section.model_fields)
     base = section.__base__
-    return about.strip(), (said(base)[1] if base and issubclass(base, BaseModel) and base is not BaseModel else {}) | found
+    inherited = said(base)[1] if base and issubclass(base, BaseModel) and base is not BaseModel else {}
+    return about, inherited | {name: what for names, what in sentences for name in names}
 
 
 def settings(section: type[BaseModel]) -> list[str]:
@@ -118,7 +117,8 @@ def _table(section: type[BaseModel]) -> str:
         kind = allowed(schema[name])
         cells = (f"`{name}`", f"{_shown(schema[name])}<br>{kind}" if kind else _shown(schema[name]), linked(sentences[name]))
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
-    return "| setting | default, and what it may be | what it is |\n| --- | --- | --- |\n" + "".join(rows) if rows else ""
+    head = "| setting | default, and what it may be | what it is |\n| --- | --- | --- |\n"
+    return f'<div class="stacked" markdown>\n\n{head}{"".join(rows)}\n</div>\n' if rows else ""
 
 
 def linked(text: str) -> str:

@@ -327,8 +327,8 @@ class ColdStartConfig(Section):
 class CheckpointsConfig(Section):
     """The states from which a run resumes.
 
-    every: steps between checkpoints; a killed run repeats at most as many. With 0 a run saves only if a signal stops it, and at its
-    end. keep: how many of the newest stay on the disk.
+    every: steps between checkpoints; a killed run repeats at most as many. With 0 a run saves only if a signal stops it, and
+    at its end. keep: how many of the newest stay on the disk.
     signal_grace_s: seconds after SIGTERM within which a save may still begin; below what your launcher waits before it kills.
     """
 

@@ -1,0 +1,85 @@
+"""A hook of mkdocs: the pages of the site whose text is not in docs/, and links that leave docs/.
+
+On the forge a link such as ../configs/cpu.yaml shows the file. The site has no address of the repository, so it carries a page
+for each such file, which the search leaves out.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from docs_site.settings_page import page as settings_page
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+    "bench/RESULTS.md": "results.md",
+}
+"""Documents outside docs/ that are pages of the site, with their places there."""
+PICTURES = (".png", ".svg")
+LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages whose text is not in docs/, and what any page links to outside of it."""
+    files.append(File.generated(config, "settings.md", content=settings_page()))
+    texts = {
+        f"docs/{file.src_uri}": Path(file.abs_src_path).read_text() for file in files.documentation_pages() if file.abs_src_path
+    }
+    texts |= {name: (ROOT / name).read_text() for name in PAGES}
+    for name, place in PAGES.items():
+        files.append(File.generated(config, place, content=texts[name]))
+    for target in sorted({target for name, text in texts.items() for target in targets(name, text)}):
+        if not target.startswith("docs/") and target not in PAGES:
+            files.append(_carried(config, target))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Points links that leave docs/, or come from a document outside of it, to their places on the site."""
+    place = page.file.src_uri
+    name = next((name for name, at in PAGES.items() if at == place), f"docs/{place}")
+
+    def moved(link: re.Match[str]) -> str:
+        return posixpath.relpath(
+            place_of(posixpath.normpath(posixpath.join(posixpath.dirname(name), link[1]))), posixpath.dirname(place)
+        )
+
+    return markdown if place.startswith("source/") else LINK.sub(moved, markdown)
+
+
+def targets(name: str, text: str) -> Iterator[str]:
+    """The files and folders that a document links to, from the repository's root. Raises ValueError if one is missing."""
+    for link in LINK.findall(text):
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+        if target != "docs/settings.md" and not (ROOT / target).exists():  # that page is made by this hook
+            raise ValueError(f"{name} links to {link}, and there is no {target}; correct the link")
+        yield target
+
+
+def place_of(target: str) -> str:
+    """Where the site has a file of the repository."""
+    if target in PAGES:
+        return PAGES[target]
+    if target.startswith("docs/"):
+        return target.removeprefix("docs/")
+    return f"source/{target}" if target.endswith(PICTURES) else f"source/{target}.md"
+
+
+def _carried(config: MkDocsConfig, target: str) -> File:
+    """A file of the repository as a part of the site: a picture as it is, and a text as a page that shows it."""
+    path, place = ROOT / target, place_of(target)
+    if target.endswith(PICTURES):
+        return File.generated(config, place, content=path.read_bytes())
+    listed = "\n".join(sorted(each.name for each in path.iterdir())) if path.is_dir() else path.read_text()
+    kind = {".py": "python", ".yaml": "yaml", ".sh": "sh"}.get(path.suffix, "text")
+    text = f"---\nsearch:\n  exclude: true\n---\n# {target}\n\n``````{kind}\n{listed.rstrip()}\n``````\n"
+    return File.generated(config, place, content=text)
