@@ -6,26 +6,14 @@ for each such file, which the search leaves out.
 
 import posixpath
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from docs_site.links import LINK, MADE_OF, PAGES, PICTURES, ROOT, place_of, target_of, targets
 from docs_site.settings_page import page as settings_page
-
-ROOT = Path(__file__).parents[1]
-PAGES = {
-    "README.md": "index.md",
-    "CONTRIBUTING.md": "contributing.md",
-    "CHANGELOG.md": "changelog.md",
-    "SECURITY.md": "security.md",
-    "bench/RESULTS.md": "results.md",
-}
-"""Documents outside docs/ that are pages of the site, with their places there."""
-PICTURES = (".png", ".svg")
-LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -38,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, place in PAGES.items():
         files.append(File.generated(config, place, content=texts[name]))
     for target in sorted({target for name, text in texts.items() for target in targets(name, text)}):
-        if not target.startswith("docs/") and target not in PAGES:
+        if not target.startswith("docs/") and target not in PAGES | MADE_OF:
             files.append(_carried(config, target))
     return files
 
@@ -49,29 +37,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     name = next((name for name, at in PAGES.items() if at == place), f"docs/{place}")
 
     def moved(link: re.Match[str]) -> str:
-        return posixpath.relpath(
-            place_of(posixpath.normpath(posixpath.join(posixpath.dirname(name), link[1]))), posixpath.dirname(place)
-        )
+        return posixpath.relpath(place_of(target_of(link[1], name)), posixpath.dirname(place))
 
     return markdown if place.startswith("source/") else LINK.sub(moved, markdown)
-
-
-def targets(name: str, text: str) -> Iterator[str]:
-    """The files and folders that a document links to, from the repository's root. Raises ValueError if one is missing."""
-    for link in LINK.findall(text):
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
-        if target != "docs/settings.md" and not (ROOT / target).exists():  # that page is made by this hook
-            raise ValueError(f"{name} links to {link}, and there is no {target}; correct the link")
-        yield target
-
-
-def place_of(target: str) -> str:
-    """Where the site has a file of the repository."""
-    if target in PAGES:
-        return PAGES[target]
-    if target.startswith("docs/"):
-        return target.removeprefix("docs/")
-    return f"source/{target}" if target.endswith(PICTURES) else f"source/{target}.md"
 
 
 def _carried(config: MkDocsConfig, target: str) -> File:
