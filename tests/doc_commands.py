@@ -1,4 +1,4 @@
-"""The commands of README and the documents, and the table of docs/commands.md, which says of each what runs it."""
+"""The commands of README and the documents, and docs/commands.md, which says of each what runs it."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ PAGE = ROOT / "docs/commands.md"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(path for path in ROOT.glob("docs/*.md") if path != PAGE)]
 TREE = "vlrl/\n"  # how README's tree of the project begins: an indented block that is no shell
 PROGRAMS = ("vlrl", "make", "python", "pip", "torchrun", "pytest", "tensorboard", "mlflow", "wandb", "TRACKIO_DIR=runs/trackio")
-ROW = re.compile(r"^\| `` (.+) `` \| (.+) \|$", re.MULTILINE)
+SECTION = re.compile(r"^## Run by (?:`(.+)`|no test)\n([\s\S]*?)(?=^## |\Z)", re.MULTILINE)
+COMMAND = re.compile(r"^- `` (.+) ``(?:<br>(.+))?$", re.MULTILINE)
 
 
 def shell_commands(script: str) -> list[str]:
@@ -44,14 +45,14 @@ def documented() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def listed() -> dict[str, str]:
-    """By command, what docs/commands.md says: the test that runs it, or why none does."""
-    return dict(ROW.findall(PAGE.read_text()))
+def listed() -> dict[str, list[tuple[str, str]]]:
+    """What docs/commands.md says: by test, or "" for none, its commands with the reasons why no test runs them."""
+    return {test: COMMAND.findall(text) for test, text in SECTION.findall(PAGE.read_text())}
 
 
 def attributed(test: str) -> list[str]:
-    """The commands that a test says it runs, in the page's order."""
-    return [command for command, by in listed().items() if by == f"`{test}`"]
+    """The commands that the page gives to a test, in its order."""
+    return [command for command, _ in listed()[test]]
 
 
 def written(path: Path) -> str:
