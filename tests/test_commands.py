@@ -73,6 +73,7 @@ def test_a_command_that_is_not_there_and_an_option_that_is_not_are_named():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_commands_of_the_documents_run(clone, monkeypatch):  # noqa: F811 (the fixture)
     shutil.rmtree(clone / "runs")
     monkeypatch.setenv("HOME", str(clone / "home"))

@@ -2,7 +2,8 @@
 
 import re
 
-from docs_site.settings_page import allowed, blocks, page, settings, unsaid
+from docs_site.links import ROOT
+from docs_site.settings_page import allowed, blocks, page, section_in, settings, unsaid
 from vlrl.config import Config
 
 
@@ -29,3 +30,18 @@ def test_what_a_setting_may_be_is_said_in_words():
     assert "| `gate` | `sapo`<br>`sapo`, `grpo`, `gspo`, `gspo_token`, `pg` |" in text
     assert "| `max_tokens_per_micro_batch` | `auto`<br>whole number from 1 or `auto` |" in text
     assert all(allowed(each) for each in Config.model_json_schema()["properties"].values() if "type" in each)
+
+
+def test_every_setting_that_a_document_names_is_there():
+    names = {f"{block.path}.{name}".lstrip(".") for block in blocks() for name in block.section.model_fields}
+    sections = "|".join(name for name, field in Config.model_fields.items() if section_in(field.annotation))
+    named = {
+        (document.name, setting)
+        for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+        for setting in re.findall(rf"`((?:{sections})\.[\w.]+)(?=[`=:])", document.read_text())
+    }
+    assert len(named) > 60
+    unknown = (
+        {setting.replace("mixture.NAME.", "mixture.TASK.") for _, setting in named} - names - {block.path for block in blocks()}
+    )
+    assert not unknown

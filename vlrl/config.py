@@ -127,7 +127,8 @@ class AlgorithmConfig(Section):
     tis_floor: the smallest one that mask keeps.
     routing_replay: for MoE models. r2: an update sends tokens to the experts that the old policy chose (arXiv 2512.01374);
     r3: the update and the old log-probs send them to those that the engine chose (arXiv 2510.11370).
-    kl_coefficient: the weight of a KL term to the model that the run began with, which is then held in memory too; 0 is none.
+    kl_coefficient: the weight of a KL term to the model that the run began with; 0 is none. Without lora that model is held in
+    memory too.
     """
 
     gate: Literal["sapo", "grpo", "gspo", "gspo_token", "pg"] = "sapo"
