@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -25,7 +26,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     texts |= {name: (ROOT / name).read_text() for name in PAGES}
     for name, place in PAGES.items():
         files.append(File.generated(config, place, content=texts[name]))
-    for target in sorted({target for name, text in texts.items() for target in targets(name, text)}):
+    try:
+        linked = {target for name, text in texts.items() for target in targets(name, text)}
+    except ValueError as error:
+        raise PluginError(str(error)) from None
+    for target in sorted(linked):
         if not target.startswith("docs/") and target not in PAGES | MADE_OF:
             files.append(_carried(config, target))
     return files
