@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+DOCS := .venv-docs
 READY := $(VENV)/ready
 RUN ?= configs/cpu.yaml
 FAMILY ?=
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -rs
 
-.PHONY: env data train test test-slow faults smoke check clean
+.PHONY: env data train test test-slow faults smoke check docs clean
 
 env: $(READY)
 
@@ -52,6 +53,15 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation site, in site/, from an environment of its own that has mkdocs and none of what trains.
+docs: $(DOCS)/ready
+	$(DOCS)/bin/python -m mkdocs build --strict
+
+$(DOCS)/ready: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install -q --no-deps -r requirements/docs.txt
+	touch $@
+
 # torch first and alone: as pip is set up here, or else from PyTorch's own index of CPU builds.
 $(READY): requirements/cpu.txt pyproject.toml
 	@echo "Making the environment in $(VENV): 200 packages, 3 GB, some minutes, once"
@@ -63,4 +73,4 @@ $(READY): requirements/cpu.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) data models runs
+	rm -rf $(VENV) $(DOCS) data models runs site

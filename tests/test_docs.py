@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from docs_site.links import PAGES, targets
 from vlrl.config import RewardConfig
 from vlrl.tasks import check_examples, load_task
 from vlrl.types import Row
@@ -136,6 +137,14 @@ def test_the_readme_s_task_does_what_its_examples_say(tmp_path):
     assert check_examples(task) == []
     (message,) = task.prompt(Row(question="Of which country is this flag?", images=("flag.png",)))
     assert [part["type"] for part in message["content"]] == ["image", "text"]
+
+
+def test_every_file_that_a_document_links_to_is_there():
+    documents = [*PAGES, *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+    linked = {target for name in documents for target in targets(name, (ROOT / name).read_text())}
+    assert {"docs/data.md", "configs/qwen3vl_235b_a22b.yaml", "docs/images/report-reward.png"} <= linked
+    with pytest.raises(ValueError, match=r"docs/data.md links to ../gone.md, and there is no gone.md"):
+        list(targets("docs/data.md", "See [this](../gone.md#part)."))
 
 
 def test_every_test_that_a_document_names_is_there():

@@ -29,10 +29,13 @@ FEWEST_STEPS_KEPT = 5  # the steps after which the collapse watch has seen how w
 class RewardConfig(Section):
     """Composes the reward that a task trains on from its score. By default it is the verifier's own reward.
 
-    weights: of the score's parts, and of "reward", the verifier's own. required_part: the weighted sum counts as 0 if this part
-    is below 1. length_penalty: subtracted in full from a response that reaches max_new_tokens, and linearly less from one that
-    stays shorter, down to 0 at length_buffer tokens before (arXiv 2503.14476, eq. 13). language_penalty: subtracted from a
-    response that is not in the question's language.
+    weights: a number for each of the score's parts, and for "reward", the verifier's own.
+    required_part: the weighted sum counts as 0 if this part is below 1.
+    length_penalty: subtracted in full from a response that reaches max_new_tokens, and linearly less from one that stays
+    shorter, down to 0 at length_buffer tokens before (arXiv 2503.14476, eq. 13); raise it if responses grow without being
+    better.
+    length_buffer: tokens before max_new_tokens at which that penalty begins.
+    language_penalty: subtracted from a response that is not in the question's language.
     """
 
     weights: dict[str, float] = {}
@@ -43,7 +46,11 @@ class RewardConfig(Section):
 
 
 class TaskScoringConfig(Section):
-    """Scoring settings of one task: its own deadline, and the most workers that may score it at a time."""
+    """Scoring settings of one task, if its verifier is slower than the others.
+
+    timeout_s: seconds for one response, instead of scoring.timeout_s. workers: the most workers that may score it at a time, so
+    that a slow verifier leaves some to the other tasks.
+    """
 
     timeout_s: Positive | None = None
     workers: Count | None = None
@@ -52,12 +59,15 @@ class TaskScoringConfig(Section):
 class TaskConfig(Section):
     """One task of the mixture. A setting that is left out has the run's value.
 
+    weight: its share of each batch, relative to the other tasks' weights; raise it for a task that matters or lags.
     task: the stem of its task file, if it differs from the name in the mixture, as when two data sets share a task.
     rows: the folder of a data set, or a source (see vlrl.data.source_files), which is built before the run. columns: which of a
     source's columns are question, answer and images. eval_rows: held-out rows, as rows; of a source also `split:NAME`, or how
     many of its rows to hold out.
     coldstart_weight: its share of the cold start's batches; a hard task may need more to earn its first rewards.
     eval_samples: responses to each of its held-out rows, instead of evaluation.samples.
+    group_size: responses to each of its prompts, instead of sampling.group_size; more for a hard task, so that a group has right
+    and wrong answers. max_new_tokens: its longest response in tokens, instead of sampling.max_new_tokens.
     tau_pos, tau_neg: its temperatures of SAPO's gate. loss_weight: multiplies its advantages.
     system: a system message before its prompts. instruction: replaces the task's INSTRUCTION in them.
     """
@@ -83,6 +93,9 @@ class TaskConfig(Section):
 class SamplingConfig(Section):
     """How training samples responses.
 
+    group_size: responses to each prompt; their mean reward is the baseline. More of them find a rare right answer, and cost
+    sampling time. max_new_tokens: the longest response in tokens; raise it if `rollout/truncated` is far above 0.
+    temperature: divides the logits, in sampling and in the loss. Lower it if answers fail by single unlikely tokens.
     dynamic_sampling_rounds: how many times a step replaces the groups whose rewards are all equal, and which teach nothing, by
     groups for other rows of the same task, so that the mixture's ratios hold among the groups that count (DAPO's dynamic
     sampling, arXiv 2503.14476, section 3.2). 0 turns it off.
@@ -97,15 +110,26 @@ class SamplingConfig(Section):
 class AlgorithmConfig(Section):
     """SAPO (arXiv 2511.20347) by default; GRPO, GSPO and the plain policy gradient are other gates of the same loss.
 
+    gate: the function of the ratio to the old policy; docs/algorithm.md has all of them.
+    tau_pos, tau_neg: temperatures of SAPO's gate for tokens with a positive or negative advantage; a higher one lets less of
+    a token far from the old policy count.
     clip_low, clip_high: the bounds of GRPO's clip; under gspo, which clips a whole sequence's ratio, 3e-4 and 4e-4.
+    minibatches: optimizer updates for each step's batch; with 1 every ratio is 1, and more of them are further off-policy.
+    normalise_std: divides a group's advantages by the standard deviation of its rewards; false for Dr. GRPO.
+    std: with the divisor G - 1 (sample) or G (population).
+    std_epsilon: added to that standard deviation.
     loss_aggregation: sequence, the mean over sequences of the mean over their tokens (SAPO, GRPO); token, the mean over all
     tokens of a mini-batch (DAPO); constant, the sum over tokens divided by scored rollouts times sampling.max_new_tokens (Dr.
     GRPO, with normalise_std: false).
     mask_truncated: a response that reached max_new_tokens counts in its group's baseline and not in the loss (DAPO).
-    tis_mode: the truncated importance sampling weight w = pi_old / pi_engine of a token. truncate: min(w, tis_cap); mask: w, or 0
-    outside of tis_floor and tis_cap (IcePop).
-    routing_replay: for MoE models. r2: an update sends tokens to the experts that the old policy chose (arXiv 2512.01374); r3:
-    the update and the old log-probs send them to those that the engine chose (arXiv 2510.11370).
+    tis_mode: the truncated importance sampling weight w = pi_old / pi_engine of a token. truncate: min(w, tis_cap); mask: w,
+    or 0 outside of tis_floor and tis_cap (IcePop).
+    tis_cap: the largest weight.
+    tis_floor: the smallest one that mask keeps.
+    routing_replay: for MoE models. r2: an update sends tokens to the experts that the old policy chose (arXiv 2512.01374);
+    r3: the update and the old log-probs send them to those that the engine chose (arXiv 2510.11370).
+    kl_coefficient: the weight of a KL term to the model that the run began with; 0 is none. Without lora that model is held in
+    memory too.
     """
 
     gate: Literal["sapo", "grpo", "gspo", "gspo_token", "pg"] = "sapo"
@@ -132,13 +156,24 @@ class AlgorithmConfig(Section):
 
 
 class PolicyConfig(Section):
-    """The trained model under DeepSpeed. `deepspeed` is merged over the configuration that vlrl makes.
+    """The trained model under DeepSpeed.
 
+    dtype: the type of the weights and the forward on the device; the optimizer keeps fp32 weights in any case. float32 for a
+    tiny model, or to rule rounding out.
+    lr: the peak learning rate of AdamW; halve it if a task's reward collapses.
+    betas, eps, weight_decay: as AdamW has them.
+    warmup_steps: updates in which the rate rises linearly; a step has algorithm.minibatches of them.
     min_lr_ratio: the share of `lr` that is left at the last update, after a linear decay.
-    max_tokens_per_micro_batch: prompts and responses in one forward and backward; auto: as many as fit in memory, and each patch
-    of an image counts as the share of a token that it is measured to need.
+    max_tokens_per_micro_batch: prompts and responses in one forward and backward; auto: as many as fit in memory, and each
+    patch of an image counts as the share of a token that it is measured to need.
+    gradient_clipping: the largest norm of an update's gradient.
+    zero_stage: what DeepSpeed shards over ranks: nothing, optimizer states (1), gradients too (2), weights too (3); take the
+    lowest with which `vlrl plan --memory` fits.
     offload_optimizer: keeps the fp32 weights and the optimizer's moments in host memory, and makes its steps there.
     expert_parallel: for MoE models, the number of ranks that share each layer's experts (DeepSpeed's AutoEP).
+    gradient_checkpointing: computes activations again in the backward, which takes more time and much less memory.
+    freeze_vision: leaves the vision tower as it is.
+    deepspeed: settings that are merged over DeepSpeed's configuration as vlrl makes it, for what has no setting here.
     """
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -174,11 +209,17 @@ class LoraConfig(Section):
 
 
 class EngineConfig(Section):
-    """The vLLM engine. `vllm` is merged over the arguments that vlrl gives it.
+    """The vLLM engine.
 
+    tensor_parallel: neighbouring ranks that share an engine; more than 1 if its weights are too large for one GPU.
+    max_model_len: tokens of the longest prompt with its images and its response together; lower it to save memory.
+    gpu_memory_utilization: the engine's share of a GPU's memory; raise it for more responses at a time, lower it if the trainer
+    runs out.
     kv_cache_gb: GiB of keys and values on a CPU; on a GPU gpu_memory_utilization decides.
+    sleep: frees the engine's memory on a GPU while the policy trains; false saves the time of waking it, if both fit.
     canary_every: steps between checks that engine and trainer give the same log-probs; with 0 they are compared only at a start.
     canary_tolerance: the difference that stops the run, as a multiple of the one at start.
+    vllm: arguments that are merged over those that vlrl gives vLLM, for what has no setting here.
     """
 
     tensor_parallel: Count = 1
@@ -194,7 +235,9 @@ class EngineConfig(Section):
 class ImagesConfig(Section):
     """Bounds on an image's area in pixels: larger images are scaled down, smaller ones up.
 
-    max_side: the longest side accepted.
+    min_pixels, max_pixels: width times height. An image costs prompt tokens in proportion to it, so lower max_pixels if
+    prompts are too long, and raise it if the task needs small print.
+    max_side: the longest side accepted, in pixels.
     """
 
     min_pixels: Count = 64 * 64
@@ -205,8 +248,14 @@ class ImagesConfig(Section):
 class ScoringConfig(Section):
     """The pool of verifier processes.
 
+    workers: processes that score, on each rank; more if `time/score` is long.
+    timeout_s: seconds for one response, after which its worker is killed.
+    memory_mb: MiB of address space of a worker.
+    max_failed_share: the share of a task's latest rollouts that may end without a verdict; beyond it the run stops and names
+    the verifier's line.
     isolation: how code in a response runs. jail: see vlrl.sandbox.jail; limits: with resource limits alone, for machines that
-    cannot build the jail. judges, graders, reward_models: by name, services that verifiers may ask; see docs/judges.md.
+    cannot build the jail.
+    judges, graders, reward_models: by name, services that verifiers may ask; see docs/judges.md.
     replies: the folder for the services' replies, if not the run's own.
     """
 
@@ -226,7 +275,10 @@ class ScoringConfig(Section):
 
 
 class EvaluationPreset(Section):
-    """Other sampling settings for the held-out rows. A setting that is left out has the value in `evaluation`."""
+    """Other sampling settings for the held-out rows. A setting that is left out has the value in `evaluation`.
+
+    samples: responses to each row. temperature, top_p, top_k, max_new_tokens: instead of those in `evaluation`.
+    """
 
     samples: Count | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -236,8 +288,11 @@ class EvaluationPreset(Section):
 
 
 class EvaluationConfig(Section):
-    """How held-out rows are sampled. top_k: 0 is no limit. max_new_tokens: as in training, if left out.
+    """How held-out rows are sampled.
 
+    rows: the most rows of each task; more of them give narrower intervals. samples: responses to each row, for avg@k and pass@k.
+    temperature: 0 takes the most likely token. top_p: the share of probability that is sampled from. top_k: how many of the most
+    likely tokens; 0 is no limit. max_new_tokens: as in training, if left out.
     every: steps between evaluations; 0 evaluates before and after the run only. presets: by name, other sampling settings, which
     `vlrl eval` measures too.
     """
@@ -259,7 +314,11 @@ class EvaluationConfig(Section):
 
 
 class ColdStartConfig(Section):
-    """Supervised steps on the rows' own responses before the run. steps: 0 for none."""
+    """Supervised steps on the rows' own responses before the run.
+
+    steps: 0 for none; raise it if a task begins at chance. batch_size: demonstrations in each step. lr: the peak learning rate; a
+    released model needs far less than a random one. warmup_steps: steps in which the rate rises linearly.
+    """
 
     steps: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 64
@@ -268,6 +327,13 @@ class ColdStartConfig(Section):
 
 
 class CheckpointsConfig(Section):
+    """The states from which a run resumes.
+
+    every: steps between checkpoints; a killed run repeats at most as many. With 0 a run saves only if a signal stops it, and
+    at its end. keep: how many of the newest stay on the disk.
+    signal_grace_s: seconds after SIGTERM within which a save may still begin; below what your launcher waits before it kills.
+    """
+
     every: Annotated[int, Field(ge=0)] = 50
     keep: Count = 2
     signal_grace_s: Positive = 25.0
@@ -290,11 +356,22 @@ class RollbackConfig(Section):
 
 
 class Config(Section):
-    """A run.
+    """The run itself: which model, which tasks, how long, and in which folders.
 
+    name: the run's folder is `runs`/`name`; another name starts another run.
+    model: a folder, or a model's name on the hub.
+    steps: batches of rollouts to train on.
+    prompts_per_step: prompts in a batch, over all ranks; more make a steadier gradient and a longer step.
+    seed: decides draws and samples; runs that differ only in it show how much is chance.
+    runs: the folder of run folders, which all hosts must share.
+    task_folders: where task files are looked for, in this order.
+    threads: torch's threads in the training process; 0 leaves torch's choice.
     template_kwargs: variables of the model's chat template, such as enable_thinking: false.
-    heartbeat_s: a rank that is silent for longer ends the run on all hosts; 0 turns that off. collective_timeout_s: the longest
-    wait of one rank for another, as for the one with the longest responses; it must be longer than any that is legitimate.
+    heartbeat_s: a rank that is silent for longer ends the run on all hosts; 0 turns that off.
+    collective_timeout_s: the longest wait of one rank for another, as for the one with the longest responses; it must be
+    longer than any that is legitimate.
+    on_collapse: what happens if the collapse watch flags a task: a warning, the end of the run, or a return to an earlier
+    checkpoint (docs/algorithm.md).
     lora: trains adapters; without it the whole model is trained. policy.lr is then 1e-5 if it is left out.
     """
 

@@ -6,7 +6,10 @@ from vlrl.common.settings import Section
 
 
 class RecipeConfig(Section):
-    """How `vlrl data build` makes the data sets of a folder. source: its --from; task: its --task."""
+    """How `vlrl data build` makes the data sets of a folder.
+
+    recipe: the recipe's file. source: what `vlrl data build` gets as --from. task: what it gets as --task.
+    """
 
     recipe: Path
     source: str | None = None

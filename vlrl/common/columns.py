@@ -28,9 +28,10 @@ class Columns(BaseModel):
 
     If no field is named, each field is the column of its own name, and messages is also the column conversations.
 
-    question: several columns are joined by line feeds. images: one column of pictures or of lists of them, or several columns.
-    options: of a multiple choice, one column of lists, or several columns. response: a demonstration. messages: a chat with a
-    question and perhaps a response, instead of these two columns. meta: other columns that the task's verifier reads, by name.
+    question: several columns are joined by line feeds. answer: text, a number or a class label. images: one column of
+    pictures or of lists of them, or several columns. options: of a multiple choice, one column of lists, or several columns.
+    response: a demonstration. messages: a chat with a question and perhaps a response, instead of these two columns. meta:
+    other columns that the task's verifier reads, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

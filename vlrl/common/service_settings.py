@@ -10,14 +10,19 @@ ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class ServiceConfig(Section):
-    """timeout_s: for one request with all its retries. concurrency: requests under way at once."""
+    """A service that verifiers may ask.
+
+    timeout_s: seconds for one request with all its retries. concurrency: requests under way at once, on each rank.
+    """
 
     timeout_s: Positive = 60.0
     concurrency: Count = 8
 
 
 class HttpConfig(ServiceConfig):
-    """A service over HTTP. key_env: the environment variable with its key, which is sent as a bearer token and never printed.
+    """A service over HTTP.
+
+    url: where it is. key_env: the environment variable with its key, which is sent as a bearer token and never printed.
 
     retries: after a request that found no connection, or a busy or failing server; with growing pauses. max_requests: a run's
     budget, over all its ranks and resumes; beyond it, questions are errors.
@@ -30,10 +35,13 @@ class HttpConfig(ServiceConfig):
 
 
 class JudgeConfig(HttpConfig):
-    """A model behind an OpenAI-compatible server. url: up to /v1, as in http://127.0.0.1:8000/v1.
+    """A model behind an OpenAI-compatible server.
 
-    max_new_tokens: of a reply. structured: the server enforces the reply's form, by response_format. body: more settings of the
-    request, such as chat_template_kwargs. max_tokens: a run's budget of tokens, of prompts and replies.
+    model: its name there. temperature: for its replies; 0 takes the most likely token. url: up to /v1, as in
+    http://127.0.0.1:8000/v1.
+
+    max_new_tokens: the longest reply in tokens. structured: the server enforces the reply's form, by response_format. body:
+    more settings of the request, such as chat_template_kwargs. max_tokens: a run's budget of tokens, of prompts and replies.
     """
 
     model: str
@@ -45,7 +53,10 @@ class JudgeConfig(HttpConfig):
 
 
 class GraderConfig(HttpConfig):
-    """A grader of the team's own. batch: the most items in a request."""
+    """A grader of the team's own.
+
+    batch: the most items in a request.
+    """
 
     concurrency: Count = 2
     batch: Count = 32
@@ -54,8 +65,9 @@ class GraderConfig(HttpConfig):
 class RewardModelConfig(ServiceConfig):
     """A model of transformers' AutoModelForSequenceClassification with one output, in a process of its own.
 
-    device: as torch names it. max_length: tokens of a question and a response; more are an error. batch: the most in a forward.
-    start_s: the longest time for loading it.
+    model: its folder, or its name on the hub. dtype: the type of its weights. threads: how many torch uses in that process.
+    device: as torch names it. max_length: tokens of a question and a response; more are an error. batch: the most in a
+    forward. start_s: the longest time for loading it.
     """
 
     concurrency: Literal[1] = 1

@@ -13,7 +13,7 @@ from vlrl.telemetry import phase
 class Clock:
     """Seconds of each named piece of a step. synchronize: what to wait for at a piece's end, such as an accelerator's queue.
 
-    is_phase: whether a piece is what the process is said to do; not in a thread beside its main work.
+    is_phase: whether a piece counts as what the process does now; not in a thread beside its main work.
     """
 
     synchronize: Callable[[], None] = lambda: None
