@@ -11,8 +11,10 @@ import pytest
 
 from tests.conftest import PATIENCE_S
 from tests.loop import ROOT, Loop, Process, finished, python
+from tests.scoring.test_judge_vllm import Server
 
 pytestmark = pytest.mark.slow
+OUTAGE_S = 60.0
 
 
 class JudgeProcess:
@@ -106,3 +108,67 @@ def test_a_run_whose_judge_stays_down_ends_with_one_sentence(tmp_path, rows, tin
     sentence = printed.strip().splitlines()[-1]
     assert "of task judged_answer have no verdict, more than scoring.max_failed_share 20%" in sentence
     assert "scoring.judges.judge" in sentence
+
+
+LIKED = """from vlrl.types import Row, Score
+from vlrl.verifiers.judges import judged
+
+
+def prompt(row):
+    return [{"role": "user", "content": row.question}]
+
+
+def verify(response, row):
+    if not response:
+        return Score(reward=0.0)
+    verdict = judged({"answer": response}, "Do you like the answer?", {"yes": "you do", "no": "you do not"})
+    return Score(reward=float(verdict == "yes"))
+
+
+EXAMPLES = [("", Row(), 0.0)]
+"""
+"""Asks for every response, so that a random model's responses are judged too; a random judge gives random verdicts."""
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory, tiny_dense):
+    server = Server(tiny_dense, tmp_path_factory.mktemp("vllm") / "log")
+    yield server
+    server.kill()
+
+
+WAYS = {"gives up": {"retries": 12, "timeout_s": 120}, "waits": {"retries": 200, "timeout_s": PATIENCE_S}}
+"""Pauses grow to 8 s: twelve retries take less than a minute, so that several steps pass before the server is there again."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_minute_without_vllm_s_server_costs_its_verdicts_or_the_time(tmp_path, rows, tiny_dense, vllm, way):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/liked.py").write_text(LIKED)
+    of_rows = {"rows": rows / "train", "weight": 1}
+    judge = {"url": vllm.url, "model": "tiny", "structured": True, **WAYS[way]}
+    run = loop(tmp_path, rows, tiny_dense, 0, steps=10).with_(
+        task_folders=["tasks", tmp_path / "tasks"],
+        mixture={"liked": of_rows, "chain_sum": of_rows},
+        coldstart__steps=0,
+        scoring__max_failed_share=1.0,
+        scoring__judges={"judge": judge},
+    )
+    process = run.start()
+    wait_for(lambda: len(run.metrics) >= 3, process)
+    vllm.kill()
+    time.sleep(OUTAGE_S)
+    vllm.start()
+    printed = finished(process)
+    shares = [line["scoring/failed/liked"] for line in run.metrics]
+    seconds = [line["time/step"] for line in run.metrics]
+    print("unscored by step", [round(each, 2) for each in shares], "seconds", [round(each, 1) for each in seconds])
+    failed = [line for line in run.rollouts if line["status"] != "ok"]
+    assert len(shares) == 10 and shares[:3] == [0.0] * 3 and shares[-1] == 0
+    assert all(line["task"] == "liked" and "scoring.judges.judge" in line["detail"] and line["advantage"] == 0 for line in failed)
+    assert all(line["scoring/failed/chain_sum"] == 0 for line in run.metrics)
+    if way == "waits":
+        assert not failed and max(seconds) > OUTAGE_S / 2
+    else:
+        assert max(shares) > 0.5
+        assert "until it replies again" in printed and "replies again" in printed.rpartition("until it replies again")[2]
