@@ -119,7 +119,7 @@ def prompt(row):
 
 
 def verify(response, row):
-    if not response:
+    if not response or len(response) > 500:
         return Score(reward=0.0)
     verdict = judged({"answer": response}, "Do you like the answer?", {"yes": "you do", "no": "you do not"})
     return Score(reward=float(verdict == "yes"))

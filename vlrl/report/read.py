@@ -164,11 +164,14 @@ class RunReader:
     def _begin(self, step: int) -> None:
         """Leaves out the steps that are no longer shown once this one is the newest."""
         before, self._newest = self._newest, step
+        if before % self._every:
+            self._leave_out()
         if sum(map(len, self._groups)) > MOST_ROLLOUTS:
             self._every *= 2
             self.life += 1
-        elif not before % self._every:
-            return
+            self._leave_out()
+
+    def _leave_out(self) -> None:
         self._groups = [group for group in self._groups if self._is_shown(group[0]["step"])]
         self._traces = {place: line for place, line in self._traces.items() if self._is_shown(place[0])}
 
