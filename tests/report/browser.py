@@ -1,6 +1,7 @@
 """Chromium, driven through its debugging pipe: opens a page, runs scripts in it, takes pictures."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -31,13 +32,21 @@ class Browser:
             f"--user-data-dir={folder / 'profile'}",
         ]
         flags += ["--proxy-server=127.0.0.1:9", "--proxy-bypass-list=127.0.0.1", f"--window-size={size[0]},{size[1]}"]
-        script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
+        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (to_browser, from_browser)]
+
+        def as_three_and_four() -> None:
+            for number, end in enumerate(theirs, start=3):
+                os.dup2(end, number)
+
         self._process = subprocess.Popen(
-            ["sh", "-c", script, "sh", CHROMIUM, *flags],
-            pass_fds=(to_browser, from_browser),
+            [CHROMIUM, *flags],
+            close_fds=False,  # Python's own files are not inherited, except for these two
+            preexec_fn=as_three_and_four,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        for end in theirs:
+            os.close(end)
         os.close(to_browser)
         os.close(from_browser)
         self._number, self._rest, self._session = 0, b"", ""

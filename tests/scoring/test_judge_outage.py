@@ -137,8 +137,9 @@ def vllm(tmp_path_factory, tiny_dense):
     server.kill()
 
 
-WAYS = {"gives up": {"retries": 12, "timeout_s": 120}, "waits": {"retries": 200, "timeout_s": PATIENCE_S}}
-"""Pauses grow to 8 s: twelve retries take less than a minute, so that several steps pass before the server is there again."""
+WAYS = {"gives up": (24, {"retries": 12, "timeout_s": 120}), "waits": (10, {"retries": 200, "timeout_s": PATIENCE_S})}
+"""The steps of the run and settings of the judge. Pauses grow to 8 s, so twelve retries take most of a minute; the run, whose steps
+take a second, then makes a few more in the two seconds in which the judge is not asked again."""
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -146,8 +147,9 @@ def test_a_minute_without_vllm_s_server_costs_its_verdicts_or_the_time(tmp_path,
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/liked.py").write_text(LIKED)
     of_rows = {"rows": rows / "train", "weight": 1}
-    judge = {"url": vllm.url, "model": "tiny", "structured": True, **WAYS[way]}
-    run = loop(tmp_path, rows, tiny_dense, 0, steps=10).with_(
+    steps, settings = WAYS[way]
+    judge = {"url": vllm.url, "model": "tiny", "structured": True, **settings}
+    run = loop(tmp_path, rows, tiny_dense, 0, steps=steps).with_(
         task_folders=["tasks", tmp_path / "tasks"],
         mixture={"liked": of_rows, "chain_sum": of_rows},
         coldstart__steps=0,
@@ -164,7 +166,7 @@ def test_a_minute_without_vllm_s_server_costs_its_verdicts_or_the_time(tmp_path,
     seconds = [line["time/step"] for line in run.metrics]
     print("unscored by step", [round(each, 2) for each in shares], "seconds", [round(each, 1) for each in seconds])
     failed = [line for line in run.rollouts if line["status"] != "ok"]
-    assert len(shares) == 10 and shares[:3] == [0.0] * 3 and shares[-1] == 0
+    assert len(shares) == steps and shares[:3] == [0.0] * 3 and shares[-1] == 0
     assert all(line["task"] == "liked" and "scoring.judges.judge" in line["detail"] and line["advantage"] == 0 for line in failed)
     assert all(line["scoring/failed/chain_sum"] == 0 for line in run.metrics)
     if way == "waits":
