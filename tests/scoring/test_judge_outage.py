@@ -138,39 +138,41 @@ def vllm(tmp_path_factory, tiny_dense):
 
 
 WAYS = {"gives up": (24, {"retries": 12, "timeout_s": 120}), "waits": (10, {"retries": 200, "timeout_s": PATIENCE_S})}
-"""The steps of the run and settings of the judge. Pauses grow to 8 s, so twelve retries take most of a minute; the run, whose steps
-take a second, then makes a few more in the two seconds in which the judge is not asked again."""
+"""The steps of a run and settings of its judge. Pauses grow to 8 s, so twelve retries take most of a minute. A run that gives up
+makes a few more of its short steps in the two seconds in which the judge is not asked again."""
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_minute_without_vllm_s_server_costs_its_verdicts_or_the_time(tmp_path, rows, tiny_dense, vllm, way):
+def test_a_minute_without_vllm_s_server_costs_a_run_its_verdicts_or_if_it_waits_the_time(tmp_path, rows, tiny_dense, vllm):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/liked.py").write_text(LIKED)
     of_rows = {"rows": rows / "train", "weight": 1}
-    steps, settings = WAYS[way]
-    judge = {"url": vllm.url, "model": "tiny", "structured": True, **settings}
-    run = loop(tmp_path, rows, tiny_dense, 0, steps=steps).with_(
-        task_folders=["tasks", tmp_path / "tasks"],
-        mixture={"liked": of_rows, "chain_sum": of_rows},
-        coldstart__steps=0,
-        scoring__max_failed_share=1.0,
-        scoring__judges={"judge": judge},
-    )
-    process = run.start()
-    wait_for(lambda: len(run.metrics) >= 3, process)
+    runs = {
+        way: loop(tmp_path / way.replace(" ", "-"), rows, tiny_dense, 0, steps=steps).with_(
+            task_folders=["tasks", tmp_path / "tasks"],
+            mixture={"liked": of_rows, "chain_sum": of_rows},
+            coldstart__steps=0,
+            scoring__max_failed_share=1.0,
+            scoring__judges={"judge": {"url": vllm.url, "model": "tiny", "structured": True, **settings}},
+        )
+        for way, (steps, settings) in WAYS.items()
+    }
+    processes = {way: run.start() for way, run in runs.items()}
+    wait_for(lambda: len(runs["waits"].metrics) >= 3, processes["waits"])
     vllm.kill()
     time.sleep(OUTAGE_S)
     vllm.start()
-    printed = finished(process)
-    shares = [line["scoring/failed/liked"] for line in run.metrics]
-    seconds = [line["time/step"] for line in run.metrics]
-    print("unscored by step", [round(each, 2) for each in shares], "seconds", [round(each, 1) for each in seconds])
-    failed = [line for line in run.rollouts if line["status"] != "ok"]
-    assert len(shares) == steps and shares[:3] == [0.0] * 3 and shares[-1] == 0
-    assert all(line["task"] == "liked" and "scoring.judges.judge" in line["detail"] and line["advantage"] == 0 for line in failed)
-    assert all(line["scoring/failed/chain_sum"] == 0 for line in run.metrics)
-    if way == "waits":
-        assert not failed and max(seconds) > OUTAGE_S / 2
-    else:
-        assert max(shares) > 0.5
-        assert "until it replies again" in printed and "replies again" in printed.rpartition("until it replies again")[2]
+    printed = {way: finished(process) for way, process in processes.items()}
+    shares = {way: [line["scoring/failed/liked"] for line in run.metrics] for way, run in runs.items()}
+    seconds = {way: [line["time/step"] for line in run.metrics] for way, run in runs.items()}
+    for way in WAYS:
+        print(f"{way}: unscored by step", *(f"{share:.2f}" for share in shares[way]))
+        print(f"{way}: seconds by step", *(f"{each:.1f}" for each in seconds[way]))
+    for run in runs.values():
+        failed = [line for line in run.rollouts if line["status"] != "ok"]
+        assert {line["task"] for line in failed} <= {"liked"}
+        assert all("scoring.judges.judge" in line["detail"] and line["advantage"] == 0 for line in failed)
+        assert all(line["scoring/failed/chain_sum"] == 0 for line in run.metrics)
+    assert shares["waits"] == [0.0] * 10 and max(seconds["waits"]) > OUTAGE_S / 2
+    assert max(shares["gives up"]) > 0.5 and shares["gives up"][0] == shares["gives up"][-1] == 0
+    said = printed["gives up"].rpartition("until it replies again")
+    assert said[1] and "replies again" in said[2]
