@@ -40,24 +40,29 @@ READ = {
         "import json\n"
         "from pathlib import Path\n"
         "from wandb.proto.wandb_internal_pb2 import Record\n"
-        "from wandb.sdk.internal.datastore import DataStore\n"
         "[path] = Path('run/wandb').glob('offline-run-*/*.wandb')\n"
-        "store, found = DataStore(), []\n"
-        "store.open_for_scan(str(path))\n"
-        "while data := store.scan_data():\n"
-        "    record = Record.FromString(data)\n"
-        "    items = {'/'.join(item.nested_key) or item.key: item.value_json for item in record.history.item}\n"
-        "    if 'time/step' in items:\n"
-        "        found.append((record.history.step.num, json.loads(items['time/step'])))\n"
+        "content, at, record, found = path.read_bytes(), 7, b'', []\n"
+        "while at + 7 <= len(content):\n"  # LevelDB's log: blocks of 32 KB; parts with a checksum, their length and kind
+        "    if (left := 32768 - at % 32768) < 7:\n"
+        "        at += left\n"
+        "        continue\n"
+        "    length, kind = int.from_bytes(content[at + 4 : at + 6], 'little'), content[at + 6]\n"
+        "    record += content[at + 7 : at + 7 + length]\n"
+        "    at += 7 + length\n"
+        "    if kind in (1, 4):\n"
+        "        read, record = Record.FromString(record), b''\n"
+        "        items = {'/'.join(item.nested_key) or item.key: item.value_json for item in read.history.item}\n"
+        "        if 'time/step' in items:\n"
+        "            found.append((int(items['_step']), json.loads(items['time/step'])))\n"
         "print(found)"
     ),
 }
-"""Programs that print a tracker's copy of the seconds of each step, read by its own library."""
+"""Programs that print the seconds of each step as a tracker kept them, read by its own library; wandb has only the records' form."""
 
 
 def kill_its_process(run: Loop, process: int) -> None:
     """wandb's service, a child of the run's process."""
-    (service,) = (each for each in psutil.Process(process).children(recursive=True) if "wandb" in each.name())
+    (service,) = (each for each in psutil.Process(process).children(recursive=True) if each.name() == "wandb-core")
     service.kill()
 
 
