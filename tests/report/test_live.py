@@ -206,7 +206,7 @@ WRONG += [f"/picture?run={run}&place={place}" for run, place in ((0, 99), (0, -1
 @pytest.mark.parametrize("path", WRONG)
 def test_no_file_is_read_by_a_name_in_a_request(tmp_path, serving, path):
     reader = Reader(serving(write_run(tmp_path / "run")))
-    reader.ask("/")
+    reader.ask("/rollouts?run=0&life=0&from=0")
     assert reader.ask(path)[0] == 404
 
 

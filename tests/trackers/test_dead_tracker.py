@@ -57,7 +57,7 @@ READ = {
         "print(found)"
     ),
 }
-"""Programs that print the seconds of each step as a tracker kept them, read by its own library; wandb has only the records' form."""
+"""Programs that print the seconds of each step as a tracker kept them, by its own library; of wandb by its records' form."""
 
 
 def kill_its_process(run: Loop, process: int) -> None:
