@@ -1,19 +1,18 @@
 """The pages in a real browser, from disk and without a network, at desktop and phone width."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PATIENCE_S
+from tests.report.browser import CHROMIUM
 from tests.report.test_report import write_run
 from tests.test_study import FILE
 from vlrl.report.page import write_report
 from vlrl.study import load_study, write_results
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: on Debian, apt install chromium"),

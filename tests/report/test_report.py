@@ -1,22 +1,19 @@
 """The report of a run: one self-contained page, for a run that has ended, is still training, or has just started."""
 
-import http.client
 import json
 import math
 import re
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from tests.conftest import PATIENCE_S
 from tests.preflight.good_run import png
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES
 from vlrl.cli.main import app
 from vlrl.report import charts, draw, page
-from vlrl.report.page import serve_report, write_report
+from vlrl.report.page import write_report
 from vlrl.report.read import RunData, read_run
 from vlrl.run_file import dump_config, parse_config
 from vlrl.telemetry.metrics import Key, step_metrics
@@ -120,7 +117,8 @@ def test_a_long_run_s_page_keeps_the_rollouts_of_evenly_spaced_steps(tmp_path, m
     monkeypatch.setattr("vlrl.report.read.MOST_ROLLOUTS", 20)
     data = read_run(write_run(tmp_path / "run", steps=10))
     assert data.num_rollouts == 80
-    assert sorted({lines[0]["step"] for lines in data.groups}) == [2, 6, 10]
+    assert sorted({lines[0]["step"] for lines in data.groups}) == [4, 8, 10]
+    assert {step for step, _, _ in data.traces} == {4, 8, 10}
     assert set(data.rewards["sums"]) == set(range(1, 11)), "the curves have them all"
 
 
@@ -283,30 +281,3 @@ def test_a_picture_that_is_gone_is_left_out(tmp_path):
 def test_a_folder_that_is_not_a_run_s_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert result.exit_code == 2 and "is not a run's folder: it has no config.yaml" in result.output
-
-
-def test_a_served_report_is_local_and_rebuilt_at_each_visit(tmp_path, monkeypatch):
-    run, servers = write_run(tmp_path / "run", ended=False), []
-
-    class Server(page.ThreadingHTTPServer):
-        def __init__(self, *args):
-            super().__init__(*args)
-            servers.append(self)
-            ready.set()
-
-    ready = threading.Event()
-    monkeypatch.setattr(page, "ThreadingHTTPServer", Server)
-    thread = threading.Thread(target=serve_report, args=([run], 0))
-    thread.start()
-    assert ready.wait(PATIENCE_S)
-    host, port = servers[0].server_address
-    pages = []
-    for _ in range(2):
-        connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
-        connection.request("GET", "/")
-        pages.append(connection.getresponse().read().decode())
-        RunLog(run).rollouts(4, list(rollout_lines(4, group(run, 0, 4))))
-    servers[0].shutdown()
-    thread.join()
-    assert host == "127.0.0.1"
-    assert [len(browsed(text)["runs"][0]["groups"]) for text in pages] == [12, 13]

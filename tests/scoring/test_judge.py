@@ -295,3 +295,9 @@ def test_a_judge_that_cannot_be_used_is_found_before_the_run_starts(monkeypatch)
             check(url=endpoint.url, model="scripted", key_env="NO_SUCH_KEY")
     with pytest.raises(ValueError, match=r"after 1 requests; start the server, or correct the url"):
         check(url=endpoint.url, model="scripted", retries=0)
+
+
+def test_the_pool_waits_for_a_score_longer_than_a_request_may_take():
+    patient = ScoringConfig(judges={"judge": {"url": "http://127.0.0.1:9/v1", "model": "m", "timeout_s": 5000}})
+    with Scorer([TASKS], 1, 1.0, memory_mb=512, services=open_services(patient, None)) as scorer:
+        assert scorer._patience_s > 5000

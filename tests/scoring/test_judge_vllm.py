@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -22,24 +23,31 @@ pytestmark = pytest.mark.slow
 
 
 class Server:
-    """vLLM's server with a tiny model; url: of its API."""
+    """vLLM's server with a tiny model, which can be killed and started again at the same address. url: of its API."""
 
-    def __init__(self, model: str, log):
+    def __init__(self, model: str, log: Path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/v1"
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.scoring.vllm_server", model, str(port)]
+        self._command = [sys.executable, "-m", "tests.scoring.vllm_server", model, str(port)]
         self._log = log
-        with log.open("w") as printed:
+        self.start()
+
+    def start(self) -> None:
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        with self._log.open("w") as printed:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
+                self._command, cwd=ROOT, env=env, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
             )
         end = time.monotonic() + PATIENCE_S
         while not self._is_ready():
-            assert self._process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+            assert self._process.poll() is None and time.monotonic() < end, self._log.read_text()[-3000:]
             time.sleep(0.5)
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _is_ready(self) -> bool:
         try:
@@ -47,16 +55,12 @@ class Server:
         except httpx.TransportError:
             return False
 
-    def close(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory, tiny_dense):
     server = Server(tiny_dense, tmp_path_factory.mktemp("vllm") / "log")
     yield server
-    server.close()
+    server.kill()
 
 
 ANSWERS = [f"A lamp of {number} watts" for number in range(4)]

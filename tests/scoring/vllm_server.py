@@ -7,7 +7,7 @@ that vlrl defines, and vLLM would look at a model's class, unless it is register
 import os
 import sys
 
-os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
 
 import vlrl.models.cuda_wheels  # noqa: E402, F401, I001 (before transformers)
 from vllm import ModelRegistry  # noqa: E402
@@ -21,6 +21,7 @@ def main(model: str, port: str) -> None:
 
     served = ["--model", model, "--host", "127.0.0.1", "--port", port, "--served-model-name", "tiny"]
     limits = ["--dtype", "float32", "--max-model-len", "4096", "--max-num-seqs", "8", "--enforce-eager"]
+    limits += ["--kv-cache-memory-bytes", str(1 << 28)]
     forms = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
     sys.argv = ["vllm", *served, *limits, *forms, "--limit-mm-per-prompt", '{"image": 0, "video": 0}']
     serve()

@@ -201,28 +201,36 @@ def study(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: vlrl report runs/cpu; while it trains: vlrl report runs/cpu --serve 8000")
+@app.command(epilog="Example: vlrl report runs/cpu; while it trains: vlrl report --serve runs/cpu")
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, such as runs/cpu. The curves of several runs are overlaid.")],
     out: Annotated[Path | None, typer.Option(help="File for the page. Default: report.html in the first run's folder.")] = None,
     serve: Annotated[
-        int | None, typer.Option(help="Serve the page on this port, to this machine only; each visit rebuilds it.")
-    ] = None,
+        bool, typer.Option("--serve", help="Serve a page that follows the runs while they train; they may begin later.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="With --serve: the port; 0 for any free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="With --serve: the address to serve at. Default: this machine only.")] = "127.0.0.1",
 ) -> None:
-    """Writes one HTML page about a run: curves, gate weights, step times, and a browser for its rollouts."""
+    """Writes one HTML page about a run: curves, gate weights, step times, and a browser for its rollouts.
+
+    With --serve the page also says whether the run is well and what each rank does, and keeps itself up to date.
+    """
     with sentences():
+        if serve and out:
+            raise ValueError("--serve writes no file; leave --out out, or write the page without --serve")
+        if serve:
+            from vlrl.report.serve import serve_report
+
+            serve_report(runs, host, port)
+            return
         from vlrl.report.read import check_is_run
 
         for folder in runs:
             check_is_run(folder)
-        from vlrl.report.page import serve_report, write_report
+        from vlrl.report.page import write_report
 
-        if serve is not None:
-            print(f"Serving http://127.0.0.1:{serve}; Ctrl-C stops it", flush=True)
-            serve_report(runs, serve)
-        else:
-            path = out or runs[0] / "report.html"
-            print(f"{path}: {write_report(runs, path) / 1e6:.1f} MB")
+        path = out or runs[0] / "report.html"
+        print(f"{path}: {write_report(runs, path) / 1e6:.1f} MB")
 
 
 @app.command(epilog="Example: vlrl status runs/cpu")

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_TAIL = 512  # bytes; a line of metrics ends with times, which never repeat
+
 
 def read_jsonl(path: Path, wanted: Callable[[str], bool] = bool) -> Iterator[dict[str, Any]]:
     """The complete lines of a .jsonl file, which may be growing, end with an incomplete line, or be missing.
@@ -20,6 +22,59 @@ def read_jsonl(path: Path, wanted: Callable[[str], bool] = bool) -> Iterator[dic
         for line in file:
             if line.endswith("\n") and wanted(line):
                 yield json.loads(line)
+
+
+class GrowingLines:
+    """A .jsonl file that another process writes: each call of `lines` reads on where the one before it ended.
+
+    A last line without its end is left for the next call. `was_cut` is asked first: a resumed run cuts its files and writes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._tail = b""
+        """The end of the last line that was read, by which a file that was cut and has grown again is recognised."""
+        self._seen: tuple[int, int] | None = None
+        """Size and time of the last change, when all that was complete had been read."""
+
+    def was_cut(self) -> bool:
+        """Whether lines that were read are no longer in the file. `lines` then begins at its start."""
+        if self._stat() == self._seen or self._is_whole():
+            return False
+        self._offset, self._tail, self._seen = 0, b"", None
+        return True
+
+    def lines(self, wanted: Callable[[str], bool] = bool) -> Iterator[dict[str, Any]]:
+        """The complete lines since the last call. wanted: of a line's text, so that other lines are not parsed."""
+        now = self._stat()
+        if now is None or now == self._seen:
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                self._tail = line[-_TAIL:]
+                if wanted(text := line.decode()):
+                    yield json.loads(text)
+        self._seen = now
+
+    def _stat(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_size, found.st_mtime_ns
+
+    def _is_whole(self) -> bool:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset - len(self._tail))
+                return file.read(len(self._tail)) == self._tail
+        except FileNotFoundError:
+            return not self._tail
 
 
 def read_json(path: Path, remedy: str) -> Any:

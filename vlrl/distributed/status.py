@@ -75,11 +75,11 @@ def shows_life(folder: Path, patience_s: float = 120.0) -> bool:
 
 def _watch(folder: Path, patience_s: float) -> tuple[bool, dict[str, Any] | None]:
     """Waits until the status counts on; whether it does, and the newest status."""
-    first = now = _read(folder)
+    first = now = read_status(folder)
     until = time.monotonic() + patience_s
     while first and not first["ended"] and now and now["count"] == first["count"] and time.monotonic() < until:
         time.sleep(0.1)
-        now = _read(folder)
+        now = read_status(folder)
     return bool(now and first and now["count"] != first["count"] and not now["ended"]), now
 
 
@@ -112,7 +112,8 @@ def _checkpoint(step: int) -> str:
     return f"step {step}" if step else "none"
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """The content of a run's status file; None if it has none, since it has not begun or has ended well."""
     try:
         return json.loads((folder / STATUS).read_text())
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from vlrl.algorithm.diagnostics import LOG_RATIO_EDGES, VARIANCE_EDGES, add_histograms
 from vlrl.common.jsonl import write_atomically
 from vlrl.report.charts import gates
-from vlrl.report.draw import COLOURS, PERCENT, add_band, drawn, grid, rendered, series, smooth, styled
+from vlrl.report.draw import COLOURS, PERCENT, add_band, grid, plotted, rendered, series, smooth, styled
 from vlrl.report.read import Steps
 from vlrl.stats import estimate
 from vlrl.telemetry.metrics import read_key
@@ -28,8 +28,8 @@ def write_study(out: Path, title: str, rows: Sequence[Sequence[str]], arms: Arms
         "Ratios and variances": histograms(arms),
         "The gates": gates(),
     }
-    shown = [(name, drawn(figure)) for name, figure in figures.items() if figure.data]
-    write_atomically(out, [rendered("study.html", title=title, rows=rows, figures=shown)])
+    shown = {name: figure for name, figure in figures.items() if figure.data}
+    write_atomically(out, [rendered("study.html", title=title, rows=rows, names=list(shown), figures=plotted(shown))])
 
 
 def curves(arms: Arms, metric: str, title: str, *, smoothed: bool = True) -> go.Figure:

@@ -1,7 +1,8 @@
 """Helpers that all figures share: colours, grids, lines, bands and moving averages."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -20,7 +21,6 @@ COLOURS = (
 PERCENT = ".3~p"  # three digits, however small: 0.001 % is not 0 %
 _NARROWEST = 0.05  # the smallest span of an axis, as a share of its largest value: below that, noise would look like a trend
 _MOST, _PART = 9, 4  # the moving average covers at most _MOST steps and at most one part in _PART of the run
-_CONFIG: Any = {"responsive": True, "displaylogo": False, "displayModeBar": False}
 
 
 def grid(titles: Sequence[str]) -> go.Figure:
@@ -153,6 +153,7 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
         legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
         font={"family": "system-ui, sans-serif", "size": 13},
         hovermode="x unified",
+        uirevision="kept",  # a figure that is drawn again keeps what the reader zoomed into
     )
     plain = {"exponentformat": "power", "minexponent": 4}  # 0.0006 and 1.5×10⁻¹³, not 600μ and 150f
     figure.update_xaxes(**plain)
@@ -195,14 +196,21 @@ def _widen_log(axis: Any, powers: Sequence[float]) -> None:
         axis.update(range=(low - missing / 2, high + missing / 2), dtick="D2")
 
 
-def drawn(figure: go.Figure) -> Markup:
-    """The figure as an HTML element, for a page that includes plotly."""
-    widen(figure)
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
+def plotted(figures: Mapping[str, go.Figure]) -> Markup:
+    """The figures as JSON by the names of the elements that show them, for the page's scripts."""
+    for figure in figures.values():
+        widen(figure)
+    return safe("{" + ",".join(f"{json.dumps(name)}:{figure.to_json()}" for name, figure in figures.items()) + "}")
 
 
-def rendered(template: str, **values: Any) -> str:
-    """Renders a template of this folder with plotly and the style included, so that the page needs no network."""
+def safe(text: str) -> Markup:
+    """JSON that is safe in a script element: no text in it can close the element."""
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def rendered(template: str, *, live: bool = False, **values: Any) -> str:
+    """Renders a template of this folder with style and scripts included. live: the page's server has plotly and its data."""
     pages = Environment(autoescape=True, loader=PackageLoader("vlrl", "report"))
-    style = Markup((files("vlrl.report") / "page.css").read_text())
-    return pages.get_template(template).render(plotly=Markup(get_plotlyjs()), style=style, **values)
+    pages.globals["included"] = lambda name: Markup((files("vlrl.report") / name).read_text())
+    plotly = "" if live else Markup(get_plotlyjs())  # so that a page on a disk needs no network
+    return pages.get_template(template).render(plotly=plotly, live=live, **values)

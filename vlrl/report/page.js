@@ -1,9 +1,10 @@
 "use strict";
 // The rollout browser: filters groups and shows ten per page. It inserts everything as text, so a rollout cannot add markup.
+// A page on a disk has the pictures in it; a served one gets each from the server once it is shown.
 const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filters"), list = document.getElementById("groups");
 const PER_PAGE = 10;
-let page = 0, found = [];
+let page = 0, found = [], onPage = [];
 
 function element(name, attributes, ...children) {
   const made = document.createElement(name);
@@ -85,29 +86,54 @@ function answer(rollout) {
   return made;
 }
 
-function shown(group, images) {
+function shown(group, run) {
   const traced = group.rollouts.some(each => each.tokens);
   const head = element("header", {}, element("span", {}, `step ${group.step}`), element("span", {}, group.task), element("span", {}, `prompt ${group.slot}`));
   if (group.answer) head.append(element("span", {}, `answer ${group.answer}`));
   if (traced) head.append(element("span", {}, "ratio below 1 ", element("span", { class: "key" }), " above 1"));
   const prompt = element("div", { class: "prompt" });
   group.images.forEach(place => {
-    if (!images[place]) return prompt.append(element("span", {}, "[picture not kept]"));
-    prompt.append(element("div", { class: "picture" }, element("img", { src: images[place], alt: "picture of the prompt" }), boxes(group)));
+    const picture = run.images ? run.images[place] : `picture?run=${form.run.value}&place=${place}`;
+    if (!picture) return prompt.append(element("span", {}, "[picture not kept]"));
+    prompt.append(element("div", { class: "picture" }, element("img", { src: picture, alt: "picture of the prompt" }), boxes(group)));
   });
   prompt.append(element("pre", {}, group.prompt));
   return element("div", { class: "group" }, head, prompt, element("div", { class: "answers" }, ...group.rollouts.map(answer)));
 }
 
 function render() {
-  const run = data.runs[form.run.value];
   const last = Math.max(0, Math.ceil(found.length / PER_PAGE) - 1);
   page = Math.min(Math.max(0, page), last);
-  list.replaceChildren(...found.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(group => shown(group, run.images)));
-  const count = found.reduce((sum, group) => sum + group.rollouts.length, 0), shownHere = run.groups.reduce((sum, group) => sum + group.rollouts.length, 0);
-  document.getElementById("found").textContent = `${found.length} groups, ${count} rollouts found, of ${shownHere} here` + (shownHere < run.of ? ` and ${run.of} in the run` : "");
+  onPage = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
+  list.replaceChildren(...onPage.map(group => shown(group, data.runs[form.run.value])));
+  count();
+}
+
+function count() {
+  const run = data.runs[form.run.value];
+  const last = Math.max(0, Math.ceil(found.length / PER_PAGE) - 1);
+  const number = found.reduce((sum, group) => sum + group.rollouts.length, 0), shownHere = run.groups.reduce((sum, group) => sum + group.rollouts.length, 0);
+  document.getElementById("found").textContent = `${found.length} groups, ${number} rollouts found, of ${shownHere} here` + (shownHere < run.of ? ` and ${run.of} in the run` : "");
   document.getElementById("page").textContent = `page ${page + 1} of ${last + 1}`;
   for (const button of document.querySelectorAll("[data-move]")) button.disabled = button.dataset.move < 0 ? page === 0 : page === last;
+}
+
+function identity(group) { return `${group.step}/${group.slot}/${group.round}`; }
+
+// Adds what the run has written since. The groups on the page stay as they are, also if they are no longer among the run's; a page
+// that is not full gets more.
+function refresh() {
+  const wanted = Object.fromEntries(new FormData(form));
+  found = data.runs[form.run.value].groups.filter(group => matches(group, wanted));
+  if (!onPage.length) return render();
+  const first = found.findIndex(group => identity(group) === identity(onPage[0]));
+  if (first >= 0) page = Math.floor(first / PER_PAGE);
+  const now = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
+  if (onPage.every((group, place) => group === now[place])) {
+    list.append(...now.slice(onPage.length).map(group => shown(group, data.runs[form.run.value])));
+    onPage = now;
+  }
+  count();
 }
 
 // The filters are part of the address, so that a view can be bookmarked or sent to someone who has the file.
@@ -144,4 +170,4 @@ function begin() {
   filter();
 }
 
-begin();
+if (data.runs.length) begin();

@@ -7,9 +7,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,7 +19,7 @@ from vlrl.common.jsonl import write_atomically
 from vlrl.config import RewardConfig
 from vlrl.data.images import open_image
 from vlrl.report import charts
-from vlrl.report.draw import drawn, known, rendered, window
+from vlrl.report.draw import known, plotted, rendered, safe, window
 from vlrl.report.read import Line, RunData, read_run
 from vlrl.run_file import dump_config
 from vlrl.tasks import parts_of
@@ -38,40 +36,52 @@ def write_report(folders: Sequence[Path], out: Path) -> int:
     return len(text.encode())
 
 
-def serve_report(folders: Sequence[Path], port: int) -> None:
-    """Serves the report to this machine only, until it is interrupted. Each visit rebuilds the page."""
-
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = report([read_run(folder) for folder in folders]).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            """Prints nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", port), Page) as server:
-        server.serve_forever()
-
-
 def report(runs: Sequence[RunData]) -> str:
-    """The page's HTML."""
-    browser = {"runs": [{"name": run.name, "tasks": run.tasks, **_browsed(run)} for run in runs]}
-    return rendered(
-        "page.html",
-        runs=runs,
-        title=", ".join(run.name for run in runs),
-        tiles=[tile for run in runs for tile in _tiles(run)] if len(runs) == 1 else [],
-        sections=_sections(runs),
-        rollbacks=[(run.name, [each.rollback for each in run.left_behind]) for run in runs if run.left_behind],
-        evaluations=[(run.name, _evaluation(run)) for run in runs if run.summary],
-        settings=[(run.name, dump_config(run.config)) for run in runs],
-        browser=_json(browser),
-        script=Markup((files("vlrl.report") / "page.js").read_text()),
-    )
+    """The page's HTML, complete in itself."""
+    images: list[dict[str, int]] = [{} for _ in runs]
+    browser = {
+        "runs": [
+            {
+                "name": run.name,
+                "tasks": run.tasks,
+                "groups": [browsed(run, group, refs, most=MOST_IMAGES) for group in run.groups],
+                "images": [_data_uri(ref) for ref in refs],
+                "of": run.num_rollouts,
+            }
+            for run, refs in zip(runs, images, strict=True)
+        ]
+    }
+    values, figures = parts_of_page(runs)
+    return page_of(runs, browser, values, figures)
+
+
+def page_of(
+    runs: Sequence[RunData],
+    browser: Mapping[str, Any],
+    values: Mapping[str, Any],
+    figures: Markup,
+    *,
+    live: bool = False,
+    title: str = "",
+) -> str:
+    """The page's HTML. browser: the data of page.js; values, figures: of `parts_of_page`; live: a server keeps it up to date."""
+    settings = [(run.name, dump_config(run.config)) for run in runs]
+    title = title or ", ".join(run.name for run in runs)
+    return rendered("page.html", live=live, title=title, settings=settings, browser=_json(browser), figures=figures, **values)
+
+
+def parts_of_page(runs: Sequence[RunData]) -> tuple[dict[str, Any], Markup]:
+    """What grows while a run trains: the values of sections.html and nav.html, and the figures as JSON by name."""
+    sections = _sections(runs)
+    figures = {name: figure for section in sections for _, name, figure in section["figures"]}
+    values = {
+        "runs": runs,
+        "tiles": [tile for run in runs for tile in _tiles(run)] if len(runs) == 1 else [],
+        "sections": sections,
+        "rollbacks": [(run.name, [each.rollback for each in run.left_behind]) for run in runs if run.left_behind],
+        "evaluations": [(run.name, _evaluation(run)) for run in runs if run.summary],
+    }
+    return values, plotted(figures)
 
 
 def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
@@ -79,8 +89,8 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     if not any(run.metrics for run in runs):
         return []
 
-    def each(draw: Callable[[RunData], go.Figure]) -> list[tuple[str, Markup]]:
-        return [(run.name if len(runs) > 1 else "", drawn(draw(run))) for run in runs if run.metrics]
+    def each(draw: Callable[[RunData], go.Figure]) -> list[tuple[str, go.Figure]]:
+        return [(run.name if len(runs) > 1 else "", draw(run)) for run in runs if run.metrics]
 
     longest = max(len(run.metrics) for run in runs)
     average, lines = _average(longest), _average(longest, points=False)
@@ -89,15 +99,15 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         _section(
             "Reward",
             f"{average} The band is the 95 % interval over groups.{_composed(runs)}",
-            [("", drawn(charts.reward(runs)))],
+            [("", charts.reward(runs))],
         ),
         *(
-            [_section("Held-out accuracy by step", "", [("", drawn(charts.heldout(runs)))])]
+            [_section("Held-out accuracy by step", "", [("", charts.heldout(runs))])]
             if any("eval/mean" in line for run in runs for line in run.metrics)
             else []
         ),
-        _section("Response length", f"Tokens of a response. {average}", [("", drawn(charts.lengths(runs)))]),
-        _section("Mixture", "Each task's share of the prompts.", [("", drawn(charts.mixture(runs)))]),
+        _section("Response length", f"Tokens of a response. {average}", [("", charts.lengths(runs))]),
+        _section("Mixture", "Each task's share of the prompts.", [("", charts.mixture(runs))]),
         _section(
             "Gate",
             f"The gate weight is the share of a token's gradient that the gate keeps. It is 1 while the ratio is 1. {lines}",
@@ -109,7 +119,7 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             f"How far an update moves each part of the model, as a share of that part's norm. {lines}",
             each(charts.changes),
         ),
-        _section("Distances", average, [("", drawn(charts.distance(runs)))]),
+        _section("Distances", average, [("", charts.distance(runs))]),
         *(
             [
                 _section(
@@ -124,7 +134,7 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         _section(
             "The gates",
             "SAPO with this run's settings, compared with GRPO and GSPO.",
-            [("", drawn(charts.gates(*taus)))],
+            [("", charts.gates(*taus))],
         ),
         _section(
             "Where a step's time goes",
@@ -134,7 +144,7 @@ def _sections(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         _section(
             "Scoring time",
             f"The 99th percentile of the time to score a response, by task. {average}",
-            [("", drawn(charts.scoring(runs)))],
+            [("", charts.scoring(runs))],
         ),
     ]
 
@@ -148,8 +158,11 @@ def _average(num_steps: int, *, points: bool = True) -> str:
     return f"{shown} over {steps} steps."
 
 
-def _section(title: str, about: str, figures: list[tuple[str, Markup]]) -> dict[str, Any]:
-    return {"id": title.lower().replace(" ", "-").replace("'", ""), "title": title, "about": about, "figures": figures}
+def _section(title: str, about: str, figures: list[tuple[str, go.Figure]]) -> dict[str, Any]:
+    """figures: each with its heading, which is empty for a figure of all runs."""
+    own = title.lower().replace(" ", "-").replace("'", "")
+    named = [(heading, f"{own}-{number}", figure) for number, (heading, figure) in enumerate(figures)]
+    return {"id": own, "title": title, "about": about, "figures": named}
 
 
 def _tiles(run: RunData) -> list[tuple[str, str]]:
@@ -206,24 +219,22 @@ def _evaluation(run: RunData) -> list[dict[str, Any]]:
     return rows
 
 
-def _browsed(run: RunData) -> dict[str, Any]:
-    """The run's groups and images for the browser. Only the start and the end of a long response are kept."""
-    images: dict[str, int] = {}
-    groups = [_group(run, group, images) for group in run.groups]
-    return {"groups": groups, "images": [_data_uri(ref) for ref in images], "of": run.num_rollouts}
+def browsed(run: RunData, group: list[Line], images: dict[str, int], *, most: int | None = None) -> Line:
+    """A group for the browser. Only the start and the end of a long response are kept.
 
-
-def _group(run: RunData, group: list[Line], images: dict[str, int]) -> Line:
+    images: the number of each picture by its reference; new ones are added, up to `most`.
+    """
     first = group[0]
     parts = [part for message in first["messages"] for part in parts_of(message)]
     refs = [part["image"] for part in parts if part["type"] == "image"]
     for ref in refs:
-        if len(images) < MOST_IMAGES:
+        if most is None or len(images) < most:
             images.setdefault(ref, len(images))
     return {
         "step": first["step"],
         "task": first["task"],
         "slot": first["slot"],
+        "round": first["round"],
         "prompt": "\n".join(part["text"] for part in parts if part["type"] == "text"),
         "images": [images.get(ref, -1) for ref in refs],
         "answer": first.get("answer", ""),
@@ -246,18 +257,21 @@ def _rollout(run: RunData, line: Line, *, traced: bool) -> Line:
 
 def _data_uri(ref: str) -> str:
     """A small copy of the image; empty if the file is gone."""
+    content, kind = thumbnail(ref)
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}" if content else ""
+
+
+def thumbnail(ref: str) -> tuple[bytes, str]:
+    """A small copy of the image and its media type; empty if the file is gone."""
     try:
         image = open_image(ref, max_side=1 << 14).convert("RGB")
     except ValueError:
-        return ""
+        return b"", ""
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    content = io.BytesIO()
-    image.save(content, format="PNG" if image.width * image.height < 1 << 14 else "JPEG", quality=80)
-    kind = "png" if content.getvalue()[1:4] == b"PNG" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+    content, kind = io.BytesIO(), "png" if image.width * image.height < 1 << 14 else "jpeg"
+    image.save(content, format=kind.upper(), quality=80)
+    return content.getvalue(), f"image/{kind}"
 
 
 def _json(value: Any) -> Markup:
-    """JSON that is safe in a script element: no text in it can close the element."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    return safe(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -1,16 +1,12 @@
 """Reads a run's folder for its report. A run that is still training is read up to its last complete step."""
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from vlrl.common.jsonl import read_jsonl
+from vlrl.common.jsonl import GrowingLines, read_jsonl
 from vlrl.common.suggest import nearest_folder
 from vlrl.config import Config
 from vlrl.run_file import load_config
@@ -18,7 +14,7 @@ from vlrl.stats import Estimate, estimate
 from vlrl.telemetry.run_log import step_of
 from vlrl.trainer.rollback import LEFT_BEHIND, Rollback, read_record
 
-MOST_ROLLOUTS = 10_000  # in the browser; a longer run shows the rollouts of evenly spaced steps
+MOST_ROLLOUTS = 10_000  # in the browser, without those of the newest step; a longer run shows evenly spaced steps
 _SETTINGS = "config.yaml"
 
 Line = dict[str, Any]
@@ -78,48 +74,125 @@ def check_is_run(folder: Path) -> None:
 
 def read_run(folder: Path) -> RunData:
     """Reads a run. Raises ValueError if the folder is not a run's."""
-    check_is_run(folder)
-    config = load_config(folder / _SETTINGS)
-    steps = read_steps(folder)
-    rewards: dict[str, dict[int, Estimate]] = defaultdict(dict)
-    num_rollouts = 0
-    means: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for group in _groups(folder):
-        num_rollouts += len(group)
-        scored = [line["reward"] for line in group if line["status"] == "ok"]
-        if scored:
-            means[group[0]["task"], group[0]["step"]].append(fmean(scored))
-    for (task, step), values in means.items():
-        rewards[task][step] = estimate(values)
-    every = math.ceil(num_rollouts / MOST_ROLLOUTS) or 1
-    last = steps.metrics[-1]["step"] if steps.metrics else 0
+    return RunReader(folder).read()
 
-    def is_shown(line: str) -> bool:
-        return (last - step_of(line)) % every == 0
 
-    traces = {(line["step"], line["slot"], line["sample"]): line for line in read_jsonl(folder / "tokens.jsonl", is_shown)}
-    return RunData(
-        name=config.name,
-        folder=folder,
-        config=config,
-        metrics=steps.metrics,
-        histograms=steps.histograms,
-        rewards=dict(rewards),
-        groups=list(_groups(folder, is_shown)),
-        traces=traces,
-        summary=json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {},
-        num_rollouts=num_rollouts,
-        left_behind=[
-            LeftBehind(rollback=each, **_lines(folder / LEFT_BEHIND / str(each.number))) for each in read_record(folder)
-        ],
-    )
+class RunReader:
+    """Reads a run's folder, and at each later call only what was added to its files. Each line is parsed once.
+
+    Of a long run only the rollouts of every n-th step are kept, and those of the newest: n doubles when they are too many.
+    life: rises when groups that were returned are gone, since the run went back or n doubled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.life = 0
+        self._files = {name: GrowingLines(folder / f"{name}.jsonl") for name in ("metrics", "histograms", "rollouts", "tokens")}
+        self._config: tuple[int, Config] | None = None
+        self._forget()
+
+    @property
+    def num_lasting(self) -> int:
+        """How many of the first groups remain when the next step is read."""
+        tail = 0
+        while self._newest % self._every and tail < len(self._groups) and self._groups[-1 - tail][0]["step"] == self._newest:
+            tail += 1
+        return len(self._groups) - tail
+
+    def read(self) -> RunData:
+        """The run as it is now. Raises ValueError if the folder is not a run's."""
+        check_is_run(self.folder)
+        if any(file.was_cut() for file in self._files.values()):
+            self._files = {name: GrowingLines(file.path) for name, file in self._files.items()}
+            self.life += 1
+            self._forget()
+        config = self._read_config()
+        self._metrics += self._files["metrics"].lines()
+        self._histograms += self._files["histograms"].lines()
+        for line in self._files["rollouts"].lines():
+            self._add(line)
+        traces = self._files["tokens"].lines(lambda line: self._is_shown(step_of(line)))
+        self._traces |= {(line["step"], line["slot"], line["sample"]): line for line in traces}
+        for task, step in self._scored:
+            self._rewards[task][step] = estimate([total / count for total, count in self._sums[task, step].values()])
+        self._scored.clear()
+        summary = self.folder / "summary.json"
+        return RunData(
+            name=config.name,
+            folder=self.folder,
+            config=config,
+            metrics=self._metrics,
+            histograms=self._histograms,
+            rewards=dict(self._rewards),
+            groups=self._groups,
+            traces=self._traces,
+            summary=json.loads(summary.read_text()) if summary.exists() else {},
+            num_rollouts=self._num_rollouts,
+            left_behind=self._read_left_behind(),
+        )
+
+    def _forget(self) -> None:
+        self._metrics: list[Line] = []
+        self._histograms: list[Line] = []
+        self._groups: list[list[Line]] = []
+        self._traces: dict[tuple[int, int, int], Line] = {}
+        self._sums: dict[tuple[str, int], dict[tuple[int, int], tuple[float, int]]] = defaultdict(dict)
+        """By task and step, of each group with a score: the sum and the number of its rewards."""
+        self._scored: set[tuple[str, int]] = set()
+        """The tasks and steps with a score that `_rewards` lacks."""
+        self._rewards: dict[str, dict[int, Estimate]] = defaultdict(dict)
+        self._left_behind: list[LeftBehind] = []
+        self._num_rollouts = self._newest = 0
+        self._every = 1
+
+    def _add(self, line: Line) -> None:
+        if line["step"] > self._newest:
+            self._begin(line["step"])
+        place = line["slot"], line["round"]
+        last = self._groups[-1][0] if self._groups else {}
+        if (last.get("step"), last.get("slot"), last.get("round")) == (line["step"], *place):
+            self._groups[-1].append(line)
+        else:
+            self._groups.append([line])
+        self._num_rollouts += 1
+        if line["status"] == "ok":
+            self._scored.add((line["task"], line["step"]))
+            sums = self._sums[line["task"], line["step"]]
+            total, count = sums.get(place, (0.0, 0))
+            sums[place] = total + line["reward"], count + 1
+
+    def _begin(self, step: int) -> None:
+        """Leaves out the steps that are no longer shown once this one is the newest."""
+        before, self._newest = self._newest, step
+        if before % self._every:
+            self._leave_out()
+        if sum(map(len, self._groups)) > MOST_ROLLOUTS:
+            self._every *= 2
+            self.life += 1
+            self._leave_out()
+
+    def _leave_out(self) -> None:
+        self._groups = [group for group in self._groups if self._is_shown(group[0]["step"])]
+        self._traces = {place: line for place, line in self._traces.items() if self._is_shown(place[0])}
+
+    def _is_shown(self, step: int) -> bool:
+        return step % self._every == 0 or step >= self._newest
+
+    def _read_config(self) -> Config:
+        path = self.folder / _SETTINGS
+        changed = path.stat().st_mtime_ns
+        if self._config is None or self._config[0] != changed:
+            self._config = changed, load_config(path)
+        return self._config[1]
+
+    def _read_left_behind(self) -> list[LeftBehind]:
+        record = read_record(self.folder)
+        if len(record) != len(self._left_behind):
+            self._left_behind = [
+                LeftBehind(rollback=each, **_lines(self.folder / LEFT_BEHIND / str(each.number))) for each in record
+            ]
+        return self._left_behind
 
 
 def _lines(folder: Path) -> dict[str, list[Line]]:
     return {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in ("metrics", "histograms")}
-
-
-def _groups(folder: Path, wanted: Callable[[str], bool] = bool) -> Iterator[list[Line]]:
-    lines = read_jsonl(folder / "rollouts.jsonl", wanted)
-    for _, group in groupby(lines, key=lambda line: (line["step"], line["slot"], line["round"])):
-        yield list(group)

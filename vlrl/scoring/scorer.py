@@ -68,8 +68,9 @@ class Scorer:
         self.folders = [str(Path(folder).resolve()) for folder in task_folders]
         self._timeout_s = timeout_s
         self._timeouts_s = timeouts_s
-        # A task's items start in order, so each result comes at most this long after the previous one.
-        self._patience_s = 2 * (_START_S + max([timeout_s, *timeouts_s.values()]))
+        # A task's items start in order, so each result or reply comes at most this long after the previous one.
+        longest_s = max((service.longest_s for service in services.values()), default=0.0)
+        self._patience_s = 2 * (_START_S + max([timeout_s, *timeouts_s.values()])) + longest_s
         self._isolation = {ISOLATION: isolation} if isolation else {}
         self._services = services
         self._answered = 0  # questions

@@ -61,10 +61,11 @@ Answered = Callable[[Any], None]
 
 
 class Service:
-    """A service with its queue and its threads. record: of its replies and its budget."""
+    """A service with its queue and its threads. record: of its replies and its budget; longest_s: a request may take so long."""
 
-    def __init__(self, backend: Backend, record: Record, *, concurrency: int):
+    def __init__(self, backend: Backend, record: Record, *, concurrency: int, longest_s: float):
         self.backend = backend
+        self.longest_s = longest_s
         self._record = record
         self._waiting: deque[tuple[str, Question]] = deque()
         self._askers: dict[str, list[Answered]] = {}  # by the key of a question that waits or is under way

@@ -36,7 +36,8 @@ def open_services(settings: ScoringConfig, folder: Path | None) -> dict[str, Ser
         service = settings.services[name]
         budgets = {each: getattr(service, f"max_{each}", None) for each in ("requests", "tokens")}
         record = Record(settings.replies or folder, name, budgets, rank=rank, ranks=ranks)
-        services[name] = Service(backend, record, concurrency=service.concurrency)
+        longest_s = service.timeout_s + getattr(service, "start_s", 0.0)
+        services[name] = Service(backend, record, concurrency=service.concurrency, longest_s=longest_s)
     return services
 
 
