@@ -19,7 +19,7 @@ NAMES = {"mixture": "TASK", "build.data": "FOLDER"}
 """What a section whose keys are free calls them; the others' keys are NAME."""
 HEAD = """# Every setting of a run file
 
-This page is made of the classes in `vlrl/config.py`. A run file is YAML: the headings below are its blocks, and
+This page is made of the classes of `vlrl/config.py`. A run file is YAML: the headings below are its blocks, and
 `policy.lr=1e-5` on the command line is `lr` in the block `policy`. An unknown key is an error that suggests the nearest name.
 `vlrl plan RUN.yaml` prints the settings that differ from these defaults.
 """

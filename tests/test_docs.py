@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from docs_site.links import PAGES, targets
-from vlrl.config import RewardConfig
+from vlrl.common.task_settings import RewardConfig
 from vlrl.tasks import check_examples, load_task
 from vlrl.types import Row
 

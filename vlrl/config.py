@@ -7,87 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from vlrl.common.build_settings import BuildConfig
-from vlrl.common.columns import Columns
+from vlrl.common.evaluation_settings import EvaluationConfig
 from vlrl.common.names import name_fault
+from vlrl.common.policy_settings import TARGETS_WITHOUT_SERVING, EngineConfig, LoraConfig, PolicyConfig
 from vlrl.common.rollout_settings import RolloutConfig
 from vlrl.common.service_settings import GraderConfig, JudgeConfig, RewardModelConfig, ServiceConfig, ServiceName
 from vlrl.common.settings import Count, GroupSize, Positive, Section, Share
+from vlrl.common.task_settings import TaskConfig
 from vlrl.common.tracker_settings import MlflowConfig, TrackerConfig, TrackioConfig, WandbConfig
-
-AdapterTarget = Literal["attention", "mlp", "gdn", "experts", "merger", "vision"]
 
 _GSPO_CLIPS = {"clip_low": 3e-4, "clip_high": 4e-4}  # arXiv 2507.18071, section 5.1
 _MAX_GSPO_CLIP = 0.05
-TARGETS_WITHOUT_SERVING = frozenset({"experts", "merger", "vision"})
-"""Targets of LoRA whose adapters vLLM can't apply, or not in every model that vlrl trains."""
 _LORA_RATE = 1.0e-5
 """Ten times full training's: "LoRA Without Regret" (Thinking Machines Lab, 2025) finds the best rate there, at every rank."""
 SHORTEST_SILENCE_S = 5
 FEWEST_STEPS_KEPT = 5  # the steps after which the collapse watch has seen how well a checkpoint's weights do
-
-
-class RewardConfig(Section):
-    """Composes the reward that a task trains on from its score. By default it is the verifier's own reward.
-
-    weights: a number for each of the score's parts, and for "reward", the verifier's own.
-    required_part: the weighted sum counts as 0 if this part is below 1.
-    length_penalty: subtracted in full from a response that reaches max_new_tokens, and linearly less from one that stays
-    shorter, down to 0 at length_buffer tokens before (arXiv 2503.14476, eq. 13); raise it if responses grow without being
-    better.
-    length_buffer: tokens before max_new_tokens at which that penalty begins.
-    language_penalty: subtracted from a response that is not in the question's language.
-    """
-
-    weights: dict[str, float] = {}
-    required_part: str | None = None
-    length_penalty: Annotated[float, Field(ge=0)] = 0.0
-    length_buffer: Count = 256
-    language_penalty: Annotated[float, Field(ge=0)] = 0.0
-
-
-class TaskScoringConfig(Section):
-    """Scoring settings of one task, if its verifier is slower than the others.
-
-    timeout_s: seconds for one response, instead of scoring.timeout_s. workers: the most workers that may score it at a time, so
-    that a slow verifier leaves some to the other tasks.
-    """
-
-    timeout_s: Positive | None = None
-    workers: Count | None = None
-
-
-class TaskConfig(Section):
-    """One task of the mixture. A setting that is left out has the run's value.
-
-    weight: its share of each batch, relative to the other tasks' weights; raise it for a task that matters or lags.
-    task: the stem of its task file, if it differs from the name in the mixture, as when two data sets share a task.
-    rows: the folder of a data set, or a source (see vlrl.data.source_files), which is built before the run. columns: which of a
-    source's columns are question, answer and images. eval_rows: held-out rows, as rows; of a source also `split:NAME`, or how
-    many of its rows to hold out.
-    coldstart_weight: its share of the cold start's batches; a hard task may need more to earn its first rewards.
-    eval_samples: responses to each of its held-out rows, instead of evaluation.samples.
-    group_size: responses to each of its prompts, instead of sampling.group_size; more for a hard task, so that a group has right
-    and wrong answers. max_new_tokens: its longest response in tokens, instead of sampling.max_new_tokens.
-    tau_pos, tau_neg: its temperatures of SAPO's gate. loss_weight: multiplies its advantages.
-    system: a system message before its prompts. instruction: replaces the task's INSTRUCTION in them.
-    """
-
-    weight: Positive
-    task: str | None = None
-    coldstart_weight: Positive | None = None
-    rows: Path
-    columns: Columns | None = None
-    eval_rows: Path | Count | None = None
-    eval_samples: Count | None = None
-    group_size: GroupSize | None = None
-    max_new_tokens: Count | None = None
-    system: str | None = None
-    instruction: str | None = None
-    tau_pos: Positive | None = None
-    tau_neg: Positive | None = None
-    loss_weight: Positive = 1.0
-    reward: RewardConfig = RewardConfig()
-    scoring: TaskScoringConfig = TaskScoringConfig()
 
 
 class SamplingConfig(Section):
@@ -155,83 +89,6 @@ class AlgorithmConfig(Section):
         return _GSPO_CLIPS | raw if isinstance(raw, dict) and raw.get("gate") in ("gspo", "gspo_token") else raw
 
 
-class PolicyConfig(Section):
-    """The trained model under DeepSpeed.
-
-    dtype: the type of the weights and the forward on the device; the optimizer keeps fp32 weights in any case. float32 for a
-    tiny model, or to rule rounding out.
-    lr: the peak learning rate of AdamW; halve it if a task's reward collapses.
-    betas, eps, weight_decay: as AdamW has them.
-    warmup_steps: updates in which the rate rises linearly; a step has algorithm.minibatches of them.
-    min_lr_ratio: the share of `lr` that is left at the last update, after a linear decay.
-    max_tokens_per_micro_batch: prompts and responses in one forward and backward; auto: as many as fit in memory, and each
-    patch of an image counts as the share of a token that it is measured to need.
-    gradient_clipping: the largest norm of an update's gradient.
-    zero_stage: what DeepSpeed shards over ranks: nothing, optimizer states (1), gradients too (2), weights too (3); take the
-    lowest with which `vlrl plan --memory` fits.
-    offload_optimizer: keeps the fp32 weights and the optimizer's moments in host memory, and makes its steps there.
-    expert_parallel: for MoE models, the number of ranks that share each layer's experts (DeepSpeed's AutoEP).
-    gradient_checkpointing: computes activations again in the backward, which takes more time and much less memory.
-    freeze_vision: leaves the vision tower as it is.
-    deepspeed: settings that are merged over DeepSpeed's configuration as vlrl makes it, for what has no setting here.
-    """
-
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    lr: Positive = 1.0e-6
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    eps: Positive = 1.0e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    min_lr_ratio: Share = 1.0
-    gradient_clipping: Positive = 1.0
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    max_tokens_per_micro_batch: Count | Literal["auto"] = "auto"
-    offload_optimizer: bool = False
-    expert_parallel: Count = 1
-    gradient_checkpointing: bool = False
-    freeze_vision: bool = False
-    deepspeed: dict[str, Any] = {}
-
-
-class LoraConfig(Section):
-    """Trains low-rank adapters, the product of two thin matrices beside each targeted weight, instead of the weights themselves.
-
-    rank: the inner size of the product. alpha: the product is multiplied by alpha / rank. targets: the parts whose linear layers
-    get adapters; if left out, those of attention, mlp and gdn (Gated DeltaNet) that the model has.
-    sync: how the engine gets the adapters. adapter: as adapters of its own; merged: added to the weights that they belong to;
-    auto: as vlrl.rollout.weight_sync chooses.
-    """
-
-    rank: Count
-    alpha: Count = 32
-    targets: tuple[AdapterTarget, ...] | None = Field(default=None, min_length=1)
-    sync: Literal["auto", "adapter", "merged"] = "auto"
-
-
-class EngineConfig(Section):
-    """The vLLM engine.
-
-    tensor_parallel: neighbouring ranks that share an engine; more than 1 if its weights are too large for one GPU.
-    max_model_len: tokens of the longest prompt with its images and its response together; lower it to save memory.
-    gpu_memory_utilization: the engine's share of a GPU's memory; raise it for more responses at a time, lower it if the trainer
-    runs out.
-    kv_cache_gb: GiB of keys and values on a CPU; on a GPU gpu_memory_utilization decides.
-    sleep: frees the engine's memory on a GPU while the policy trains; false saves the time of waking it, if both fit.
-    canary_every: steps between checks that engine and trainer give the same log-probs; with 0 they are compared only at a start.
-    canary_tolerance: the difference that stops the run, as a multiple of the one at start.
-    vllm: arguments that are merged over those that vlrl gives vLLM, for what has no setting here.
-    """
-
-    tensor_parallel: Count = 1
-    max_model_len: Count = 8192
-    gpu_memory_utilization: Share = 0.5
-    kv_cache_gb: Positive = 1.0
-    sleep: bool = True
-    canary_every: Annotated[int, Field(ge=0)] = 1
-    canary_tolerance: Positive = 5.0
-    vllm: dict[str, Any] = {}
-
-
 class ImagesConfig(Section):
     """Bounds on an image's area in pixels: larger images are scaled down, smaller ones up.
 
@@ -272,45 +129,6 @@ class ScoringConfig(Section):
     @property
     def services(self) -> dict[str, ServiceConfig]:
         return {**self.judges, **self.graders, **self.reward_models}
-
-
-class EvaluationPreset(Section):
-    """Other sampling settings for the held-out rows. A setting that is left out has the value in `evaluation`.
-
-    samples: responses to each row. temperature, top_p, top_k, max_new_tokens: instead of those in `evaluation`.
-    """
-
-    samples: Count | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    max_new_tokens: Count | None = None
-
-
-class EvaluationConfig(Section):
-    """How held-out rows are sampled.
-
-    rows: the most rows of each task; more of them give narrower intervals. samples: responses to each row, for avg@k and pass@k.
-    temperature: 0 takes the most likely token. top_p: the share of probability that is sampled from. top_k: how many of the most
-    likely tokens; 0 is no limit. max_new_tokens: as in training, if left out.
-    every: steps between evaluations; 0 evaluates before and after the run only. presets: by name, other sampling settings, which
-    `vlrl eval` measures too.
-    """
-
-    rows: Count = 256
-    samples: Count = 1
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    max_new_tokens: Count | None = None
-    every: Annotated[int, Field(ge=0)] = 0
-    presets: dict[str, EvaluationPreset] = {}
-
-    def all_presets(self) -> dict[str, "EvaluationConfig"]:
-        """Every preset by its name; the settings of `evaluation` itself have the name ""."""
-        return {"": self} | {
-            name: self.model_copy(update=preset.model_dump(exclude_none=True)) for name, preset in self.presets.items()
-        }
 
 
 class ColdStartConfig(Section):

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlrl.config import AdapterTarget, LoraConfig
+from vlrl.common.policy_settings import AdapterTarget, LoraConfig
 from vlrl.models.config_json import family_of
 
 Shape = tuple[int, ...]

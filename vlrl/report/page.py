@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from vlrl.common.jsonl import write_atomically
-from vlrl.config import RewardConfig
+from vlrl.common.task_settings import RewardConfig
 from vlrl.data.images import open_image
 from vlrl.report import charts
 from vlrl.report.draw import known, plotted, rendered, safe, window

@@ -5,7 +5,7 @@ Evaluation takes the verifier's reward unchanged.
 
 from dataclasses import replace
 
-from vlrl import config as cfg
+from vlrl.common.task_settings import RewardConfig
 from vlrl.types import Group, Prompt, Sample
 from vlrl.verifiers.text import same_language
 
@@ -13,9 +13,9 @@ VERIFIER = "reward"
 """The name of the verifier's own reward among a score's parts, in reward.weights and reward.required_part."""
 
 
-def compose_rewards(group: Group, settings: cfg.RewardConfig) -> Group:
+def compose_rewards(group: Group, settings: RewardConfig) -> Group:
     """The group with composed rewards. A sample whose score is not ok keeps its reward, which means nothing."""
-    if settings == cfg.RewardConfig():
+    if settings == RewardConfig():
         return group
     composed = (
         replace(sample, reward=_composed(sample, group.prompt, settings)) if sample.is_scored else sample
@@ -33,13 +33,13 @@ def length_overrun(num_tokens: int, limit: int, buffer: int) -> float:
     return min(1.0, max(0.0, (num_tokens - limit + buffer) / buffer))
 
 
-def unknown_parts(settings: cfg.RewardConfig, known: set[str]) -> list[str]:
+def unknown_parts(settings: RewardConfig, known: set[str]) -> list[str]:
     """Names of parts that the settings use and no score has."""
     used = {*settings.weights, *filter(None, [settings.required_part])}
     return sorted(used - known - {VERIFIER})
 
 
-def _composed(sample: Sample, prompt: Prompt, settings: cfg.RewardConfig) -> float:
+def _composed(sample: Sample, prompt: Prompt, settings: RewardConfig) -> float:
     rollout, score = sample.rollout, sample.score
     parts = {**score.parts, VERIFIER: score.reward}
     weights = settings.weights or {VERIFIER: 1.0}

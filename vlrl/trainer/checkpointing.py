@@ -1,6 +1,7 @@
 """A run's checkpoints: when one is written, and which of them must stay."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from vlrl.common.signals import StopSignal
 from vlrl.distributed import checkpoint as checkpoints
@@ -33,13 +34,18 @@ class Checkpointing:
         wait: until it is sealed; otherwise that happens beside the next step.
         """
         ranks, settings = self._run.ranks, self._settings
+
+        def write(folder: Path) -> None:
+            self._policy.save(folder)
+            sampler.save(folder)
+
         too_late = ranks.any(self._stop.grace_over(settings.signal_grace_s))
         if not too_late and step not in self._good:
             self.finish()
             self.finish = checkpoints.begin(
                 self.root,
                 step,
-                lambda folder: (self._policy.save(folder), sampler.save(folder)),
+                write,
                 self._run.identity
                 | {"max_tokens_per_micro_batch": self._policy.max_tokens_per_micro_batch}
                 | {"tokens_per_patch": self._policy.tokens_per_patch, "rollbacks": rollbacks},
