@@ -8,8 +8,11 @@ DOCS := .venv-docs
 READY := $(VENV)/ready
 RUN ?= configs/cpu.yaml
 FAMILY ?=
-# Families without a norm of queries and keys, or with recurrent layers, start from a few more demonstrations.
-OF_FAMILY := $(if $(FAMILY),name=cpu-$(FAMILY) model=models/tiny-$(FAMILY) build.tiny_models.models/tiny-$(FAMILY)=$(FAMILY) coldstart.steps=120)
+# How a family begins: another architecture learns the tasks of the cold start at other rates (docs/learning.md).
+START_qwen2_5_vl := coldstart.steps=120 mixture.functions.coldstart_weight=0.65
+START_qwen3_5 := coldstart.steps=90
+TINY := models/tiny-$(FAMILY)
+OF_FAMILY := $(if $(FAMILY),name=cpu-$(FAMILY) model=$(TINY) build.tiny_models.$(TINY)=$(FAMILY) $(START_$(FAMILY)))
 
 # Parts that share two cores (engine, verifiers, ranks) are quicker with a thread each than waiting for one another's.
 export OMP_NUM_THREADS ?= 1

@@ -38,9 +38,9 @@ class Replica:
         self._opened: Mapping[str, Any] = {}
         self._used = False
 
-    def serve(self, connection: socket.socket) -> None:
-        """Answers one trainer's messages until it is gone."""
-        session = _Session(connection)
+    def serve(self, connection: socket.socket, *, gone: Callable[[], None] = lambda: None) -> None:
+        """Answers one trainer's messages until it is gone. gone: called if that happens in the middle of an answer."""
+        session = _Session(connection, gone)
         try:
             while True:
                 message = receive(connection)
@@ -111,8 +111,11 @@ def _start(opened: Mapping[str, Any]) -> Any:
 
     if opened["threads"]:
         torch.set_num_threads(opened["threads"])
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    os.environ.update(alone)  # where vLLM's executor in this process looks for its place
+    # Where vLLM's executor in this process looks for its place; a launcher's store is the trainers'.
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    for name in [name for name in os.environ if name.startswith("TORCHELASTIC_")]:
+        del os.environ[name]
     return VllmEngine(
         EngineConfig(**opened["engine"]),
         opened["model"],
@@ -132,8 +135,9 @@ def _start(opened: Mapping[str, Any]) -> Any:
 class _Session:
     """A connection while a trainer has it. busy: a message is being answered, and a thread says once a second that it is."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, gone: Callable[[], None]) -> None:
         self.busy = Event()
+        self._gone = gone
         self._connection = connection
         self._lock = Lock()
         self._over = Event()
@@ -158,12 +162,13 @@ class _Session:
                 try:
                     self.send(Message("pulse"))
                 except LostError:
+                    self._gone()
                     return
 
 
 def serve_one(connection: socket.socket) -> None:
-    """Serves the trainer at the other end of this connection, and returns when it is gone."""
-    Replica().serve(connection)
+    """Serves the trainer that started this process, which ends with it, whatever it is doing."""
+    Replica().serve(connection, gone=lambda: os._exit(1))
 
 
 def serve_address(address: tuple[str, int], token: str, *, ready: Callable[[int], None]) -> None:
