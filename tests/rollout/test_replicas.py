@@ -19,7 +19,6 @@ from tests.loop import ROOT
 from tests.models.helpers import message
 from tests.rollout.opening import KV_CACHE_GB, open_encoder, open_engine, requests_for
 from vlrl import config as cfg
-from vlrl.distributed.ranks import Ranks
 from vlrl.rollout.engine import Engine, Request
 from vlrl.rollout.protocol import TOKEN
 from vlrl.rollout.replicas import Replicas
@@ -88,10 +87,6 @@ def model(tiny_dense) -> str:
 
 @pytest.fixture(scope="module")
 def here(model, ranks, pictures) -> dict[int, list[Rollout]]:
-    return sampled_here(model, ranks, pictures)
-
-
-def sampled_here(model: str, ranks: Ranks, pictures: list[str]) -> dict[int, list[Rollout]]:
     """What the engine in this process samples, with the model's weights (0) and with pushed ones (2)."""
     encoder, banned = open_encoder(model)
     engine = open_engine(model, encoder, banned, ranks)
@@ -124,14 +119,6 @@ def test_a_replica_samples_the_bits_of_the_engine_in_this_process(one, here, mod
     assert in_order(one.generate(requests_of(model, pictures))) == here[0]
     push(one, model, 1.01, 2)
     assert in_order(one.generate(requests_of(model, pictures))) == here[2]
-
-
-def test_a_replica_of_a_moe_model_samples_the_bits_of_the_engine_in_this_process(tiny_moe, ranks, pictures) -> None:
-    here = sampled_here(tiny_moe, ranks, pictures)
-    with replicas(tiny_moe) as engine:
-        assert in_order(engine.generate(requests_of(tiny_moe, pictures))) == here[0]
-        push(engine, tiny_moe, 1.01, 2)
-        assert in_order(engine.generate(requests_of(tiny_moe, pictures))) == here[2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
