@@ -10,7 +10,6 @@ RUN ?= configs/cpu.yaml
 FAMILY ?=
 # How a family begins: another architecture learns the tasks of the cold start at other rates (docs/learning.md).
 START_qwen2_5_vl := coldstart.steps=120 mixture.functions.coldstart_weight=0.65
-START_qwen3_5 := coldstart.steps=90
 TINY := models/tiny-$(FAMILY)
 OF_FAMILY := $(if $(FAMILY),name=cpu-$(FAMILY) model=$(TINY) build.tiny_models.$(TINY)=$(FAMILY) $(START_$(FAMILY)))
 
