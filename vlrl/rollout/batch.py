@@ -23,7 +23,7 @@ from vlrl.run import Run
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock, percentile
 from vlrl.telemetry.metrics import Key, Mean, Metrics, Totals, combine, step_metrics
-from vlrl.types import Draw, Group
+from vlrl.types import Draw, Group, Prompt
 
 
 @dataclass(kw_only=True, slots=True)
@@ -130,14 +130,15 @@ class Sampler:
 
     def _begin(self, step: int, clock: Clock, stop: StopSignal | None) -> None:
         """Begins the step's first round: in a thread if a separate engine samples while this process trains, else at once."""
-        config, draws = self.run.config, self.mixture.draw(step)
+        config = self.run.config
+        prompts, owned = self._prompts(self.mixture.draw(step), clock)  # in a thread it would take ten times as long
         first_round: Future[list[Group]] = Future()
         if config.rollout.is_separate and config.rollout.staleness:
             clock = Clock(is_phase=False)
-            work = partial(self._sample_round, draws, step, clock, stop)
+            work = partial(self._sample_round, prompts, owned, step, 0, clock, stop)
             Thread(target=_resolve, args=(first_round, work), name=f"sampling of step {step}", daemon=True).start()
         else:
-            first_round.set_result(self._sample_round(draws, step, clock, stop))
+            first_round.set_result(self._sample_round(prompts, owned, step, 0, clock, stop))
         self.begun = step, first_round, clock
 
     def _completed(self, step: int, groups: list[Group], clock: Clock, stop: StopSignal | None) -> Batch | None:
@@ -159,7 +160,8 @@ class Sampler:
             if not fresh:
                 break
             drawn = [*drawn, *fresh]
-            groups = self._sample_round(fresh, step, clock, stop)
+            prompts, owned = self._prompts(fresh, clock)
+            groups = self._sample_round(prompts, owned, step, fresh[0].round, clock, stop)
         batch.metrics = _latencies(self.scorer)
         with clock("time/balance"):
             return self._balanced(batch)
@@ -176,20 +178,24 @@ class Sampler:
         (prompt,) = encode_prompts([group.prompt], self.run.encoder, self.run.config.engine.max_model_len)
         return replace(group, prompt=prompt)
 
-    def _sample_round(self, draws: list[Draw], step: int, clock: Clock, stop: StopSignal | None) -> list[Group]:
-        """This rank's groups of the draws; none if a signal came. stop: None if no signal may end it.
+    def _prompts(self, draws: list[Draw], clock: Clock) -> tuple[list[Prompt], set[int]]:
+        """The draws' prompts that this rank's engine samples, encoded, and the slots that this rank owns."""
+        sampled, owned = self.run.replica(self.run.prompts(draws))
+        with clock("time/encode"):
+            return encode_prompts(sampled, self.run.encoder, self.run.config.engine.max_model_len), owned
+
+    def _sample_round(
+        self, prompts: list[Prompt], owned: set[int], step: int, number: int, clock: Clock, stop: StopSignal | None
+    ) -> list[Group]:
+        """This rank's groups of a round's prompts; none if a signal came. stop: None if no signal may end it.
 
         Ranks exchange nothing here, but for those of one tensor-parallel engine, so a thread may do it beside the training.
         """
-        config = self.run.config
-        sampled, owned = self.run.replica(self.run.prompts(draws))
-        with clock("time/encode"):
-            encoded = encode_prompts(sampled, self.run.encoder, config.engine.max_model_len)
-        number, rollbacks = draws[0].round, self.run.rollbacks
+        config, rollbacks = self.run.config, self.run.rollbacks
         more = [number, rollbacks] if rollbacks else [number] if number else []  # a run that never went back keeps its seeds
         try:
             groups = sample_groups(
-                encoded,
+                prompts,
                 engine=self.engine,
                 scorer=self.scorer,
                 decoding=Decoding(temperature=config.sampling.temperature),
