@@ -49,7 +49,8 @@ def test_the_card_s_metadata_is_what_the_hub_s_own_loader_reads(run, tmp_path):
     card = ModelCard.load(written(run, tmp_path / "out", licence="apache-2.0") / "README.md")
     data = card.data
     assert (data.base_model, data.license, data.datasets) == ("made/base", "apache-2.0", ["made/sums"])
-    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-text-to-text")
+    kinds = data.to_dict()
+    assert (kinds["library_name"], kinds["pipeline_tag"]) == ("transformers", "image-text-to-text")
     assert data.tags == ["vlrl", "reinforcement-learning", "sapo"]
     (result,) = data.eval_results
     assert (result.task_name, result.dataset_type, result.dataset_revision) == ("sums", "made/sums", "1f" * 20)
@@ -139,7 +140,7 @@ def lora(run: Path) -> Path:
 def test_an_adapter_s_card_names_its_base_and_how_to_load_it(run, tmp_path):
     write_folder(read_finished(lora(run), adapter=True), tmp_path / "out", repo="kim/sums")
     card = ModelCard.load(tmp_path / "out/README.md")
-    assert (card.data.base_model, card.data.library_name) == ("made/base", "peft")
+    assert card.data.base_model == "made/base" and card.data.to_dict()["library_name"] == "peft"
     assert card.data.base_model_relation == "adapter" and "lora" in card.data.tags
     assert 'PeftModel.from_pretrained(base, "kim/sums")' in card.text
     assert "vllm serve made/base --enable-lora --max-lora-rank 16 --lora-modules sums=kim/sums" in card.text
