@@ -122,7 +122,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones(folder):
 
 
 def test_what_is_made_may_change_when_a_run_is_resumed(folder):
-    from vlrl.distributed.checkpoint import check_same_config
+    from vlrl.distributed.same_run import check_same_config
 
     was, now = ({**each.model_dump(mode="json"), "world_size": 1} for each in (config(), config(build={})))
     check_same_config(was, now, step=0)

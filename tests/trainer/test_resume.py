@@ -7,7 +7,7 @@ import time
 import pytest
 
 from vlrl.common.signals import StopSignal
-from vlrl.distributed.checkpoint import check_same_config, layout_changes
+from vlrl.distributed.same_run import check_same_config, layout_changes
 
 CONFIG = {"steps": 100, "seed": 1, "world_size": 2, "policy": {"lr": 0.001, "betas": [0.9, 0.95]}, "wandb": {"mode": "offline"}}
 

@@ -12,7 +12,7 @@ from vlrl.config import Config
 from vlrl.data.images import open_image
 from vlrl.data.row_checks import check_apart
 from vlrl.data.shards import Dataset, check_row
-from vlrl.distributed.checkpoint import check_same_config
+from vlrl.distributed.same_run import check_same_config
 from vlrl.inputs import Inputs, attempt_each, heldout_folders, representative_rows, spread, train_rows
 from vlrl.models.config_json import read_local_config, text_config_of
 from vlrl.preflight.machine import machine_faults

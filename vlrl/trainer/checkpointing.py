@@ -6,6 +6,7 @@ from pathlib import Path
 from vlrl.common.signals import StopSignal
 from vlrl.distributed import checkpoint as checkpoints
 from vlrl.distributed.checkpoint import Checkpoint
+from vlrl.distributed.same_run import check_same_config, layout_changes
 from vlrl.rollout.batch import Sampler
 from vlrl.run import Run
 from vlrl.telemetry.collapse_watch import CollapseWatch
@@ -80,9 +81,9 @@ class Checkpointing:
         self._protected = set()
         found = checkpoints.newest_good(self.root, rank=ranks.rank, world_size=ranks.size, agree=ranks.min)
         if found:
-            checkpoints.check_same_config(found.state, self._run.identity, step=found.step)
+            check_same_config(found.state, self._run.identity, step=found.step)
             self._policy.load(found.path, lr_scale=lr_scale())
-            if changes := checkpoints.layout_changes(found.state, self._run.identity):
+            if changes := layout_changes(found.state, self._run.identity):
                 announce(
                     f"Checkpoint {found.path.name} is laid out anew ({', '.join(changes)}); from here on results may differ in "
                     "their last bits from those of the unchanged run",
