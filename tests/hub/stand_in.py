@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"url": f"{self.hub.address}/{repo}", "name": repo}
 
     def validate(self) -> dict:
-        self.user  # noqa: B018
+        assert self.user, "without a token it raises Refused"
         text = json.loads(self.body)["content"]
         return {"errors": [], "warnings": []} if text.startswith("---\n") else {"warnings": [{"message": "empty metadata"}]}
 

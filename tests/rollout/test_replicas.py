@@ -215,6 +215,14 @@ def test_a_stranger_is_refused_and_does_not_keep_the_trainer_waiting(model, monk
             pass
 
 
+def test_an_address_where_nobody_listens_is_named(model, monkeypatch) -> None:
+    monkeypatch.setenv(TOKEN, SECRET)
+    monkeypatch.setattr("vlrl.rollout.replicas._CALL_S", 1.5)
+    sentence = r"engine replica 0 \(at 127.0.0.1:9\) can't be used: no answer in 1.5 s"
+    with pytest.raises(OSError, match=sentence), replicas(model, ["127.0.0.1:9"]):
+        pass
+
+
 def test_another_model_than_the_replica_s_is_refused(model, monkeypatch) -> None:
     monkeypatch.setenv(TOKEN, SECRET)
     with listening() as address:

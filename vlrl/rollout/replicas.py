@@ -134,7 +134,7 @@ class _Connection:
 
 
 class Replicas:
-    """The engine of one rank, see vlrl.rollout.engine.Engine; a context manager that ends the replicas it started.
+    """The engine of one rank, see vlrl.rollout.engine.Engine. Raises OSError if a replica can't be reached or started.
 
     places: addresses; "" is a replica that this process starts. opened: what vlrl.rollout.replica starts an engine with.
     silent_s: a replica at work that says nothing for this long is lost. shrinks: one that can't be reached again is left out.
@@ -158,12 +158,17 @@ class Replicas:
             for number, (place, device) in enumerate(zip(places, devices, strict=True))
         ]
         self._version = self.slots = 0
-        for each in self._pool:
-            each.connect()
-        for each in self._pool:  # they load their models side by side
-            opened = each.open()
-            self.slots += opened["slots"]
-            self._version = min(self._version, opened["version"])
+        for step in (_Connection.connect, self._open):  # they load their models side by side
+            for each in self._pool:
+                try:
+                    step(each)
+                except LostError as loss:
+                    raise OSError(f"{each.name} can't be used: {loss}") from None
+
+    def _open(self, each: _Connection) -> None:
+        opened = each.open()
+        self.slots += opened["slots"]
+        self._version = min(self._version, opened["version"])
 
     @property
     def version(self) -> int:
@@ -265,12 +270,6 @@ class Replicas:
     def close(self) -> None:
         for each in self._pool:
             each.drop()
-
-    def __enter__(self) -> "Replicas":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _keep(self, messages: Iterable[Message]) -> None:
         """Sends what changes an engine's state to every replica, waits for their answers, and keeps it for one that is lost."""
