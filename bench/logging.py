@@ -85,7 +85,7 @@ def _group(slot: int, options: argparse.Namespace, numbers: random.Random) -> Gr
             logprobs=tuple(numbers.uniform(-1, 0) for _ in tokens),
             text="ab\n " * options.tokens,
             finish_reason="stop",
-            weight_version=0,
+            weight_versions=(),
         )
         score = Score(reward=float(number % 2), parts={"boxed": 1.0})
         samples.append(Sample(rollout=rollout, score=score, reward=score.reward, advantage=number % 2 - 0.5))

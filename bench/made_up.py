@@ -56,7 +56,7 @@ def _rollout(slot: int, sample: int, length: int, numbers: torch.Generator) -> R
         logprobs=(-5.5,) * length,
         text="",
         finish_reason="stop",
-        weight_version=0,
+        weight_versions=(),
     )
 
 

@@ -51,7 +51,6 @@ def main() -> None:
         options.model,
         dtype=dtype,
         seed=0,
-        decode=encoder.decode,
         end_tokens=[encoder.image_token],  # which is never sampled, so that responses end at their full length
         banned=[*banned, *encoder.end_tokens],
         merge_size=encoder.merge_size,

@@ -108,7 +108,7 @@ def by_the_library(model, rollouts, ranks, optimizer):
         for slot, each in enumerate(plan):
             encoded = encoder.encode(message(each["row"].question, *each["pictures"]))
             drawn = [
-                Rollout(slot=slot, sample=n, tokens=tokens, logprobs=logps, text="", finish_reason="stop", weight_version=0)
+                Rollout(slot=slot, sample=n, tokens=tokens, logprobs=logps, text="", finish_reason="stop", weight_versions=())
                 for n, (tokens, logps) in enumerate(zip(each["tokens"], each["logps"], strict=True))
             ]
             prompt = Prompt(slot=slot, task="any", row=Row(), messages=(), encoded=encoded)

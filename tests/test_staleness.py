@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from contextlib import suppress
+from typing import Any
 
 import psutil
 import pytest
@@ -85,7 +86,7 @@ def test_each_batch_is_sampled_with_the_weights_that_its_step_foresees(ahead) ->
     staleness, loop = ahead
     versions = defaultdict(set)
     for line in loop.rollouts:
-        versions[line["step"]].add(line["weight_version"])
+        versions[line["step"]] |= {version for version, _ in line["weight_versions"]}
     assert versions == {step: {UPDATES * max(0, step - 1 - staleness)} for step in range(1, STEPS + 1)}
     for line in loop.metrics:
         behind = UPDATES * min(line["step"] - 1, staleness)
@@ -139,11 +140,81 @@ def test_a_replica_that_dies_in_the_middle_of_a_run_changes_no_bit(ahead_by_1) -
     assert same(loop, ahead_by_1[1])
 
 
+PART = 6  # tokens of a response under one version of the weights; the last takes what is left of at most 24
+AHEAD = 3
+
+
+@pytest.fixture(scope="session")
+def in_parts(small) -> Loop:
+    """A run whose longer responses go on under the next weights."""
+    loop = small.with_(name="in_parts", rollout__place="separate", rollout__staleness=AHEAD, rollout__partial_tokens=PART)
+    loop.run()
+    return loop
+
+
+def parts_of(line: dict[str, Any]) -> list[list[int]]:
+    """[version, tokens] of each part that the response should have."""
+    batch, left = line["step"] - 1, line["num_tokens"]
+    if batch < AHEAD:
+        return [[0, left]]  # the first batches are sampled before the training begins
+    versions = [UPDATES * (batch - ahead) for ahead in range(AHEAD, 0, -1)]
+    if line["round"]:
+        return [[versions[-1], left]]
+    tokens = [min(PART, left), min(PART, max(0, left - PART)), max(0, left - 2 * PART)]
+    return [[version, each] for version, each in zip(versions, tokens, strict=True) if each]
+
+
+def test_the_parts_of_a_response_are_sampled_with_the_weights_that_its_step_foresees(in_parts) -> None:
+    assert [line["weight_versions"] for line in in_parts.rollouts] == list(map(parts_of, in_parts.rollouts))
+    assert Counter(len(line["weight_versions"]) for line in in_parts.rollouts)[AHEAD] > 10
+    for step in range(1, STEPS + 1):
+        tokens: Counter[str] = Counter()
+        behind: Counter[str] = Counter()
+        for line in in_parts.rollouts:
+            if line["step"] == step and trained(line, in_parts):
+                tokens[line["task"]] += line["num_tokens"]
+                behind[line["task"]] += sum(
+                    (UPDATES * (step - 1) - version) * count for version, count in line["weight_versions"]
+                )
+        for task in QUOTAS:
+            logged = in_parts.metrics[step - 1][f"rollout/updates_since/{task}"]
+            assert logged == pytest.approx(behind[task] / tokens[task], abs=1e-9)
+
+
+def trained(line: dict[str, Any], loop: Loop) -> bool:
+    """Whether the line's group was not replaced in a later round."""
+    place = line["step"], line["slot"]
+    return line["round"] == max(each["round"] for each in loop.rollouts if (each["step"], each["slot"]) == place)
+
+
+def test_parts_of_responses_are_the_same_bits_wherever_they_are_sampled(in_parts, small) -> None:
+    here = small.with_(name="in_parts_here", rollout__staleness=AHEAD, rollout__partial_tokens=PART)
+    here.run()
+    assert same(here, in_parts)
+
+
+def test_a_run_with_begun_responses_that_is_killed_ends_like_one_that_is_not(in_parts) -> None:
+    loop = in_parts.with_(name="in_parts-killed")
+    loop.interrupted(signal.SIGKILL, "optimizer step", 6, exit_code=-signal.SIGKILL)
+    loop.run()
+    assert same(loop, in_parts)
+
+
 def replicas_of(run: int) -> list[int]:
     """The processes of the run's replicas."""
     with suppress(psutil.Error):
         return [child.pid for child in psutil.Process(run).children() if "replica" in child.cmdline()]
     return []
+
+
+def test_two_ranks_in_the_middle_of_responses_continue_on_one(small) -> None:
+    settings = {"rollout__staleness": AHEAD, "rollout__partial_tokens": PART, "checkpoints__every": 1}
+    loop = small.with_(name="in_parts_on_two", launcher=TORCHRUN, **settings)
+    loop.interrupted(signal.SIGTERM, "step logged", 2, exit_code=None)
+    assert 2 <= loop.checkpoints()[-1] < STEPS
+    loop = small.with_(name="in_parts_on_two", **settings)
+    loop.run()
+    assert [line["weight_versions"] for line in loop.rollouts] == list(map(parts_of, loop.rollouts))
 
 
 def test_two_ranks_run_ahead_with_a_replica_each_and_one_rank_continues_with_the_batches_that_wait(small) -> None:
@@ -153,6 +224,6 @@ def test_two_ranks_run_ahead_with_a_replica_each_and_one_rank_continues_with_the
     assert 2 <= loop.checkpoints()[-1] < STEPS
     loop = small.with_(name="ahead_on_two", **settings)
     loop.run()
-    assert {(line["step"], line["weight_version"]) for line in loop.rollouts} == {
+    assert {(line["step"], version) for line in loop.rollouts for version, _ in line["weight_versions"]} == {
         (step, UPDATES * max(0, step - 2)) for step in range(1, STEPS + 1)
     }

@@ -81,8 +81,9 @@ class Rollout:
 
     tokens: [L] sampled token ids, including the end token. The trainer uses these ids; the text is never encoded again.
     logprobs: [L] the engine's log-probs of these tokens, after temperature and banned tokens.
-    text: the response without its end token. If the prompt opened the reasoning, the text begins with what the prompt wrote of
-    it, such as "<think>" and a line feed, so that it says by itself where the reasoning ends.
+    weight_versions: [L] the version of the weights that sampled each token; more than one in a partial rollout alone.
+    text: the response without its end token; the engine leaves it empty. If the prompt opened the reasoning, the text begins with
+    what the prompt wrote of it, such as "<think>" and a line feed, so that it says by itself where the reasoning ends.
     routes: [P + L - 1, layers, experts per token], if the engine returns the experts of each token; the P prompt tokens come
     first, and the last token is missing because no layer processed it.
     """
@@ -91,9 +92,9 @@ class Rollout:
     sample: int
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    text: str
+    weight_versions: tuple[int, ...]
     finish_reason: str
-    weight_version: int
+    text: str = ""
     routes: Any = field(default=None, repr=False, compare=False)
 
 

@@ -68,7 +68,7 @@ def group(folder: Path, slot: int, step: int) -> Group:
             logprobs=(0.0, 0.0),
             text=f"{HOSTILE} {sample} " + "x" * 9000 * sample,
             finish_reason="stop",
-            weight_version=step,
+            weight_versions=(step, step),
         )
         for sample in range(2)
     ]

@@ -42,7 +42,6 @@ def open_engine(
         model,
         dtype=dtype,
         seed=0,
-        decode=encoder.decode,
         end_tokens=encoder.end_tokens,
         banned=banned,
         merge_size=encoder.merge_size,

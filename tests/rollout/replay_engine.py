@@ -17,7 +17,7 @@ def record(path: Path, rollouts: Iterable[Rollout]) -> None:
 
 def recorded(path: Path) -> list[Rollout]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [Rollout(**line | {name: tuple(line[name]) for name in ("tokens", "logprobs")}) for line in lines]
+    return [Rollout(**line | {name: tuple(line[name]) for name in ("tokens", "logprobs", "weight_versions")}) for line in lines]
 
 
 class ReplayEngine:
@@ -36,7 +36,7 @@ class ReplayEngine:
         for request in reversed(requests):
             rollout = self._recorded[request.slot, request.sample]
             assert len(rollout.tokens) <= request.max_new_tokens, "recorded under another length limit"
-            yield replace(rollout, weight_version=self.version)
+            yield replace(rollout, weight_versions=(self.version,) * len(rollout.tokens))
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.holds |= {name: tensor.clone() for name, tensor in weights}

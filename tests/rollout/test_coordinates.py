@@ -91,7 +91,7 @@ def test_each_model_is_asked_and_scored_in_its_own_coordinates(config_of, tiny_d
 
 
 def rollout(text: str, slot: int = 0) -> Rollout:
-    return Rollout(slot=slot, sample=0, tokens=(1,), logprobs=(0.0,), text=text, finish_reason="stop", weight_version=0)
+    return Rollout(slot=slot, sample=0, tokens=(1,), logprobs=(0.0,), text=text, finish_reason="stop", weight_versions=())
 
 
 def test_a_recorded_rollout_is_scored_again_in_the_coordinates_of_its_run(config_of, tiny_pixels, pool):

@@ -1,6 +1,6 @@
 """vLLM beside the trainer: one distribution, weights that follow, a canary that sees when they don't, rollouts that stream."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -101,17 +101,44 @@ def train(parts: Parts, prompt) -> None:
     parts.policy.step()
 
 
+def logprobs(policy: Policy, parts: Parts, prompts, rollouts) -> torch.Tensor:
+    """The policy's log-probs of the rollouts' tokens, in their order."""
+    by_slot = [(prompt, [r.tokens for r in rollouts if r.slot == slot]) for slot, prompt in enumerate(prompts)]
+    return policy.logprobs(pack_groups(by_slot, parts.encoder.filler())).logprobs
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_engine_and_trainer_give_sampled_tokens_the_same_logprobs(parts, prompts, temperature):
     policy = parts.policy if temperature == 1.0 else open_policy(parts.model, parts.ranks, parts.banned, temperature)
     push_weights(parts.engine, policy.weight_buckets(), names=policy.parameter_names, version=0)
     rollouts = in_order(parts.engine.generate(requests_for(prompts, 4, temperature=temperature)))
-    by_slot = [(prompt, [r for r in rollouts if r.slot == slot]) for slot, prompt in enumerate(prompts)]
-    pack = pack_groups([(prompt, [r.tokens for r in members]) for prompt, members in by_slot], parts.encoder.filler())
-    ours = policy.logprobs(pack).logprobs
+    ours = logprobs(policy, parts, prompts, rollouts)
     theirs = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs])
     assert len(theirs) == len(ours) > 100
     torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+def test_a_response_that_goes_on_under_other_weights_has_their_logprobs(parts, prompts):
+    first = requests_for(prompts, 4, max_new_tokens=8)
+    begun = in_order(parts.engine.generate(first))
+    of_old_weights = logprobs(parts.policy, parts, prompts, begun)
+    train(parts, prompts[0])
+    parts.push()
+    more = [
+        replace(request, begun=rollout.tokens, max_new_tokens=16)
+        for request, rollout in zip(first, begun, strict=True)
+        if rollout.finish_reason == "length"
+    ]
+    rest = in_order(parts.engine.generate(more))
+    assert len(rest) > 6
+    places = {(rollout.slot, rollout.sample): rollout for rollout in begun}
+    whole = [replace(each, tokens=places[each.slot, each.sample].tokens + each.tokens) for each in rest]
+    ours = logprobs(parts.policy, parts, prompts, whole).split([len(each.tokens) for each in whole])
+    for rollout, values in zip(rest, ours, strict=True):
+        torch.testing.assert_close(values[8:], torch.tensor(rollout.logprobs), rtol=0, atol=TOLERANCE)
+        assert (values[:8] - torch.tensor(places[rollout.slot, rollout.sample].logprobs)).abs().max() > 100 * TOLERANCE
+    theirs = torch.tensor([logprob for rollout in begun for logprob in rollout.logprobs])
+    torch.testing.assert_close(of_old_weights, theirs, rtol=0, atol=TOLERANCE)
 
 
 def test_the_canary_stays_quiet_over_ten_pushes_of_changed_weights(parts, prompts):
@@ -182,13 +209,13 @@ def test_a_rollout_is_there_before_the_last_has_ended(parts, prompts):
     assert [len(rollout.tokens) > 1 for rollout in rollouts] == [True]
 
 
-def test_rollouts_carry_their_text_ending_and_weight_version(parts, prompts):
+def test_rollouts_carry_their_ending_and_the_version_of_the_weights(parts, prompts):
     for rollout in parts.engine.generate(requests_for(prompts, 8, max_new_tokens=60)):
         ended = rollout.tokens[-1] in parts.encoder.end_tokens
         assert (rollout.finish_reason, ended) in [("stop", True), ("length", False)]
         assert not set(rollout.tokens[:-1]) & set(parts.encoder.end_tokens)
-        assert rollout.text == prompts[rollout.slot].opened + parts.encoder.decode(rollout.tokens)
-        assert len(rollout.logprobs) == len(rollout.tokens) and rollout.weight_version == parts.policy.version
+        assert len(rollout.logprobs) == len(rollout.tokens)
+        assert rollout.weight_versions == (parts.policy.version,) * len(rollout.tokens)
 
 
 def test_every_end_token_ends_a_response_and_is_trained_but_not_in_its_text(parts, prompts):
@@ -197,7 +224,7 @@ def test_every_end_token_ends_a_response_and_is_trained_but_not_in_its_text(part
     rollouts = list(parts.engine.generate(requests_for(prompts, 48, max_new_tokens=60)))
     ended = [rollout for rollout in rollouts if rollout.finish_reason == "stop"]
     assert {rollout.tokens[-1] for rollout in ended} == set(parts.encoder.end_tokens)
-    assert not any(rollout.text.endswith(("<|im_end|>", "<|endoftext|>")) for rollout in ended)
+    assert not any(parts.encoder.decode(rollout.tokens).endswith(("<|im_end|>", "<|endoftext|>")) for rollout in ended)
     pack = pack_groups([(prompts[ended[0].slot], [ended[0].tokens])], parts.encoder.filler())
     assert pack.targets[len(ended[0].tokens) - 1] == ended[0].tokens[-1]
 
@@ -205,7 +232,7 @@ def test_every_end_token_ends_a_response_and_is_trained_but_not_in_its_text(part
 def test_the_engine_gets_the_very_tokens_of_a_prompt_that_quotes_control_tokens(parts, prompts):
     core = parts.engine._llm.llm_engine
     (request,) = requests_for(prompts[2:], 1, max_new_tokens=1)
-    core.add_request("quoted", parts.engine._input(request.prompt), parts.engine._parameters(request))
+    core.add_request("quoted", parts.engine._input(request), parts.engine._parameters(request))
     (output,) = core.step()
     assert output.prompt_token_ids == request.prompt.tokens.tolist()
 

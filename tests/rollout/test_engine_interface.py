@@ -38,7 +38,7 @@ def rollout(slot: int, sample: int, text: str) -> Rollout:
         logprobs=(-0.5,) * len(text),
         text=text,
         finish_reason="stop",
-        weight_version=0,
+        weight_versions=(),
     )
 
 
@@ -52,18 +52,20 @@ def engine(tmp_path) -> ReplayEngine:
 
 def test_recorded_rollouts_become_scored_groups(engine, pool, tiny_dense):
     engine.version = 3
+    encoder = load_encoder(tiny_dense, SMALL_IMAGES)
     groups = sample_groups(
-        encode_prompts(prompts(), load_encoder(tiny_dense, SMALL_IMAGES), context=512),
+        encode_prompts(prompts(), encoder, context=512),
         engine=engine,
         scorer=pool,
+        decode=lambda tokens: bytes(tokens).decode(),
         decoding=Decoding(temperature=1.0),
-        seed=lambda slot, sample: sampling_seed(0, slot, sample),
+        seed=lambda slot, sample, tokens: sampling_seed(0, slot, sample, tokens),
         owned={0, 1},
     )
     assert [group.prompt.slot for group in groups] == [0, 1]
     for group in groups:
         assert [each.rollout.sample for each in group.samples] == [0, 1]
-        assert {each.rollout.weight_version for each in group.samples} == {3}
+        assert {version for each in group.samples for version in each.rollout.weight_versions} == {3}
         assert group.samples[0].reward > group.samples[1].reward
 
 

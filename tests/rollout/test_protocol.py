@@ -78,7 +78,7 @@ def test_log_probs_arrive_to_the_last_bit(logprobs) -> None:
         logprobs=tuple(logprobs),
         text="ü\n",
         finish_reason="stop",
-        weight_version=7,
+        weight_versions=(7,) * len(logprobs),
         routes=torch.ones(4, 2, 1, dtype=torch.int16).numpy(),
     )
     found = rollout_of(through_a_socket(rollout_message(rollout)))
@@ -91,14 +91,22 @@ def test_requests_arrive_and_a_shared_prompt_is_sent_once() -> None:
     prompts = [a_prompt(5, 1), a_prompt(3, 0)]
     decoding = Decoding(temperature=0.7, top_p=0.9, top_k=3)
     requests = [
-        Request(slot=slot, sample=sample, prompt=prompt, max_new_tokens=9, decoding=decoding, seed=(1 << 55) + slot)
+        Request(
+            slot=slot,
+            sample=sample,
+            prompt=prompt,
+            max_new_tokens=9,
+            decoding=decoding,
+            seed=(1 << 55) + slot,
+            begun=(4,) * sample,
+        )
         for slot, prompt in enumerate(prompts)
         for sample in range(3)
     ]
     message = request_message(requests)
     assert len(message.tensors) == 2 * 4
     for found, request in zip(requests_of(through_a_socket(message)), requests, strict=True):
-        assert (found.slot, found.sample, found.seed) == (request.slot, request.sample, request.seed)
+        assert (found.slot, found.sample, found.seed, found.begun) == (request.slot, request.sample, request.seed, request.begun)
         assert (found.decoding, found.max_new_tokens) == (request.decoding, request.max_new_tokens)
         for name in EncodedPrompt.__slots__:
             one, other = getattr(found.prompt, name), getattr(request.prompt, name)

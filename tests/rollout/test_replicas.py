@@ -50,9 +50,8 @@ def opened(model: str) -> dict:
 
 @contextmanager
 def replicas(model: str, places: Sequence[str] = ("",), *, shrinks: bool = False) -> Iterator[Replicas]:
-    encoder, _ = open_encoder(model)
     devices = [None] * len(places)
-    with closing(Replicas(places, opened(model), encoder, silent_s=SILENT_S, shrinks=shrinks, devices=devices)) as engine:
+    with closing(Replicas(places, opened(model), silent_s=SILENT_S, shrinks=shrinks, devices=devices)) as engine:
         yield engine
 
 
@@ -228,9 +227,8 @@ def test_another_model_than_the_replica_s_is_refused(model, monkeypatch) -> None
     with listening() as address:
         with replicas(model, [address]):
             pass
-        encoder, _ = open_encoder(model)
         with pytest.raises(RuntimeError, match=r"it runs with other settings \(seed\)"):
-            Replicas([address], opened(model) | {"seed": 1}, encoder, silent_s=SILENT_S, shrinks=False, devices=[None])
+            Replicas([address], opened(model) | {"seed": 1}, silent_s=SILENT_S, shrinks=False, devices=[None])
 
 
 def test_without_a_replica_that_cannot_be_reached_again_the_others_sample_its_share(model, pictures, monkeypatch, caplog) -> None:

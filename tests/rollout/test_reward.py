@@ -22,7 +22,7 @@ HUNG = Score(reward=0.0, status=Status.TIMEOUT)
 
 def group_of(*pairs: tuple[Score, int]) -> Group:
     rollouts = [
-        Rollout(slot=0, sample=n, tokens=(1,) * size, logprobs=(0.0,) * size, text="", finish_reason="stop", weight_version=0)
+        Rollout(slot=0, sample=n, tokens=(1,) * size, logprobs=(0.0,) * size, text="", finish_reason="stop", weight_versions=())
         for n, (_, size) in enumerate(pairs)
     ]
     prompt = Prompt(slot=0, task="sums", row=Row(), messages=(), max_new_tokens=LIMIT)

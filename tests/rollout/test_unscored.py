@@ -14,7 +14,7 @@ FAILED = Score(reward=0.0, status=Status.ERROR, detail="KeyError: 'hint' (tasks/
 
 def group(task: str, failed: int, *, of: int = 8) -> Group:
     prompt = Prompt(slot=0, task=task, row=Row(), messages=(), group_size=of)
-    rollout = Rollout(slot=0, sample=0, tokens=(1,), logprobs=(0.0,), text="", finish_reason="stop", weight_version=0)
+    rollout = Rollout(slot=0, sample=0, tokens=(1,), logprobs=(0.0,), text="", finish_reason="stop", weight_versions=())
     scores = [FAILED] * failed + [Score(reward=1.0)] * (of - failed)
     return Group(prompt=prompt, samples=tuple(Sample(rollout=rollout, score=score) for score in scores))
 

@@ -61,7 +61,7 @@ def pool(folder: Path, workers: int = 1, timeout_s: float = PATIENCE_S, **of_tas
 
 
 def rollout(text: str, slot: int = 0, sample: int = 0) -> Rollout:
-    return Rollout(slot=slot, sample=sample, tokens=(), logprobs=(), text=text, finish_reason="stop", weight_version=0)
+    return Rollout(slot=slot, sample=sample, tokens=(), logprobs=(), text=text, finish_reason="stop", weight_versions=())
 
 
 def score_all(scorer: Scorer, texts: list[str], answer: str = "right") -> list[Score]:

@@ -30,7 +30,9 @@ def group(reward: float = 1.0, text: str = "\\boxed{4}", image: str = "shard.tar
     content = [{"type": "image", "image": image}]
     meta = {"width": 64, "height": 48, "boxes": [list(box)]} if box else {}
     prompt = Prompt(slot=3, task="digits", row=Row(key="r7", meta=meta), messages=({"role": "user", "content": content},))
-    rollout = Rollout(slot=3, sample=0, tokens=(5, 6), logprobs=(-0.1, -0.2), text=text, finish_reason="stop", weight_version=1)
+    rollout = Rollout(
+        slot=3, sample=0, tokens=(5, 6), logprobs=(-0.1, -0.2), weight_versions=(1, 1), finish_reason="stop", text=text
+    )
     right, late = Score(reward=reward, parts={"boxed": 1.0}), Score(reward=0.0, status=Status.TIMEOUT, detail="10 s")
     samples = (Sample(rollout=rollout, score=right, reward=reward, advantage=0.5), Sample(rollout=rollout, score=late))
     return Group(prompt=prompt, samples=samples)

@@ -50,7 +50,7 @@ def test_each_rollout_is_a_line_with_its_images_by_reference(tmp_path):
         "response": "\\boxed{4}",
         "finish_reason": "stop",
         "num_tokens": 2,
-        "weight_version": 1,
+        "weight_versions": [[1, 2]],
         "reward": 1.0,
         "verifier_reward": 1.0,
         "parts": {"boxed": 1.0},

@@ -135,7 +135,7 @@ def _rollout(slot: int, sample: int, length: int, numbers: torch.Generator) -> R
         logprobs=tuple((-5.8 + 0.3 * torch.randn(length, generator=numbers)).tolist()),
         text="",
         finish_reason="stop",
-        weight_version=0,
+        weight_versions=(),
     )
 
 

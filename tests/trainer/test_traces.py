@@ -16,7 +16,7 @@ def group(slot: int, task: str, advantages: list[float], length: int, minibatch:
             logprobs=(0.0,) * length,
             text="",
             finish_reason="stop",
-            weight_version=0,
+            weight_versions=(),
         )
         for number in range(len(advantages))
     ]

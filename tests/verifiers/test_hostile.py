@@ -83,7 +83,7 @@ def hostile(mark: Path) -> Iterator[str]:
 
 
 def rollout(text: str, slot: int) -> Rollout:
-    return Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=text, finish_reason="stop", weight_version=0)
+    return Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=text, finish_reason="stop", weight_versions=())
 
 
 @pytest.fixture(scope="module")

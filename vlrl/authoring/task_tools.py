@@ -169,7 +169,9 @@ def score_all(
     """The scores of (response, row) pairs, in the same order. tick: called after each."""
     for slot, (response, row) in enumerate(pairs):
         scorer.submit(
-            Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=response, finish_reason="stop", weight_version=0), task, row
+            Rollout(slot=slot, sample=0, tokens=(), logprobs=(), weight_versions=(), finish_reason="stop", text=response),
+            task,
+            row,
         )
     scores = scorer.collect(tick)
     return [scores[slot, 0] for slot in range(len(pairs))]

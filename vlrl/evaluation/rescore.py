@@ -54,7 +54,7 @@ def rescore(
     datasets = open_each({name: partial(train_rows, name, tasks[name]) for name in {line["task"] for line in lines}})
     for slot, line in enumerate(lines):
         text, end = line["response"], line["finish_reason"]
-        rollout = Rollout(slot=slot, sample=0, tokens=(), logprobs=(), text=text, finish_reason=end, weight_version=0)
+        rollout = Rollout(slot=slot, sample=0, tokens=(), logprobs=(), weight_versions=(), finish_reason=end, text=text)
         row = replace(_row(datasets[line["task"]], line), seen=line.get("seen", ()))
         file = tasks[line["task"]].task or ""
         scorer.submit(rollout, line["task"], row, file=file)

@@ -54,8 +54,9 @@ def sample_rows(
             encode_prompts(sampled, run.encoder, run.config.engine.max_model_len),
             engine=engine,
             scorer=scorer,
+            decode=run.encoder.decode,
             decoding=Decoding(temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k),
-            seed=lambda slot, sample: sampling_seed(run.config.seed, seed_round, slot, sample),
+            seed=lambda slot, sample, _: sampling_seed(run.config.seed, seed_round, slot, sample),
             owned=owned,
             tick=came_in,
         )

@@ -18,7 +18,10 @@ from vlrl.models.counted_delta_rule import CountedDeltaRule
 from vlrl.models.kernels import kernels_of
 
 _PACKAGE = "fla"
-_CHUNKS = (1, 16, 32, 64)  # tokens; a shorter chunk has less padding, a longer one fewer steps
+_CHUNKS = (1, 8, 16, 32, 64)  # tokens
+# What chunks take, roughly, in units of a token's work: a token's grows with its chunk, and each chunk of the longest sequence
+# is a step for itself.
+_TOKEN, _STEP = 64, 2500
 
 
 def kernel_fault(device: torch.device) -> str:
@@ -49,8 +52,8 @@ class Chunked:
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Chunked":
         """Of sequences of these lengths, each at least 1."""
-        size = next((size for size in _CHUNKS if size >= max(lengths)), _CHUNKS[-1])
         sizes = np.array(lengths)
+        size = min(_CHUNKS, key=lambda size: _cost(sizes, size))
         ranks = np.argsort(-sizes, kind="stable")
         numbers = np.argsort(ranks)
         chunks = -(-sizes // size)
@@ -106,6 +109,12 @@ class Chunked:
         """[T, heads, ...] as [chunks, heads, C, ...]. Zeros fill a sequence's last chunk up: they leave the state as it is."""
         laid = x.new_zeros(sum(self.active) * self.size, *x.shape[1:]).index_copy_(0, self.places, x)
         return laid.unflatten(0, (-1, self.size)).transpose(1, 2)
+
+
+def _cost(lengths: np.ndarray, size: int) -> int:
+    """Of sequences of these lengths in chunks of this size, whose last ones are filled up."""
+    chunks = -(-lengths // size)
+    return int(chunks.sum() * size * (size + _TOKEN) + chunks.max() * _STEP)
 
 
 def next_token(query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def _scores(config: Config, tasks: Mapping[str, Task], checks: Sequence[Check]) 
     with start_scorer(config) as scorer:
         for slot, check in enumerate(checks):
             rollout = Rollout(
-                slot=slot, sample=0, tokens=(), logprobs=(), text=check.response, finish_reason="stop", weight_version=0
+                slot=slot, sample=0, tokens=(), logprobs=(), weight_versions=(), finish_reason="stop", text=check.response
             )
             scorer.submit(rollout, check.task, check.row, file=tasks[check.task].name)
         scores = scorer.collect()

@@ -26,7 +26,11 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One sample to draw: for the prompt at `slot`, the `sample`-th response."""
+    """One sample to draw: for the prompt at `slot`, the `sample`-th response.
+
+    begun: tokens of the response that were sampled before; the engine reads them after the prompt's, under its own weights.
+    max_new_tokens: how many it may sample after them.
+    """
 
     slot: int
     sample: int
@@ -34,6 +38,7 @@ class Request:
     max_new_tokens: int
     decoding: Decoding
     seed: int
+    begun: tuple[int, ...] = ()
 
 
 def sampling_seed(*place: int) -> int:
@@ -52,7 +57,10 @@ class Engine(Protocol):
     slots: int
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
-        """Yields each request's rollout as it ends, in no fixed order; log-probs are of the distribution sampled from."""
+        """Yields each request's new tokens as they end, in no fixed order, without text.
+
+        Log-probs are of the distribution sampled from.
+        """
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Takes new weights in the layout of released checkpoints; a tied head is not among them.

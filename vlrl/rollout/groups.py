@@ -1,19 +1,18 @@
-"""Turns prompts into scored groups: encodes each once, samples, and scores each rollout while others are still generated."""
+"""Turns prompts into scored groups with advantages, and says of them what the log shows."""
 
 import logging
-import math
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from vlrl import config as cfg
 from vlrl.algorithm.advantages import group_advantages
 from vlrl.models.processor import EncodedPrompt, Encoder
-from vlrl.rollout.engine import Decoding, Engine, Request
+from vlrl.rollout.engine import Decoding, Engine
+from vlrl.rollout.responses import Responses, sample_responses
 from vlrl.scoring import Scorer
 from vlrl.telemetry.clock import Clock
 from vlrl.telemetry.metrics import Key, Mean, Totals, combine
-from vlrl.types import Group, Prompt, Rollout, Sample, Status
+from vlrl.types import Group, Prompt, Status
 
 logger = logging.getLogger(__name__)
 
@@ -64,54 +63,22 @@ def encode_demonstration(prompt: Prompt, encoder: Encoder) -> tuple[EncodedPromp
 def sample_groups(
     prompts: Sequence[Prompt],
     *,
+    seed: Callable[[int, int, int], int],
+    owned: Collection[int],
     engine: Engine,
     scorer: Scorer,
+    decode: Callable[[Sequence[int]], str],
     decoding: Decoding,
-    seed: Callable[[int, int], int],
-    owned: Collection[int],
     tick: Callable[[], None] = lambda: None,
     clock: Clock | None = None,
 ) -> list[Group]:
     """The scored groups of the slots in `owned`, in the order of the prompts; a prompt without an encoding gets no samples.
 
-    prompts: all that this engine samples; owned: those that this rank scores and trains. seed: of (slot, sample).
-    tick: called after each rollout; what it raises ends the sampling. clock: of sampling, and of waiting for the last scores.
+    For the arguments see Responses and sample_responses.
     """
-    clock = clock or Clock()
-    requests = [
-        Request(
-            slot=prompt.slot,
-            sample=sample,
-            prompt=prompt.encoded,
-            max_new_tokens=prompt.max_new_tokens,
-            decoding=decoding,
-            seed=seed(prompt.slot, sample),
-        )
-        for prompt in prompts
-        if prompt.encoded
-        for sample in range(prompt.group_size)
-    ]
-    by_slot = {prompt.slot: prompt for prompt in prompts if prompt.slot in owned}
-    rollouts: dict[tuple[int, int], Rollout] = {}
-    left, few = len(requests), min(len(requests), engine.slots) / 4
-    tail_since = math.inf
-    with clock("time/generate"):
-        for rollout in engine.generate(requests):
-            left -= 1
-            if left < few:
-                tail_since = min(tail_since, time.perf_counter())
-            if rollout.slot in by_slot:
-                prompt = by_slot[rollout.slot]
-                rollouts[rollout.slot, rollout.sample] = rollout
-                scorer.submit(rollout, prompt.task, prompt.row, file=prompt.file)
-            tick()
-    clock.add("rollout/tail_s", max(0.0, time.perf_counter() - tail_since))
-    with clock("time/score"):
-        scores = scorer.collect()
-    samples: dict[int, list[Sample]] = {slot: [] for slot in by_slot}
-    for key in sorted(rollouts):
-        samples[key[0]].append(Sample(rollout=rollouts[key], score=scores[key], reward=scores[key].reward))
-    return [Group(prompt=prompt, samples=tuple(samples[slot])) for slot, prompt in by_slot.items()]
+    responses = Responses.to(prompts, owned, seed)
+    sample_responses({responses: None}, engine=engine, scorer=scorer, decode=decode, decoding=decoding, tick=tick, clock=clock)
+    return responses.groups()
 
 
 def with_advantages(group: Group, settings: cfg.AlgorithmConfig, *, weight: float = 1.0) -> Group:

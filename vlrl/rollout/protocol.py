@@ -165,6 +165,7 @@ def request_message(requests: Sequence[Request]) -> Message:
                 "max_new_tokens": request.max_new_tokens,
                 "decoding": asdict(request.decoding),
                 "seed": request.seed,
+                "begun": request.begun,
             }
             for request in requests
         ],
@@ -186,7 +187,9 @@ def requests_of(message: Message) -> list[Request]:
         for number, kept in enumerate(message.fields["prompts"])
     ]
     return [
-        Request(**each | {"prompt": prompts[each["prompt"]], "decoding": Decoding(**each["decoding"])})
+        Request(
+            **each | {"prompt": prompts[each["prompt"]], "decoding": Decoding(**each["decoding"]), "begun": tuple(each["begun"])}
+        )
         for each in message.fields["requests"]
     ]
 
@@ -206,5 +209,6 @@ def rollout_of(message: Message) -> Rollout:
         found,
         tokens=tuple(found.tokens),
         logprobs=tuple(found.logprobs),
+        weight_versions=tuple(found.weight_versions),
         routes=None if routes is None else routes.numpy(),
     )

@@ -121,7 +121,6 @@ def _start(opened: Mapping[str, Any]) -> Any:
         opened["model"],
         dtype=opened["dtype"],
         seed=opened["seed"],
-        decode=lambda tokens: "",  # the trainer has the tokenizer
         end_tokens=opened["end_tokens"],
         banned=opened["banned"],
         merge_size=opened["merge_size"],

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlrl.models.processor import Encoder
 from vlrl.rollout.engine import Request
 from vlrl.rollout.protocol import (
     TOKEN,
@@ -144,13 +143,11 @@ class Replicas:
         self,
         places: Sequence[str],
         opened: Mapping[str, Any],
-        encoder: Encoder,
         *,
         silent_s: float,
         shrinks: bool,
         devices: Sequence[int | None],
     ):
-        self._decode = encoder.decode
         self._shrinks = shrinks
         self._sent: list[list[bytes]] = []  # messages that bring a new replica to the newest weights
         self._pool = [
@@ -188,7 +185,7 @@ class Replicas:
             each.unanswered = each.losses = 0
         for each in list(self._pool):
             self._submit(each, each.requests)
-        awaited = {(request.slot, request.sample): request for request in requests}
+        awaited = {(request.slot, request.sample) for request in requests}
         try:
             while working := [each for each in self._pool if each.unanswered]:
                 for each, message in self._messages(working):
@@ -196,8 +193,9 @@ class Replicas:
                         each.unanswered -= 1
                     elif message.kind == "rollout":
                         rollout = rollout_of(message)
-                        if request := awaited.pop((rollout.slot, rollout.sample), None):
-                            yield replace(rollout, text=request.prompt.opened + self._decode(rollout.tokens))
+                        if (sampled := (rollout.slot, rollout.sample)) in awaited:
+                            awaited.remove(sampled)
+                            yield rollout
         finally:
             for each in self._pool:
                 if each.unanswered:  # the caller wants no more of them

@@ -29,7 +29,7 @@ def start_engine(run: Run, model: str, *, lora: LoraConfig | None = None) -> Eng
     }
     if not config.rollout.is_separate:
         family = run.encoder.family
-        return VllmEngine(config.engine, model, decode=run.encoder.decode, family=family, ranks=run.ranks, lora=lora, **settings)
+        return VllmEngine(config.engine, model, family=family, ranks=run.ranks, lora=lora, **settings)
     if config.rollout.hosts and not os.environ.get(TOKEN):
         raise ValueError(f"rollout.hosts: set the environment variable {TOKEN} to the secret that the replicas were started with")
     places = config.rollout.places(run.ranks.rank, run.ranks.size)
@@ -43,7 +43,6 @@ def start_engine(run: Run, model: str, *, lora: LoraConfig | None = None) -> Eng
     return Replicas(
         places,
         opened,
-        run.encoder,
         silent_s=config.heartbeat_s or _SILENT_S,
         shrinks=config.rollout.on_lost == "continue",
         devices=[_device(run.ranks, len(places), number) for number in range(len(places))],

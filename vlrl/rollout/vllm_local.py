@@ -7,7 +7,7 @@ and reports log-probs after temperature and bans: the distribution that it reall
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +20,6 @@ from vlrl.distributed.ranks import Ranks
 from vlrl.models.checkpoint_io import check_model
 from vlrl.models.families.family import Family
 from vlrl.models.lora import targeted_weights
-from vlrl.models.processor import EncodedPrompt
 from vlrl.models.tensor_check import empty_model
 from vlrl.rollout import gdn_on_cpu
 from vlrl.rollout.engine import Request
@@ -36,7 +35,7 @@ _ON_CPU = {"block_size": 32, "max_num_seqs": 512}
 class VllmEngine:
     """vLLM for one data-parallel replica; tensor-parallel ranks hold it together and submit the same requests.
 
-    decode: token ids to text; end_tokens: each ends a response; banned: ids that are never sampled.
+    end_tokens: each ends a response; banned: ids that are never sampled.
     tells_routes: rollouts have the experts that their tokens went to; lora: the settings of the adapters that it can load.
     `version` is the policy version of the weights it holds.
     """
@@ -48,7 +47,6 @@ class VllmEngine:
         *,
         dtype: str,
         seed: int,
-        decode: Callable[[Sequence[int]], str],
         end_tokens: Sequence[int],
         banned: Sequence[int],
         merge_size: int,
@@ -86,7 +84,6 @@ class VllmEngine:
                 logger.warning("vLLM runs with %s, which a %s needs on this device", needed, family.model_type)
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
         self.slots = self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
-        self._decode = decode
         self._end_tokens = list(end_tokens)
         self._bias = dict.fromkeys(banned, -100.0)
         self._merge_size = merge_size
@@ -99,7 +96,7 @@ class VllmEngine:
         core = self._llm.llm_engine
         places = {str(number): request for number, request in enumerate(requests)}
         for name, request in places.items():
-            core.add_request(name, self._input(request.prompt), self._parameters(request), lora_request=self._adapter)
+            core.add_request(name, self._input(request), self._parameters(request), lora_request=self._adapter)
         waiting = set(places)
         try:
             while waiting:
@@ -151,9 +148,8 @@ class VllmEngine:
             sample=request.sample,
             tokens=tokens,
             logprobs=tuple(completion.logprobs.logprobs),
-            text=request.prompt.opened + self._decode(tokens),
+            weight_versions=(self.version,) * len(tokens),
             finish_reason=str(completion.finish_reason),
-            weight_version=self.version,
             routes=completion.routed_experts,
         )
 
@@ -177,12 +173,13 @@ class VllmEngine:
             skip_clone=True,  # made for this request alone: a deep copy of it would cost more than a decoding step
         )
 
-    def _input(self, prompt: EncodedPrompt) -> Any:
-        """The prompt as vLLM's own processor would have made it, from the trainer's tokens and pixels."""
+    def _input(self, request: Request) -> Any:
+        """The prompt as vLLM's own processor would have made it, from the trainer's tokens and pixels, and what is begun."""
         from vllm.inputs.engine import mm_input, tokens_input
         from vllm.multimodal.inputs import PlaceholderRange
 
-        tokens = prompt.tokens.tolist()
+        prompt = request.prompt
+        tokens = [*prompt.tokens.tolist(), *request.begun]
         if not len(prompt.grid):
             return tokens_input(tokens)
         return mm_input(
@@ -213,7 +210,7 @@ class VllmEngine:
         """Tensor-parallel ranks that submit different prompts raise nothing and score wrongly: compare a hash first."""
         if self.settings.tensor_parallel == 1:
             return
-        content = [(r.prompt.tokens.tolist(), r.prompt.image_keys, r.max_new_tokens, r.seed) for r in requests]
+        content = [(r.prompt.tokens.tolist(), r.prompt.image_keys, r.begun, r.max_new_tokens, r.seed) for r in requests]
         mine = hashlib.blake2b(repr(content).encode()).hexdigest()
         hashes = self.ranks.gather(mine)
         first = self.ranks.rank // self.settings.tensor_parallel * self.settings.tensor_parallel

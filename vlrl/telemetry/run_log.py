@@ -10,6 +10,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def rollout_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "response": rollout.text,
             "finish_reason": rollout.finish_reason,
             "num_tokens": len(rollout.tokens),
-            "weight_version": rollout.weight_version,
+            "weight_versions": [(version, len(list(each))) for version, each in groupby(rollout.weight_versions)],
             "reward": sample.reward,
             "verifier_reward": score.reward,
             "parts": score.parts,
