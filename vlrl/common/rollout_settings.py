@@ -18,9 +18,9 @@ class RolloutConfig(Section):
     staleness: how many steps the weights that sample a batch are behind those that train on it. With 1, the next batch is
     sampled while this one is trained on, and no longer than that; 0 waits for each batch. The draws and the version of the
     weights depend on the step alone.
-    partial_tokens: with a staleness of 2 or more, a response that has sampled this many tokens since the last weights goes on
-    under the next ones, beside the next batches, so that a long one holds up no step but its own. Tokens are counted and not
-    seconds, so a run is the same each time. By default each response is sampled whole.
+    partial_tokens: with a staleness of 2 or more, a response that has sampled this many tokens since the last weights
+    continues under the next ones, beside the next batches, so that a long one holds up no step but its own. Tokens are counted
+    and not seconds, so a run is the same each time. By default each response is sampled whole.
     on_lost: what to do without a replica that can't be started again: stop, or continue with the others.
     """
 
@@ -53,7 +53,7 @@ class RolloutConfig(Section):
             )
         if self.partial_tokens and self.staleness < 2:
             yield (
-                f"rollout.partial_tokens: a response goes on under the next weights only if its batch may wait for them, and "
+                f"rollout.partial_tokens: a response continues under the next weights only if its batch may wait for them, and "
                 f"staleness is {self.staleness}; set rollout.staleness to 2 or more"
             )
         for host in self.hosts:
