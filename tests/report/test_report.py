@@ -200,6 +200,17 @@ def test_every_part_of_a_step_s_time_has_a_colour_of_its_own(tmp_path):
     assert total == pytest.approx(sum(range(1, 13)) + 1.5), "the others are not lost"
 
 
+def test_what_is_sampled_beside_a_step_is_shown_as_the_time_it_saves(tmp_path):
+    data = run_with(
+        tmp_path / "run", time__sampling_ahead=[0.5] * 3, ahead__generate_s=[1.0, 3.0, 4.0], ahead__score_s=[0.0, 0.5, 0.5]
+    )
+    *_, alone = charts.step_time(data).data
+    assert alone.name == "without sampling beside the step"
+    assert list(alone.y) == pytest.approx([2.0 + 3.5 - 0.5, 2.0 + 4.5 - 0.5])
+    waits = run_with(tmp_path / "waits", time__generate=[1.0] * 3)
+    assert alone.name not in {trace.name for trace in charts.step_time(waits).data}
+
+
 def test_nine_runs_have_nine_colours(tmp_path):
     figure = charts.lengths([run_with(tmp_path / f"run{number}", rollout__tokens__sums=[1.0]) for number in range(9)])
     assert len({trace.line.color for trace in figure.data if trace.mode == "lines"}) == 9

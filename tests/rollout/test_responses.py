@@ -1,17 +1,27 @@
 """Responses that are sampled in parts: what is put together is what would have come in one piece, and no part is too long."""
 
+import math
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlrl.algorithm.gates import sapo
+from vlrl.algorithm.loss import policy_loss
 from vlrl.rollout.engine import Decoding, Request
 from vlrl.rollout.responses import Responses, sample_responses
 from vlrl.types import Prompt, Rollout, Row, Score
 
 MOST = 12
 GROUP = 3
+
+
+def logprob(token: int, version: int) -> float:
+    """What the weights of this version give the token."""
+    return -1.0 - token / 4 - version * (-1) ** token
 
 
 class Planned:
@@ -33,7 +43,7 @@ class Planned:
                 slot=request.slot,
                 sample=request.sample,
                 tokens=tokens,
-                logprobs=tuple(-1.0 - token for token in tokens),
+                logprobs=tuple(logprob(token, self.version) for token in tokens),
                 weight_versions=(self.version,) * len(tokens),
                 finish_reason="stop" if len(request.begun) + len(tokens) == len(whole) < MOST else "length",
             )
@@ -96,7 +106,9 @@ def test_a_response_in_parts_is_the_whole_one(lengths, limits) -> None:
     assert not parts.begun
     for one, other in zip(parts.groups(), whole.groups(), strict=True):
         for mine, theirs in zip(one.samples, other.samples, strict=True):
-            assert (mine.rollout.tokens, mine.rollout.logprobs) == (theirs.rollout.tokens, theirs.rollout.logprobs)
+            assert mine.rollout.tokens == theirs.rollout.tokens
+            versions = zip(mine.rollout.tokens, mine.rollout.weight_versions, strict=True)
+            assert mine.rollout.logprobs == tuple(logprob(token, version) for token, version in versions)
             assert (mine.rollout.text, mine.rollout.finish_reason) == (theirs.rollout.text, theirs.rollout.finish_reason)
             assert mine.score == theirs.score == Score(reward=1.0 + len(mine.rollout.tokens))
 
@@ -146,3 +158,30 @@ def test_with_more_requests_than_slots_the_longest_begin_first() -> None:
     sample(engine, {old: 7})
     sample(engine, {old: None, new: None})
     assert [request.max_new_tokens for request in engine.asked] == [12] * GROUP + [5] * 2 * GROUP
+
+
+@pytest.mark.parametrize("cap", [2.0, 8.0])
+def test_each_token_s_weight_in_the_loss_is_that_of_the_weights_that_sampled_it(cap) -> None:
+    engine, parts = Planned(dict.fromkeys([(0, number) for number in range(GROUP)], 5)), responses(1, {0})
+    sample(engine, {parts: 3})
+    engine.version = 1
+    sample(engine, {parts: None})
+    (group,) = parts.groups()
+    rollout = group.samples[0].rollout
+    assert rollout.weight_versions == (0, 0, 0, 1, 1)
+    trained = torch.tensor([logprob(token, 2) for token in rollout.tokens], dtype=torch.float64, requires_grad=True)
+    loss, _ = policy_loss(
+        trained,
+        trained.detach(),
+        torch.tensor(rollout.logprobs, dtype=torch.float64),
+        torch.tensor([0.5]),
+        torch.zeros(5, dtype=torch.int64),
+        num_scored=1,
+        gate=sapo([1.0], [1.05]),
+        tis_cap=cap,
+    )
+    loss.backward()
+    # Where the policy is the old one, the gate's slope is 1, so a token's gradient is its weight times the advantage.
+    weights = -trained.grad * 5 / 0.5
+    by_hand = [math.exp(-2), math.exp(2), math.exp(-2), math.exp(1), math.exp(-1)]
+    assert weights.tolist() == pytest.approx([min(weight, cap) for weight in by_hand], abs=1e-6)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -211,14 +212,32 @@ def gates(tau_pos: float = 1.0, tau_neg: float = 1.05) -> go.Figure:
 
 
 def step_time(run: RunData) -> go.Figure:
-    """Seconds of a step, stacked by part: the largest parts, and the sum of the others."""
+    """Seconds of a step, stacked by part: the largest parts, and the sum of the others.
+
+    Of a run that samples beside the training, a dotted line above them is what the step would take if it sampled by itself.
+    """
     figure = go.Figure()
     steps = [line["step"] for line in run.metrics]
     for number, (name, values) in enumerate(_time_parts(run).items()):
         line = _FINE | {"color": COLOURS[number]}
         figure.add_scatter(x=steps, y=smooth(values), name=name, stackgroup="time", line=line)
+    if alone := _without_overlap(run):
+        line = _FINE | {"color": "black", "dash": "dot"}
+        figure.add_scatter(x=steps[: len(alone)], y=smooth(alone), name="without sampling beside the step", line=line)
     figure.update_yaxes(ticksuffix=" s", rangemode="tozero")
     return styled(figure, 320)
+
+
+def _without_overlap(run: RunData) -> list[float | None]:
+    """Seconds by step, with what was sampled beside it in them and without the wait for that. Empty if nothing was."""
+    alone: list[float | None] = []
+    for line, following in pairwise(run.metrics):  # what is sampled beside a step is logged with the next one
+        beside = [value for name, value in following.items() if name.startswith("ahead/")]
+        if beside and line.get("time/step") is not None:
+            alone.append(line["time/step"] + sum(beside) - line.get("time/sampling_ahead", 0.0))
+        else:
+            alone.append(None)
+    return alone if any(alone) else []
 
 
 def _time_parts(run: RunData) -> dict[str, list[float | None]]:
