@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -178,8 +179,7 @@ class Replicas:
         self._keep([Message("version", {"version": version})])
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Rollout]:
-        slots = sorted({request.slot for request in requests})
-        place = {slot: number % len(self._pool) for number, slot in enumerate(slots)}  # a prompt's samples share its cache
+        place = shared_out(requests, len(self._pool))
         for number, each in enumerate(self._pool):
             each.requests = [request for request in requests if place[request.slot] == number]
             each.unanswered = each.losses = 0
@@ -316,6 +316,21 @@ class Replicas:
                 self._pool.remove(each)
                 return
             raise RuntimeError(f"{each.name} can't be brought back: {loss}; start it again, then resume the run")
+
+
+def shared_out(requests: Sequence[Request], replicas: int) -> dict[int, int]:
+    """Which replica samples each prompt, by slot, so that all may have about as many tokens to sample.
+
+    A prompt's samples stay together, since they share its cache. Prompts of equal length go round.
+    """
+    tokens: Counter[int] = Counter()
+    for request in requests:
+        tokens[request.slot] += request.max_new_tokens
+    loads, place = [0] * replicas, {}
+    for slot in sorted(tokens, key=lambda slot: (-tokens[slot], slot)):
+        place[slot] = loads.index(min(loads))
+        loads[place[slot]] += tokens[slot]
+    return place
 
 
 def _spawn(device: int | None) -> tuple[socket.socket, subprocess.Popen[bytes]]:
