@@ -11,6 +11,7 @@ from tests.rollout.opening import open_encoder, open_engine
 from tests.rollout.test_engine import TOLERANCE, in_order, open_policy, requests_for
 from vlrl.models.packing import pack_groups
 from vlrl.rollout.canary import Canary
+from vlrl.rollout.gdn_on_cpu import _distinct
 from vlrl.rollout.weight_sync import push_weights
 
 PARTS = (".linear_attn.", ".self_attn.", ".shared_expert", ".mlp.experts.", ".mlp.gate.", ".mlp.", "norm", ".visual.")
@@ -71,6 +72,12 @@ def test_each_part_of_the_model_reaches_the_engine(parts):
         parts.push()
         assert parts.difference().max() < TOLERANCE < before or not changed
     assert not parts.engine.differing_weights(parts.policy.named_weights())
+
+
+def test_equal_sequences_in_a_row_are_computed_once():
+    one, other = torch.rand(2, 3, 4)
+    first, which = _distinct(torch.stack([one, one, other, one, one]), torch.tensor([[1.0], [1.0], [1.0], [1.0], [2.0]]))
+    assert (first.tolist(), which.tolist()) == ([0, 2, 3, 4], [0, 0, 1, 2, 3])
 
 
 def test_the_same_seeds_give_bit_identical_rollouts(parts):

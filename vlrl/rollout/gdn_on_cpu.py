@@ -44,7 +44,10 @@ def install() -> None:
 
 
 def _compute(layer: Any, batch: Any, mixed: Tensor, b: Tensor, a: Tensor, out: Tensor) -> None:
-    """All sequences of a batch, those of one length side by side: first those that decode, a token each, then whole prompts."""
+    """All sequences of a batch, those of one length side by side: first those that decode, a token each, then whole prompts.
+
+    The samples of a prompt read the same tokens: it is computed once for those that follow one another.
+    """
     assert batch.spec_sequence_masks is None, "speculative decoding is not supported"
     slots, ends = batch.non_spec_state_indices_tensor.long(), batch.non_spec_query_start_loc.tolist()
     by_length = defaultdict(list)
@@ -55,7 +58,22 @@ def _compute(layer: Any, batch: Any, mixed: Tensor, b: Tensor, a: Tensor, out: T
         if new := [number for number in numbers if number >= batch.num_decodes and not batch.has_initial_state[number]]:
             for cache in layer.kv_cache:
                 cache[slots[new]] = 0
-        out[tokens] = _side_by_side(layer, mixed[tokens], b[tokens], a[tokens], slots[numbers])
+        inputs, own = (mixed[tokens], b[tokens], a[tokens]), slots[numbers]
+        if length == 1 or len(new) < len(numbers):
+            out[tokens] = _side_by_side(layer, *inputs, own)
+            continue
+        first, which = _distinct(*inputs)
+        distinct = inputs[0][first], inputs[1][first], inputs[2][first]
+        out[tokens] = _side_by_side(layer, *distinct, own[first])[which]
+        for cache in layer.kv_cache:
+            cache[own] = cache[own[first]][which]
+
+
+def _distinct(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Of B sequences in a row, the first of each run of equal ones, and [B] to which run each belongs. inputs: [B, ...]."""
+    begins = torch.ones(len(inputs[0]), dtype=torch.bool)
+    begins[1:] = torch.stack([(x[1:] != x[:-1]).flatten(1).any(1) for x in inputs]).any(0)
+    return begins.nonzero()[:, 0], begins.cumsum(0) - 1
 
 
 def _side_by_side(layer: Any, mixed: Tensor, b: Tensor, a: Tensor, slots: Tensor) -> Tensor:
