@@ -66,7 +66,7 @@ def main() -> None:
     prompts = made_up(encoder, options.prompts, options.longest)
     batches = [prompts[first : first + options.batch] for first in range(0, len(prompts), options.batch)]
     replicas = Replicas(
-        [""] * options.replicas, opened(options.model, encoder), silent_s=60.0, shrinks=False, devices=[None] * options.replicas
+        [""] * options.replicas, opened(options.model, encoder), silent_s=60.0, shrinks=False, devices=[()] * options.replicas
     )
     weights = {name: tensor for file in weight_files(options.model) for name, tensor in load_file(file).items()}
     found: dict[str, Any] = {}

@@ -242,6 +242,11 @@ class Config(Section):
         """The run's folder: everything that the run leaves is under it."""
         return self.runs / self.name
 
+    @property
+    def ranks_per_engine(self) -> int:
+        """How many ranks hold an engine together: 1 if it is in processes of its own."""
+        return 1 if self.rollout.is_separate else self.engine.tensor_parallel
+
     def group_size(self, task: str) -> int:
         return self.mixture[task].group_size or self.sampling.group_size
 
@@ -286,7 +291,7 @@ def _faults(config: Config) -> Iterator[str]:
     if config.policy.expert_parallel > 1 and algorithm.routing_replay != "none":
         yield "policy.expert_parallel: cannot be used with routing replay; leave out algorithm.routing_replay"
     yield from _lora_faults(config)
-    yield from config.rollout.faults(config.engine.tensor_parallel)
+    yield from config.rollout.faults()
     if (longest := max(preset.max_new_tokens or 0 for preset in config.evaluation.all_presets().values())) >= context:
         yield (
             f"evaluation.max_new_tokens: {longest} tokens leave no room for a prompt in engine.max_model_len {context}; "

@@ -69,7 +69,7 @@ class Run(Inputs):
 
         Each rank owns every size-th group; the ranks of one tensor-parallel engine sample one another's.
         """
-        size, width = self.ranks.size, self.config.engine.tensor_parallel
+        size, width = self.ranks.size, self.config.ranks_per_engine
         owner = {prompt.slot: number % size for number, prompt in enumerate(prompts)}
         here = self.ranks.rank // width
         sampled = [prompt for prompt in prompts if owner[prompt.slot] // width == here]

@@ -30,11 +30,12 @@ SECRET = "of the tests"
 SILENT_S = 6.0
 
 
-def opened(model: str) -> dict:
+def opened(model: str, tensor_parallel: int = 1) -> dict:
     """What tests.rollout.opening starts an engine with, as a replica is told it."""
     encoder, banned = open_encoder(model)
+    engine = cfg.EngineConfig(max_model_len=512, kv_cache_gb=KV_CACHE_GB, tensor_parallel=tensor_parallel)
     return {
-        "engine": cfg.EngineConfig(max_model_len=512, kv_cache_gb=KV_CACHE_GB).model_dump(mode="json"),
+        "engine": engine.model_dump(mode="json"),
         "model": model,
         "dtype": "float32",
         "seed": 0,
@@ -49,9 +50,9 @@ def opened(model: str) -> dict:
 
 
 @contextmanager
-def replicas(model: str, places: Sequence[str] = ("",), *, shrinks: bool = False) -> Iterator[Replicas]:
-    devices = [None] * len(places)
-    with closing(Replicas(places, opened(model), silent_s=SILENT_S, shrinks=shrinks, devices=devices)) as engine:
+def replicas(model: str, places: Sequence[str] = ("",), *, shrinks: bool = False, tensor_parallel: int = 1) -> Iterator[Replicas]:
+    devices = [()] * len(places)
+    with closing(Replicas(places, opened(model, tensor_parallel), silent_s=SILENT_S, shrinks=shrinks, devices=devices)) as engine:
         yield engine
 
 
@@ -228,7 +229,7 @@ def test_another_model_than_the_replica_s_is_refused(model, monkeypatch) -> None
         with replicas(model, [address]):
             pass
         with pytest.raises(RuntimeError, match=r"it runs with other settings \(seed\)"):
-            Replicas([address], opened(model) | {"seed": 1}, silent_s=SILENT_S, shrinks=False, devices=[None])
+            Replicas([address], opened(model) | {"seed": 1}, silent_s=SILENT_S, shrinks=False, devices=[()])
 
 
 def test_without_a_replica_that_cannot_be_reached_again_the_others_sample_its_share(model, pictures, monkeypatch, caplog) -> None:

@@ -67,7 +67,8 @@ class LoraConfig(Section):
 class EngineConfig(Section):
     """The vLLM engine.
 
-    tensor_parallel: neighbouring ranks that share an engine; more than 1 if its weights are too large for one GPU.
+    tensor_parallel: neighbouring ranks that share an engine, or the processes of a separate one; more than 1 if its weights are
+    too large for one GPU.
     max_model_len: tokens of the longest prompt with its images and its response together; lower it to save memory.
     gpu_memory_utilization: the engine's share of a GPU's memory; raise it for more responses at a time, lower it if the trainer
     runs out.

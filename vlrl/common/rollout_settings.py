@@ -40,17 +40,12 @@ class RolloutConfig(Section):
         every = self.hosts or ("",) * (self.replicas or ranks)
         return list(every[rank::ranks])
 
-    def faults(self, tensor_parallel: int) -> Iterator[str]:
+    def faults(self) -> Iterator[str]:
         """A sentence for each setting that can't be used."""
         if not self.is_separate and (self.hosts or self.replicas):
             yield "rollout.place: replicas and hosts are of separate engines, and place is colocated; set place: separate"
         if self.hosts and self.replicas:
             yield f"rollout.replicas: {self.replicas} to start and {len(self.hosts)} hosts to attach; give one of the two"
-        if self.is_separate and tensor_parallel > 1:
-            yield (
-                f"engine.tensor_parallel: a separate engine runs on one device, got {tensor_parallel}; use more "
-                "rollout.replicas, or place: colocated"
-            )
         if self.partial_tokens and self.staleness < 2:
             yield (
                 f"rollout.partial_tokens: a response continues under the next weights only if its batch may wait for them, and "

@@ -65,9 +65,9 @@ class StopSignal:
         """Whether the first signal came more than grace_s seconds ago."""
         return self._since is not None and time.monotonic() - self._since > grace_s
 
-    def end_sampling(self, tensor_parallel: int) -> None:
+    def end_sampling(self, ranks_per_engine: int) -> None:
         """Raises Stopped after a signal, unless tensor-parallel peers would wait for this rank."""
-        if self.requested and tensor_parallel == 1:
+        if self.requested and ranks_per_engine == 1:
             raise Stopped
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ def sample_rows(
     def came_in() -> None:
         tick(run.ranks.size)
         if stop:
-            stop.end_sampling(run.config.engine.tensor_parallel)
+            stop.end_sampling(run.config.ranks_per_engine)
 
     groups: list[Group] = []
     with suppress(Stopped):

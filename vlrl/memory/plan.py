@@ -117,7 +117,7 @@ class MemoryPlan:
             "processes": _PROCESS,
             "offloaded optimizer": self.states.offloaded,
             "sleeping engine": self.engine_weights if self.config.engine.sleep and not self._engine_is_elsewhere else 0,
-            "weights sent last": self.engine_weights if self._engine_is_elsewhere else 0,
+            "weights sent last": self.sizes.total * width(self.config.policy) if self._engine_is_elsewhere else 0,
         }
         return {name: size * self.machine.ranks_per_host for name, size in each.items()}
 

@@ -62,10 +62,9 @@ def _setting_faults(config: Config, world_size: int) -> Iterator[str]:
             f"rollout: {replicas} replicas are not divisible by {world_size} ranks; each rank samples with replicas of its own; "
             f"use a multiple of {world_size}"
         )
-    if world_size % config.engine.tensor_parallel:
+    if world_size % config.ranks_per_engine:
         yield (
-            f"engine.tensor_parallel: {world_size} ranks are not divisible by {config.engine.tensor_parallel}; "
-            "start a multiple of it"
+            f"engine.tensor_parallel: {world_size} ranks are not divisible by {config.ranks_per_engine}; start a multiple of it"
         )
     try:
         model = read_local_config(config.model)

@@ -192,7 +192,7 @@ class Sampler:
             scorer=self.scorer,
             decode=self.run.encoder.decode,
             decoding=Decoding(temperature=config.sampling.temperature),
-            tick=partial(stop.end_sampling, config.engine.tensor_parallel) if stop else lambda: None,
+            tick=partial(stop.end_sampling, config.ranks_per_engine) if stop else lambda: None,
             clock=clock,
         )
 

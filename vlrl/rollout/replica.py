@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from vlrl.config import EngineConfig, LoraConfig
-from vlrl.distributed.ranks import Ranks
+from vlrl.distributed.ranks import Ranks, join_ranks
 from vlrl.models.config_json import family_of
+from vlrl.rollout.followers import Followers
 from vlrl.rollout.protocol import LostError, Message, prove, receive, requests_of, rollout_message, send
 
 logger = logging.getLogger(__name__)
@@ -37,28 +38,42 @@ class Replica:
         self._engine: Any = None
         self._opened: Mapping[str, Any] = {}
         self._used = False
+        self._followers: Followers | None = None
+        """The other processes of a tensor-parallel engine, if this is the first."""
 
     def serve(self, connection: socket.socket, *, gone: Callable[[], None] = lambda: None) -> None:
         """Answers one trainer's messages until it is gone. gone: called if that happens in the middle of an answer."""
-        session = _Session(connection, gone)
+        session = _Session(connection, gone, self._pass_on)
         try:
             while True:
-                message = receive(connection)
+                message = session.receive()
                 session.busy.set()
                 try:
                     fields = self._answer(message, session)
+                    self._wait_for_members(message)
                 except LostError:
+                    self._wait_for_members(message)
                     raise
                 except Exception as error:
+                    self._wait_for_members(message, failed=True)
                     logger.exception("%s failed", message.kind)
                     session.send(Message("failed", {"sentence": str(error) or type(error).__name__}))
                 else:
                     session.send(Message("done", fields))
-                session.busy.clear()
+                if not self._opened.get("member"):  # a member of a tensor-parallel engine always says that it lives
+                    session.busy.clear()
         except LostError:
             return
         finally:
             session.close()
+
+    def _pass_on(self, message: Message) -> None:
+        if self._followers and message.kind != "open":
+            self._followers.send(message)
+
+    def _wait_for_members(self, message: Message, *, failed: bool = False) -> None:
+        if self._followers and message.kind != "open":
+            self._followers.wait(failed=failed)
 
     def _answer(self, message: Message, session: "_Session") -> dict[str, Any]:
         match message.kind:
@@ -85,7 +100,12 @@ class Replica:
     def _open(self, opened: Mapping[str, Any]) -> dict[str, Any]:
         """Starts the engine, or keeps the one that runs if it was started with the same settings."""
         if self._engine is None:
-            self._engine = _start(opened)
+            members, begun = opened["engine"]["tensor_parallel"], {"member": 0, "port": _free_port(), **opened}
+            if begun["member"] == 0:
+                self._followers = Followers(begun, members)
+            self._engine = _start(begun)
+            if self._followers:
+                self._followers.wait()
             self._opened = opened
         if opened != self._opened:
             names = [name for name in opened if opened[name] != self._opened.get(name)]
@@ -96,8 +116,13 @@ class Replica:
         if (asked := message.fields["version"]) != self._engine.version:
             raise RuntimeError(f"it holds weights of version {self._engine.version}, and was asked to sample with {asked}")
         rollouts = self._engine.generate(requests_of(message))
-        for rollout in rollouts:
-            session.send(rollout_message(rollout))
+        try:
+            for rollout in rollouts:
+                session.send(rollout_message(rollout))
+        except LostError:
+            for _ in rollouts if self._followers else ():  # the others sample to the end, and can't do so alone
+                pass
+            raise
 
     def _load_adapter(self, message: Message) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -112,8 +137,9 @@ def _start(opened: Mapping[str, Any]) -> Any:
     if opened["threads"]:
         torch.set_num_threads(opened["threads"])
     # Where vLLM's executor in this process looks for its place; a launcher's store is the trainers'.
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    member, members = str(opened["member"]), str(opened["engine"]["tensor_parallel"])
+    os.environ |= {"RANK": member, "WORLD_SIZE": members, "LOCAL_RANK": member, "LOCAL_WORLD_SIZE": members}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(opened["port"])}
     for name in [name for name in os.environ if name.startswith("TORCHELASTIC_")]:
         del os.environ[name]
     return VllmEngine(
@@ -125,7 +151,7 @@ def _start(opened: Mapping[str, Any]) -> Any:
         banned=opened["banned"],
         merge_size=opened["merge_size"],
         family=family_of(opened["model_type"]),
-        ranks=Ranks(0, 1, 0),
+        ranks=join_ranks() if int(members) > 1 else Ranks(0, 1, 0),
         tells_routes=opened["tells_routes"],
         lora=LoraConfig(**opened["lora"]) if opened["lora"] else None,
     )
@@ -134,9 +160,10 @@ def _start(opened: Mapping[str, Any]) -> Any:
 class _Session:
     """A connection while a trainer has it. busy: a message is being answered, and a thread says once a second that it is."""
 
-    def __init__(self, connection: socket.socket, gone: Callable[[], None]) -> None:
+    def __init__(self, connection: socket.socket, gone: Callable[[], None], pass_on: Callable[[Message], None]) -> None:
         self.busy = Event()
         self._gone = gone
+        self._pass_on = pass_on
         self._connection = connection
         self._lock = Lock()
         self._over = Event()
@@ -146,10 +173,20 @@ class _Session:
         with self._lock:
             send(self._connection, message)
 
+    def receive(self) -> Message:
+        """The next message, which the other processes of a tensor-parallel engine get as well."""
+        message = receive(self._connection)
+        self._pass_on(message)
+        return message
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors of the next messages, up to the one that says it was the last."""
-        while (message := receive(self._connection)).kind == "bucket":
-            yield from message.tensors.items()
+        try:
+            while (message := self.receive()).kind == "bucket":
+                yield from message.tensors.items()
+        except LostError:
+            self._pass_on(Message("end"))
+            raise
 
     def close(self) -> None:
         self._over.set()

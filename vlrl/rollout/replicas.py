@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from vlrl.rollout.protocol import (
     send_parts,
 )
 from vlrl.rollout.replica import PULSE_S, keep_alive
+from vlrl.rollout.spawn import spawn_replica
 from vlrl.types import Rollout
 
 logger = logging.getLogger(__name__)
@@ -49,14 +49,14 @@ _MOST_LOSSES = 3  # of one replica within one batch
 
 @dataclass(eq=False)
 class _Connection:
-    """One replica. place: its address, "" for a process that this one starts; device: the GPU of such a process.
+    """One replica. place: its address, "" for a process that this one starts; devices: the GPUs of such a process.
 
     requests: of the current batch. unanswered: how many messages with requests it has not finished.
     """
 
     number: int
     place: str
-    device: int | None
+    devices: Sequence[int]
     opened: Mapping[str, Any]
     silent_s: float
     link: socket.socket | None = None
@@ -74,7 +74,9 @@ class _Connection:
     def connect(self) -> None:
         """Starts the process, or calls the address. Raises LostError."""
         if not self.place:
-            self.link, self.process = _spawn(self.device)
+            self.link, self.process = spawn_replica(
+                {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices))} if self.devices else {}
+            )
             return
         deadline, refusal = time.monotonic() + _CALL_S, ""
         while time.monotonic() < deadline:
@@ -147,13 +149,13 @@ class Replicas:
         *,
         silent_s: float,
         shrinks: bool,
-        devices: Sequence[int | None],
+        devices: Sequence[Sequence[int]],
     ):
         self._shrinks = shrinks
         self._sent: list[list[bytes]] = []  # messages that bring a new replica to the newest weights
         self._pool = [
-            _Connection(number, place, device, opened, silent_s)
-            for number, (place, device) in enumerate(zip(places, devices, strict=True))
+            _Connection(number, place, gpus, opened, silent_s)
+            for number, (place, gpus) in enumerate(zip(places, devices, strict=True))
         ]
         self._version = self.slots = 0
         for step in (_Connection.connect, self._open):  # they load their models side by side
@@ -331,16 +333,3 @@ def shared_out(requests: Sequence[Request], replicas: int) -> dict[int, int]:
         place[slot] = loads.index(min(loads))
         loads[place[slot]] += tokens[slot]
     return place
-
-
-def _spawn(device: int | None) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """A replica that ends with this process, and the connection to it, which has no address that others could reach."""
-    own, its = socket.socketpair()
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    if device is not None:
-        env["CUDA_VISIBLE_DEVICES"] = str(device)
-    with its:
-        command = [sys.executable, "-m", "vlrl.cli", "replica", "--connection", str(its.fileno())]
-        # A session of its own: Ctrl-C is for the trainer, which lets it end its work.
-        process = subprocess.Popen(command, env=env, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
-    return own, process

@@ -45,13 +45,13 @@ def start_engine(run: Run, model: str, *, lora: LoraConfig | None = None) -> Eng
         opened,
         silent_s=config.heartbeat_s or _SILENT_S,
         shrinks=config.rollout.on_lost == "continue",
-        devices=[_device(run.ranks, len(places), number) for number in range(len(places))],
+        devices=[_devices(run.ranks, len(places), number, config.engine.tensor_parallel) for number in range(len(places))],
     )
 
 
-def _device(ranks: Ranks, replicas: int, number: int) -> int | None:
-    """The GPU of a replica: those of this host that follow the trainers' own; None without GPUs."""
+def _devices(ranks: Ranks, replicas: int, number: int, each: int) -> list[int]:
+    """The GPUs of a replica, `each` of them: those of this host that follow the trainers' own; none without GPUs."""
     if not torch.cuda.is_available():
-        return None
-    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return trainers + ranks.local_rank * replicas + number
+        return []
+    first = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + (ranks.local_rank * replicas + number) * each
+    return list(range(first, first + each))

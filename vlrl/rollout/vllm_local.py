@@ -61,6 +61,8 @@ class VllmEngine:
         on_gpu = torch.cuda.is_available()
         if family.recurrent_layer and not on_gpu:
             gdn_on_cpu.install()
+        if settings.tensor_parallel > 1 and not on_gpu:
+            _name_shared_memory()
         _register(family.vllm_class())
         self.settings = settings
         self.ranks = ranks
@@ -276,6 +278,17 @@ def _keep_the_platform_s_experts() -> None:
     from vllm.model_executor.layers.fused_moe.oracle.unquantized import select_unquantized_moe_backend as select
 
     method.select_unquantized_moe_backend = lambda moe_config: select(replace(moe_config, is_lora_enabled=False))
+
+
+def _name_shared_memory() -> None:
+    """Gives the memory that a CPU's tensor-parallel processes share a name of its own: vLLM's is the same for every engine of the
+    machine, and one that was killed leaves it behind."""
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    def name(communicator: Any) -> str:
+        return "-".join(["vlrl", os.environ["MASTER_PORT"], communicator.unique_name, *map(str, communicator.ranks)])
+
+    _CPUSHMDistributed.make_group_name = staticmethod(name)  # type: ignore[method-assign]
 
 
 def _can_sleep(settings: cfg.EngineConfig) -> bool:
