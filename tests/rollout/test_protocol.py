@@ -1,8 +1,11 @@
 """Messages between a trainer and its replicas arrive as they were sent, and strangers are not heard."""
 
+import gc
 import math
 import socket
 import struct
+from collections.abc import Callable
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -16,6 +19,7 @@ from vlrl.rollout.protocol import (
     LostError,
     Message,
     address_of,
+    packed,
     prove,
     receive,
     request_message,
@@ -23,14 +27,28 @@ from vlrl.rollout.protocol import (
     rollout_message,
     rollout_of,
     send,
+    send_packed,
 )
 from vlrl.types import Rollout
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
 
-def through_a_socket(message: Message) -> Message:
-    one, other = socket.socketpair()
+def of_one_machine() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair()
+
+
+def of_two_machines() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        return one, server.accept()[0]
+
+
+PAIRS = pytest.mark.parametrize("pair", [of_one_machine, of_two_machines])
+
+
+def through_a_socket(message: Message, pair: Callable[[], tuple[socket.socket, socket.socket]] = of_one_machine) -> Message:
+    one, other = pair()
     with one, other:
         thread = Thread(target=send, args=(one, message))
         thread.start()
@@ -53,15 +71,50 @@ def a_prompt(tokens: int, images: int) -> EncodedPrompt:
     )
 
 
+@PAIRS
 @given(st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 5), max_size=3)), max_size=4), st.text())
-def test_a_message_arrives_with_the_bits_that_were_sent(tensors, text) -> None:
+def test_a_message_arrives_with_the_bits_that_were_sent(pair, tensors, text) -> None:
     sent = {str(number): torch.rand(shape).mul(9).to(dtype) for number, (dtype, shape) in enumerate(tensors)}
-    found = through_a_socket(Message("any", {"text": text}, sent))
+    found = through_a_socket(Message("any", {"text": text}, sent), pair)
     assert (found.kind, found.fields["text"]) == ("any", text)
     for name, tensor in sent.items():
         assert found.tensors[name].dtype == tensor.dtype
         assert found.tensors[name].shape == tensor.shape
         assert found.tensors[name].equal(tensor)
+
+
+@PAIRS
+def test_large_tensors_arrive_whole_however_often_they_are_sent(pair) -> None:
+    sent = {"one": torch.rand(700, 701), "other": torch.arange(1 << 20).to(torch.bfloat16), "empty": torch.empty(0)}
+    message, found = packed(Message("any", {}, sent)), []
+    for _ in range(2):
+        one, other = pair()
+        with one, other:
+            thread = Thread(target=send_packed, args=(one, message))
+            thread.start()
+            found.append(receive(other).tensors)
+            thread.join()
+    found[0]["one"] += 1  # a receiver's own copy
+    assert found[1]["one"].equal(sent["one"]) and found[0]["other"].equal(sent["other"]) and not found[0]["empty"].numel()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_processes_of_a_machine_share_the_memory_of_large_tensors() -> None:
+    message = packed(Message("any", {}, {"large": torch.zeros(1 << 20)}))
+    one, other = of_one_machine()
+    with one, other:
+        send_packed(one, message)  # more than the socket could hold, while nobody reads
+        found = receive(other).tensors["large"]
+    before = open_files()
+    message.content.view[0:4] = struct.pack("f", 7.0)
+    assert found[0] == 7.0
+    del message
+    gc.collect()
+    assert open_files() == before - 2, "its file, and the map's"
+    assert found[0] == 7.0
 
 
 def test_a_tensor_that_is_a_view_arrives_as_its_part_alone() -> None:
@@ -148,7 +201,7 @@ def test_a_stranger_that_says_nothing_is_given_up(monkeypatch) -> None:
 def test_a_message_that_ends_in_the_middle_is_a_lost_connection() -> None:
     one, other = socket.socketpair()
     with other:
-        one.sendall(struct.pack("!IQ", 100, 0) + b"half")
+        one.sendall(struct.pack("!IQ?", 100, 0, False) + b"half")
         one.close()
         with pytest.raises(LostError, match="has closed the connection"):
             receive(other)
@@ -157,7 +210,7 @@ def test_a_message_that_ends_in_the_middle_is_a_lost_connection() -> None:
 def test_a_length_that_no_message_has_is_refused_before_it_is_read() -> None:
     one, other = socket.socketpair()
     with one, other:
-        one.sendall(struct.pack("!IQ", (1 << 32) - 1, 0))
+        one.sendall(struct.pack("!IQ?", (1 << 32) - 1, 0, False))
         with pytest.raises(LostError, match="4294967295 bytes of JSON"):
             receive(other)
 

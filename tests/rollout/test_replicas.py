@@ -138,7 +138,9 @@ def test_a_replica_that_is_lost_while_it_is_idle_changes_no_bit(one, here, model
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_replica_that_is_lost_while_it_takes_weights_changes_no_bit(one, here, model, pictures, number) -> None:
+def test_a_replica_that_is_lost_while_it_takes_weights_changes_no_bit(one, here, model, pictures, number, monkeypatch) -> None:
+    monkeypatch.setattr("vlrl.rollout.replicas._BUCKET", 1)
+
     def torn() -> Iterator[tuple[str, torch.Tensor]]:
         for place, named in enumerate(changed(model, 1.01)):
             if place == 5:

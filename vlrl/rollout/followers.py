@@ -12,7 +12,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any, NoReturn
 
-from vlrl.rollout.protocol import LostError, Message, packed, receive, send_parts
+from vlrl.rollout.protocol import LostError, Message, packed, receive, send, send_packed
 from vlrl.rollout.spawn import spawn_replica
 
 logger = logging.getLogger(__name__)
@@ -33,15 +33,15 @@ class Followers:
         self._answers: list[Queue[Message]] = [Queue() for _ in self._links]
         for number, link in enumerate(self._links):
             link.settimeout(_SILENT_S)
-            send_parts(link, packed(Message("open", {**opened, "member": number + 1})))
+            send(link, Message("open", {**opened, "member": number + 1}))
             Thread(target=self._listen, args=(number,), name=f"member {number + 1}", daemon=True).start()
 
     def send(self, message: Message) -> None:
         """Passes a message on."""
         if self._links:
-            parts = packed(message)
+            once = packed(message)
             for link in self._links:
-                send_parts(link, parts)
+                send_packed(link, once)
 
     def wait(self, *, failed: bool = False) -> None:
         """Waits until all have answered. RuntimeError if one failed. failed: this process has, so the others will not wait."""

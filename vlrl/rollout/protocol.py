@@ -1,8 +1,9 @@
 """Messages between a trainer's rank and an engine in another process: JSON and tensors, over a socket.
 
-A message is a length, a JSON object and the bytes of its tensors. Nothing in it can run code, so whoever reaches the port can at
-most send numbers; and nobody is heard there who does not know the run's token, which itself never travels (an HMAC of a random
-challenge does). The content is not encrypted: an engine listens on loopback and private addresses alone.
+A message is a length, a JSON object and the bytes of its tensors; processes of one machine share the memory of large ones.
+Nothing in it can run code, so whoever reaches the port can at most send numbers; and nobody is heard there who does not know the
+run's token, which itself never travels (an HMAC of a random challenge does). The content is not encrypted: an engine listens on
+loopback and private addresses alone.
 """
 
 import hmac
@@ -22,12 +23,14 @@ from torch import Tensor
 
 from vlrl.models.processor import EncodedPrompt
 from vlrl.rollout.engine import Decoding, Request
+from vlrl.rollout.shared_bytes import SharedBytes, received
 from vlrl.types import Rollout
 
 TOKEN = "VLRL_TOKEN"
 """The environment variable with the secret that a trainer and the replicas it attaches to share."""
 
-_LENGTHS = struct.Struct("!IQ")  # of the JSON, and of the tensors' bytes
+_LENGTHS = struct.Struct("!IQ?")  # of the JSON, and of the tensors' bytes; whether those come as memory to share
+_SHARED = 1 << 20  # bytes of tensors from which on they do, between processes of a machine
 _MOST_JSON = 1 << 28
 _HANDSHAKE_S = 5.0
 _PROOF_BYTES = 32
@@ -46,36 +49,61 @@ class Message:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A message as it is sent: to any number of processes, and again to one that is lost. content: the bytes of its tensors."""
+
+    head: bytes
+    content: bytearray | SharedBytes
+    size: int
+
+
+def packed(message: Message) -> Packed:
+    """The message, ready to be sent."""
+    named = {name: tensor.detach().to("cpu").contiguous() for name, tensor in message.tensors.items()}
+    kinds = [[name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in named.items()]
+    head = json.dumps({"kind": message.kind, "fields": message.fields, "tensors": kinds}).encode()
+    size = sum(tensor.nbytes for tensor in named.values())
+    content = SharedBytes(size) if size >= _SHARED else bytearray(size)
+    memory, start = content.view if isinstance(content, SharedBytes) else content, 0
+    for tensor in named.values():
+        if tensor.nbytes:
+            place = torch.frombuffer(memory, dtype=torch.uint8, count=tensor.nbytes, offset=start)
+            place.copy_(tensor.reshape(-1).view(torch.uint8))
+            start += tensor.nbytes
+    return Packed(head, content, size)
+
+
 def send(connection: socket.socket, message: Message) -> None:
     """Raises LostError if the other side is gone, or takes no more bytes for as long as the socket's timeout."""
-    send_parts(connection, packed(message))
+    send_packed(connection, packed(message))
 
 
-def send_parts(connection: socket.socket, parts: Sequence[bytes]) -> None:
-    """Sends what `packed` returned; see `send`."""
+def send_packed(connection: socket.socket, message: Packed) -> None:
+    """Sends what `packed` returned; see `send`. A process of this machine gets large content as memory to share."""
+    content = message.content
+    handed = isinstance(content, SharedBytes) and connection.family == socket.AF_UNIX
+    lengths = _LENGTHS.pack(len(message.head), message.size, handed)
     try:
-        for part in parts:
-            connection.sendall(part)
+        if isinstance(content, SharedBytes) and handed:
+            socket.send_fds(connection, [lengths], [content.file.fileno()])
+            connection.sendall(message.head)
+        else:
+            connection.sendall(lengths + message.head)
+            connection.sendall(content.view if isinstance(content, SharedBytes) else content)
     except OSError as error:
         raise LostError(f"it takes no message ({error})") from None
 
 
-def packed(message: Message) -> list[bytes]:
-    """The message's bytes, as `send` sends them."""
-    named = {name: tensor.detach().to("cpu").contiguous() for name, tensor in message.tensors.items()}
-    kinds = [[name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in named.items()]
-    head = json.dumps({"kind": message.kind, "fields": message.fields, "tensors": kinds}).encode()
-    content = [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in named.values()]
-    return [_LENGTHS.pack(len(head), sum(map(len, content))), head, *content]
-
-
 def receive(connection: socket.socket) -> Message:
     """The next message. Raises LostError if the other side is gone or sends nothing for as long as the socket's timeout."""
-    head_size, size = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
+    lengths, descriptors = _lengths(connection)
+    head_size, size, handed = _LENGTHS.unpack(lengths)
     if head_size > _MOST_JSON:
         raise LostError(f"it announces {head_size} bytes of JSON, which no engine and no trainer does")
     head = json.loads(_exactly(connection, head_size))
-    content, start, tensors = _exactly(connection, size), 0, {}
+    content = received(descriptors[0], size) if handed and descriptors else _exactly(connection, size)
+    start, tensors = 0, {}
     for name, kind, shape in head["tensors"]:
         dtype = getattr(torch, kind)
         end = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
@@ -85,6 +113,19 @@ def receive(connection: socket.socket) -> Message:
     return Message(head["kind"], head["fields"], tensors)
 
 
+def _lengths(connection: socket.socket) -> tuple[bytearray, list[int]]:
+    """The next message's lengths, and the memory that comes with them."""
+    if connection.family != socket.AF_UNIX:
+        return _exactly(connection, _LENGTHS.size), []
+    try:
+        first, descriptors, _, _ = socket.recv_fds(connection, _LENGTHS.size, 1)
+    except OSError as error:
+        raise _lost(connection, error) from None
+    if not first:
+        raise LostError("it has closed the connection")
+    return bytearray(first) + _exactly(connection, _LENGTHS.size - len(first)), descriptors
+
+
 def _exactly(connection: socket.socket, size: int) -> bytearray:
     found = bytearray(size)
     view = memoryview(found)
@@ -92,12 +133,16 @@ def _exactly(connection: socket.socket, size: int) -> bytearray:
         try:
             count = connection.recv_into(view)
         except OSError as error:
-            silent = isinstance(error, TimeoutError)
-            raise LostError(f"it has been silent for {connection.gettimeout():g} s" if silent else str(error)) from None
+            raise _lost(connection, error) from None
         if not count:
             raise LostError("it has closed the connection")
         view = view[count:]
     return found
+
+
+def _lost(connection: socket.socket, error: OSError) -> LostError:
+    silent = isinstance(error, TimeoutError)
+    return LostError(f"it has been silent for {connection.gettimeout():g} s" if silent else str(error))
 
 
 def prove(connection: socket.socket, token: str, *, answers: bool) -> bool:

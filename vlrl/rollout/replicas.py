@@ -27,13 +27,14 @@ from vlrl.rollout.protocol import (
     TOKEN,
     LostError,
     Message,
+    Packed,
     address_of,
     packed,
     prove,
     receive,
     request_message,
     rollout_of,
-    send_parts,
+    send_packed,
 )
 from vlrl.rollout.replica import PULSE_S, keep_alive
 from vlrl.rollout.spawn import spawn_replica
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 _START_S = 900.0  # until a replica has loaded its model
 _CALL_S = 60.0  # until one that went away can be reached again
 _END_S = 5.0
+_BUCKET = 1 << 30  # bytes of weights in a message
 _MOST_LOSSES = 3  # of one replica within one batch
 
 
@@ -101,13 +103,10 @@ class _Connection:
         self.link.settimeout(self.silent_s)
         return opened
 
-    def send(self, message: Message) -> None:
-        self.send_bytes(packed(message))
-
-    def send_bytes(self, parts: Sequence[bytes]) -> None:
+    def send(self, message: Message | Packed) -> None:
         if self.link is None:
             raise LostError("it is not connected")
-        send_parts(self.link, parts)
+        send_packed(self.link, message if isinstance(message, Packed) else packed(message))
 
     def wait(self) -> Mapping[str, Any]:
         """The fields of the answer. Raises LostError, or RuntimeError if it failed."""
@@ -152,7 +151,7 @@ class Replicas:
         devices: Sequence[Sequence[int]],
     ):
         self._shrinks = shrinks
-        self._sent: list[list[bytes]] = []  # messages that bring a new replica to the newest weights
+        self._sent: list[list[Packed]] = []  # messages that bring a new replica to the newest weights
         self._pool = [
             _Connection(number, place, gpus, opened, silent_s)
             for number, (place, gpus) in enumerate(zip(places, devices, strict=True))
@@ -241,7 +240,7 @@ class Replicas:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self._sent = []
-        buckets = (Message("bucket", {}, {name: tensor}) for name, tensor in weights)
+        buckets = (Message("bucket", {}, bucket) for bucket in _in_buckets(weights))
         self._keep(chain([Message("weights")], buckets, [Message("end")]))
 
     def load_adapter(self, folder: Path) -> None:
@@ -273,15 +272,15 @@ class Replicas:
 
     def _keep(self, messages: Iterable[Message]) -> None:
         """Sends what changes an engine's state to every replica, waits for their answers, and keeps it for one that is lost."""
-        sent: list[bytes] = []
+        sent: list[Packed] = []
         lost: dict[_Connection, LostError] = {}
         for message in messages:
-            parts = packed(message)
-            sent += parts
+            once = packed(message)
+            sent.append(once)
             for each in self._pool:
                 if each not in lost:
                     try:
-                        each.send_bytes(parts)
+                        each.send(once)
                     except LostError as loss:
                         lost[each] = loss
         self._sent.append(sent)
@@ -306,7 +305,8 @@ class Replicas:
                 each.connect()
                 each.open()
                 for sent in self._sent:
-                    each.send_bytes(sent)
+                    for message in sent:
+                        each.send(message)
                     each.wait()
                 return
             except LostError as again:
@@ -318,6 +318,17 @@ class Replicas:
                 self._pool.remove(each)
                 return
             raise RuntimeError(f"{each.name} can't be brought back: {loss}; start it again, then resume the run")
+
+
+def _in_buckets(weights: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The tensors in buckets of about a GiB, copied, since each may be gone after the next."""
+    bucket: dict[str, Tensor] = {}
+    for name, tensor in weights:
+        if bucket and sum(each.nbytes for each in bucket.values()) + tensor.nbytes > _BUCKET:
+            yield bucket
+            bucket = {}
+        bucket[name] = tensor.detach().to("cpu", copy=True)
+    yield bucket
 
 
 def shared_out(requests: Sequence[Request], replicas: int) -> dict[int, int]:
