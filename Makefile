@@ -66,7 +66,7 @@ $(DOCS)/ready: requirements/docs.txt
 
 # torch first and alone: as pip is set up here, or else from PyTorch's own index of CPU builds.
 $(READY): requirements/cpu.txt pyproject.toml
-	@echo "Making the environment in $(VENV): 200 packages, 3 GB, some minutes, once"
+	@echo "Making the environment in $(VENV): 200 packages, 3 GB, two to four minutes without a word, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-deps torch==2.13.0+cpu 2>/dev/null \
 	  || $(BIN)/pip install -q --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu torchvision==0.28.0+cpu

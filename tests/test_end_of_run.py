@@ -8,9 +8,9 @@ from vlrl.run_file import load_config
 RUN = Path(__file__).parents[1] / "configs" / "cpu.yaml"
 
 
-def reported(capsys, *overrides: str, **afters: float) -> str:
-    """The output for a run whose tasks began at 0.2 and ended at these accuracies, with intervals of 0.06 and 0.08."""
-    facts = {"before": 0.2, "before_interval": 0.06, "after_interval": 0.08, "failed_before": 0, "failed_after": 0}
+def reported(capsys, *overrides: str, before: float = 0.2, **afters: float) -> str:
+    """The output for a run whose tasks ended at these accuracies, with intervals of 0.06 and 0.08."""
+    facts = {"before": before, "before_interval": 0.06, "after_interval": 0.08, "failed_before": 0, "failed_after": 0}
     tasks = {task: facts | {"after": after} for task, after in afters.items()}
     cli._report(load_config(RUN, overrides), {"tasks": tasks, "mean": {"before": 0.2, "after": 0.3}})
     return " ".join(capsys.readouterr().out.split())
@@ -21,6 +21,12 @@ def test_a_task_that_did_not_rise_is_named_with_what_to_do(capsys):
     assert "counting did not rise by more than its interval. Its accuracy before the run was 0.200. If that is chance" in said
     assert "(mixture.counting.coldstart_weight, 3 now)" in said
     assert "digits did not" not in said
+
+
+def test_a_task_that_began_well_is_not_told_to_begin_better(capsys):
+    said = reported(capsys, before=0.74, counting=0.8)
+    assert "counting did not rise by more than its interval. It began at 0.740, which leaves little to learn" in said
+    assert "coldstart_weight" not in said
 
 
 def test_a_task_that_fell_is_not_told_to_be_at_chance_level(capsys):

@@ -30,6 +30,12 @@ def test_the_folder_that_was_meant_is_named(data, named, meant):
     assert nearest_folder(Path(named), with_file="manifest.json") == f"did you mean {meant}? "
 
 
+def test_a_neighbour_with_another_name_is_not_what_was_meant(data):
+    Path("data/functions/train").mkdir(parents=True)
+    Path("data/functions/train/manifest.json").touch()
+    assert nearest_folder(Path("data/counting/train"), with_file="manifest.json") == ""
+
+
 def test_nothing_near_is_nothing_said(data, tmp_path):
     assert nearest_folder(Path("elsewhere/xyz"), with_file="manifest.json") == ""
     assert nearest("xyz", ["sums", "dots"]) == ""

@@ -319,6 +319,9 @@ def _rise(values: Mapping[str, float]) -> tuple[float, float]:
     return values["after"] - values["before"], math.hypot(values["before_interval"], values["after_interval"])
 
 
+_BEGAN_WELL = 0.5  # an accuracy that no task has by chance
+
+
 def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     """A sentence for each task that did not rise by more than its interval, with what to do."""
     for task, values in tasks.items():
@@ -327,6 +330,12 @@ def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) ->
             yield (
                 f"{task} fell by more than its interval, from {values['before']:.3f} to {values['after']:.3f}. Lower policy.lr, "
                 f"give the task a larger mixture.{task}.weight, or set on_collapse to rollback; see docs/learning.md"
+            )
+        elif rise <= interval and values["before"] >= _BEGAN_WELL:
+            yield (
+                f"{task} did not rise by more than its interval. It began at {values['before']:.3f}, which leaves little to learn: "
+                "make more steps (a larger steps continues this run), a shorter cold start, or set a larger evaluation.rows for a "
+                "narrower interval; see docs/learning.md"
             )
         elif rise <= interval:
             mix = config.mixture[task]
