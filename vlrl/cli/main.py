@@ -333,9 +333,9 @@ def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) ->
             )
         elif rise <= interval and values["before"] >= _BEGAN_WELL:
             yield (
-                f"{task} did not rise by more than its interval. It began at {values['before']:.3f}, which leaves little to learn: "
-                "make more steps (a larger steps continues this run), a shorter cold start, or set a larger evaluation.rows for a "
-                "narrower interval; see docs/learning.md"
+                f"{task} did not rise by more than its interval. It began at {values['before']:.3f}, which leaves little to "
+                "learn: make more steps (a larger steps continues this run) or a shorter cold start, or set a larger "
+                "evaluation.rows for a narrower interval; see docs/learning.md"
             )
         elif rise <= interval:
             mix = config.mixture[task]
