@@ -32,4 +32,7 @@ def _alike(one: Path, other: Path) -> float:
     """How alike the least alike part of two paths is, from 0 to 1: data/counting/train is no slip for data/functions/train."""
     if len(one.parts) != len(other.parts):
         return 0.0
-    return min(difflib.SequenceMatcher(None, *pair).ratio() for pair in zip(one.parts, other.parts, strict=True))
+    return min(
+        1.0 if sorted(mine) == sorted(theirs) else difflib.SequenceMatcher(None, mine, theirs).ratio()  # letters change places
+        for mine, theirs in zip(one.parts, other.parts, strict=True)
+    )
