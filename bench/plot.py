@@ -77,7 +77,8 @@ def step(found: dict[str, Any]) -> dict[str, str]:
     return {"pieces": bars("What a step of the laptop's run goes to", rows, " ms")}
 
 
-DRAWN = {"update": update, "update_moe": update, "scaling": scaling, "step": step}
+_UPDATES = ("update", "update_moe", "update_qwen3_5", "update_qwen3_5_moe")
+DRAWN = {"scaling": scaling, "step": step} | dict.fromkeys(_UPDATES, update)
 
 
 def main(folder: Path) -> None:
