@@ -147,9 +147,8 @@ class Sampler:
         sampled, owned = run.replica(run.prompts(draws))
         with clock("time/encode"):  # in a thread beside the training it would take ten times as long
             prompts = encode_prompts(sampled, run.encoder, run.config.engine.max_model_len)
-        more = (
-            [number, run.rollbacks] if run.rollbacks else [number] if number else []
-        )  # a run that never went back keeps its seeds
+        # A run that never went back keeps its seeds.
+        more = [number, run.rollbacks] if run.rollbacks else [number] if number else []
 
         def seed(slot: int, sample: int, tokens: int) -> int:
             return sampling_seed(*place, slot, sample, *([number, run.rollbacks, tokens] if tokens else more))
