@@ -138,7 +138,7 @@ ranks = join_ranks()
 run = open_run(config, ranks)
 policy = Policy(config.policy, config.model, ranks=ranks, updates=1, temperature=1.0, banned=run.banned)
 encoder = run.encoder
-engine = VllmEngine(config.engine, config.model, dtype="float32", seed=0, decode=encoder.decode, end_tokens=encoder.end_tokens,
+engine = VllmEngine(config.engine, config.model, dtype="float32", seed=0, end_tokens=encoder.end_tokens,
                     banned=run.banned, merge_size=encoder.merge_size, family=encoder.family, ranks=ranks)
 canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=10.0)
 print("difference", canary.baseline)
