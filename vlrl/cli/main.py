@@ -186,14 +186,18 @@ def study(
     file: Annotated[Path, typer.Argument(help="The study's file; configs/studies/ has examples.")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the runs. Default: runs/studies/NAME.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, which share this machine.", min=1)] = 1,
 ) -> None:
-    """Runs every arm of a comparison with every seed, or resumes it. Writes one table and one page of curves."""
+    """Runs every arm of a comparison with every seed, or resumes it. Writes one table and one page of curves.
+
+    Where the file has `tune`, each arm's best value of that setting is chosen first, by runs with other seeds.
+    """
     with sentences(resumes=True):
         from vlrl.study import load_study, run_study, write_results
 
         plan, folder = load_study(file), out or Path("runs/studies") / file.stem
         with held(folder, doing="run", remedy="give another --out"):
-            failed = run_study(plan, folder, overrides or ())
+            failed = run_study(plan, folder, overrides or (), jobs)
         print(write_results(plan, folder))
         print(f"The table is also in {folder}/study.md, the curves are in {folder}/study.html")
     if failed:

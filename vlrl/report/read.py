@@ -22,10 +22,11 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steps:
-    """A run's metrics and histograms, one line per step."""
+    """A run's metrics and histograms, one line per step, and its summary, which is empty until the run has ended."""
 
     metrics: list[Line]
     histograms: list[Line]
+    summary: Line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,6 @@ class RunData(Steps):
     rewards: dict[str, dict[int, Estimate]]
     groups: list[list[Line]]
     traces: dict[tuple[int, int, int], Line]
-    summary: Line
     num_rollouts: int
     left_behind: list[LeftBehind]
 
@@ -61,7 +61,7 @@ class RunData(Steps):
 
 def read_steps(folder: Path) -> Steps:
     """Reads a run's steps; there are none if the run has not started."""
-    return Steps(**_lines(folder))
+    return Steps(**_logged(folder))
 
 
 def check_is_run(folder: Path) -> None:
@@ -116,7 +116,6 @@ class RunReader:
         for task, step in self._scored:
             self._rewards[task][step] = estimate([total / count for total, count in self._sums[task, step].values()])
         self._scored.clear()
-        summary = self.folder / "summary.json"
         return RunData(
             name=config.name,
             folder=self.folder,
@@ -126,7 +125,7 @@ class RunReader:
             rewards=dict(self._rewards),
             groups=self._groups,
             traces=self._traces,
-            summary=json.loads(summary.read_text()) if summary.exists() else {},
+            summary=_summary(self.folder),
             num_rollouts=self._num_rollouts,
             left_behind=self._read_left_behind(),
         )
@@ -189,10 +188,17 @@ class RunReader:
         record = read_record(self.folder)
         if len(record) != len(self._left_behind):
             self._left_behind = [
-                LeftBehind(rollback=each, **_lines(self.folder / LEFT_BEHIND / str(each.number))) for each in record
+                LeftBehind(rollback=each, **_logged(self.folder / LEFT_BEHIND / str(each.number))) for each in record
             ]
         return self._left_behind
 
 
-def _lines(folder: Path) -> dict[str, list[Line]]:
-    return {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in ("metrics", "histograms")}
+def _logged(folder: Path) -> dict[str, Any]:
+    """The fields of Steps."""
+    lines = {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in ("metrics", "histograms")}
+    return {**lines, "summary": _summary(folder)}
+
+
+def _summary(folder: Path) -> Line:
+    path = folder / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else {}
