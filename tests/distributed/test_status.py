@@ -19,8 +19,9 @@ def folder(tmp_path):
 
 
 def table():
-    others = {"rank": 1, "host": "b", "pid": 7, "phase": "Training 5/9, score", "for_s": 3.0, "silent_s": 1.0}
-    return [own_news(0, "a"), others, {"rank": 2, "host": "?", "pid": "?", "silent_s": 9.0}]
+    second = {"rank": 1, "host": "b", "pid": 7, "phase": "Training 5/9, score", "for_s": 3.0, "silent_s": 1.0}
+    second["others"] = ["engine replica 0 (process 9): waiting for work"]
+    return [own_news(0, "a"), second, {"rank": 2, "host": "?", "pid": "?", "silent_s": 9.0}]
 
 
 def written(folder):
@@ -39,7 +40,8 @@ def test_a_running_run_shows_its_step_and_what_each_rank_does(folder):
     assert lines[0] == "Training 5/9; newest checkpoint: step 4"
     assert re.fullmatch(r"rank 0 on a \(process \d+\): Training 5/9 for \d+ s; last heard from 0 s ago", lines[1])
     assert lines[2] == "rank 1 on b (process 7): Training 5/9, score for 3 s; last heard from 1 s ago"
-    assert lines[3] == "rank 2 on ? (process ?): not heard from yet"
+    assert lines[3] == "  its engine replica 0 (process 9): waiting for work"
+    assert lines[4] == "rank 2 on ? (process ?): not heard from yet"
 
 
 def test_a_run_that_ended_well_leaves_no_file_and_is_not_running(folder):
@@ -62,7 +64,7 @@ def test_a_run_that_was_killed_is_found_by_its_silence(folder):
     ranks = table()
     (folder / STATUS).write_text(json.dumps({"count": 3, "ended": "", "checkpoint": 4, "ranks": ranks}))
     is_running, lines = status(folder, patience_s=0.3)
-    assert not is_running and lines[1].startswith("It ended without a word") and len(lines) == 2 + len(ranks)
+    assert not is_running and lines[1].startswith("It ended without a word") and len(lines) == 3 + len(ranks)
     assert not shows_life(folder, patience_s=0.3)
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.conftest import PATIENCE_S
 from tests.report.test_report import browsed, go_back, group, write_run
 from vlrl.cli.main import app
+from vlrl.distributed.status import STATUS, own_news
 from vlrl.report import live
 from vlrl.report.read import RunReader, read_run
 from vlrl.report.serve import LiveServer, is_loopback
@@ -171,6 +172,17 @@ def test_a_name_that_is_nearly_a_run_s_gets_a_suggestion(tmp_path, serving):
     write_run(tmp_path / "counting", steps=1)
     reader = Reader(serving(tmp_path / "countnig"))
     assert f"did you mean {tmp_path}/counting?" in reader.json("/now")["runs"][0]["sentence"]
+
+
+def test_what_replicas_do_is_below_what_their_rank_does(tmp_path, serving):
+    run = write_run(tmp_path / "run", steps=2, ended=False)
+    rank = own_news(0, "a") | {"pid": 5, "phase": "Training 2/4, generate", "others": ["engine replica 0: waiting for work"]}
+    (run / STATUS).write_text(json.dumps({"count": 1, "ended": "", "checkpoint": 0, "ranks": [rank]}))
+    (shown,) = Reader(serving(run)).json("/now")["runs"]
+    assert [cells[:4] for cells in shown["ranks"]] == [
+        ["0", "a", "5", "Training 2/4, generate"],
+        ["", "", "", "engine replica 0: waiting for work"],
+    ]
 
 
 def test_a_figure_is_not_drawn_again_before_that_is_cheap(tmp_path, serving, monkeypatch):

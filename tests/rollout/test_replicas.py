@@ -19,6 +19,7 @@ from tests.loop import ROOT
 from tests.models.helpers import message
 from tests.rollout.opening import KV_CACHE_GB, open_encoder, open_engine, requests_for
 from vlrl import config as cfg
+from vlrl.distributed.status import own_news
 from vlrl.rollout.engine import Engine, Request
 from vlrl.rollout.protocol import TOKEN
 from vlrl.rollout.replicas import Replicas
@@ -119,6 +120,15 @@ def test_a_replica_samples_the_bits_of_the_engine_in_this_process(one, here, mod
     assert in_order(one.generate(requests_of(model, pictures))) == here[0]
     push(one, model, 1.01, 2)
     assert in_order(one.generate(requests_of(model, pictures))) == here[2]
+
+
+def test_the_status_says_how_many_responses_a_replica_has_sampled(one, model, pictures) -> None:
+    seen: list[str] = []
+    requests = requests_of(model, pictures)
+    sampled_while(one, requests, lambda: seen.extend(own_news(0, "a")["others"]))
+    name = f"engine replica 0 (process {pid_of(one)})"
+    assert seen == [f"{name}: sampled 3 of {len(requests)} responses; last heard from 0 s ago"]
+    assert own_news(0, "a")["others"] == [f"{name}: waiting for work"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

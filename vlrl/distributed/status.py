@@ -90,6 +90,7 @@ def _running(now: Mapping[str, Any]) -> Iterator[str]:
         yield f"{now['phase']} {now['done']}/{now['total']}{pace}; newest checkpoint: {_checkpoint(now['checkpoint'])}"
     for rank in now["ranks"]:
         yield f"rank {rank['rank']} on {rank['host']} (process {rank['pid']}): {_doing(rank)}"
+        yield from (f"  its {line}" for line in rank.get("others", ()))
 
 
 def _doing(rank: Mapping[str, Any]) -> str:
@@ -130,5 +131,6 @@ def own_news(rank: int, host: str) -> dict[str, Any]:
         "phase": phase.describe(),
         "for_s": time.monotonic() - now.since,
         "waits": now.name == phase.WAITING,
+        "others": [line for report in tuple(phase.reports) for line in report()],
         "silent_s": 0.0,
     }

@@ -23,7 +23,7 @@ function showHealth(runs) {
     const kind = run.is_well === null ? "unknown" : run.is_well ? "well" : "unwell";
     const made = element("section", { class: kind }, element("p", {}, runs.length > 1 ? `${run.name}: ${run.sentence}` : run.sentence));
     if (run.ranks.length) {
-      const ranks = element("details", { "data-run": run.name }, element("summary", {}, `What each rank does (${run.ranks.length})`));
+      const ranks = element("details", { "data-run": run.name }, element("summary", {}, `What each rank does (${run.ranks.filter(cells => cells[0]).length})`));
       ranks.append(element("div", { class: "wide" }, element("table", {}, row("th", ["rank", "host", "process", "does", "for", "last heard from"]),
         ...run.ranks.map(cells => row("td", cells)))));
       ranks.open = open.has(run.name);

@@ -5,7 +5,7 @@ A version names what was read; whoever has that version needs nothing. Requests 
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -79,17 +79,7 @@ class LiveRun:
         found = self._health()
         ranks = self._status["ranks"] if self._status and not self._status["ended"] else []
         shown = sorted(ranks, key=lambda rank: rank["silent_s"], reverse=True)[:_MOST_RANKS]
-        cells = [
-            [
-                str(rank["rank"]),
-                rank["host"],
-                str(rank["pid"]),
-                rank.get("phase", "not heard from yet"),
-                duration(rank["for_s"]) if "for_s" in rank else "",
-                f"{duration(rank['silent_s'])} ago",
-            ]
-            for rank in sorted(shown, key=lambda rank: rank["rank"])
-        ]
+        cells = [row for rank in sorted(shown, key=lambda rank: rank["rank"]) for row in _cells(rank)]
         return {"name": self.folder.name, "is_well": found.is_well, "sentence": found.sentence, "ranks": cells}
 
     def _health(self) -> Health:
@@ -197,3 +187,17 @@ class Live:
         html = {"menu": rendered("nav.html", **values), "sections": rendered("sections.html", **values)}
         self._text = f'{json.dumps({"version": self._drawn, **html})[:-1]}, "figures": {figures}}}'
         self._next_at = time.monotonic() + _SHARE * (time.monotonic() - now)
+
+
+def _cells(rank: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The rows of what a rank does, and of what other processes do for it."""
+    yield [
+        str(rank["rank"]),
+        rank["host"],
+        str(rank["pid"]),
+        rank.get("phase", "not heard from yet"),
+        duration(rank["for_s"]) if "for_s" in rank else "",
+        f"{duration(rank['silent_s'])} ago",
+    ]
+    for line in rank.get("others", ()):
+        yield ["", "", "", line, "", ""]

@@ -38,6 +38,7 @@ from vlrl.rollout.protocol import (
 )
 from vlrl.rollout.replica import PULSE_S, keep_alive
 from vlrl.rollout.spawn import spawn_replica
+from vlrl.telemetry import phase
 from vlrl.types import Rollout
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ _MOST_LOSSES = 3  # of one replica within one batch
 class _Connection:
     """One replica. place: its address, "" for a process that this one starts; devices: the GPUs of such a process.
 
-    requests: of the current batch. unanswered: how many messages with requests it has not finished.
+    requests: of the current batch, of which it has sampled `sampled`. unanswered: how many messages with requests it has not
+    finished. doing: what it does between batches.
     """
 
     number: int
@@ -64,14 +66,24 @@ class _Connection:
     link: socket.socket | None = None
     process: subprocess.Popen[bytes] | None = None
     requests: list[Request] = field(default_factory=list)
+    sampled: int = 0
     unanswered: int = 0
     heard: float = 0.0
     losses: int = 0
+    doing: str = "starting"
 
     @property
     def name(self) -> str:
-        where = f"at {self.place}" if self.place else f"process {self.process.pid}" if self.process else "not started"
+        process = self.process  # the status is read in another thread
+        where = f"at {self.place}" if self.place else f"process {process.pid}" if process else "not started"
         return f"engine replica {self.number} ({where})"
+
+    def report(self) -> str:
+        """What it does now, as a line of `vlrl status`."""
+        if not self.unanswered:
+            return f"{self.name}: {self.doing}"
+        silent = time.monotonic() - self.heard
+        return f"{self.name}: sampled {self.sampled} of {len(self.requests)} responses; last heard from {silent:.0f} s ago"
 
     def connect(self) -> None:
         """Starts the process, or calls the address. Raises LostError."""
@@ -101,6 +113,7 @@ class _Connection:
         self.send(Message("open", self.opened))
         opened = self.wait()
         self.link.settimeout(self.silent_s)
+        self.doing = "waiting for work"
         return opened
 
     def send(self, message: Message | Packed) -> None:
@@ -123,6 +136,7 @@ class _Connection:
 
     def drop(self) -> None:
         """Closes the connection and ends the process, if it is this one's."""
+        self.doing = "starting again" if self.losses else "ended"
         if self.link:
             self.link.close()
             self.link = None
@@ -157,12 +171,18 @@ class Replicas:
             for number, (place, gpus) in enumerate(zip(places, devices, strict=True))
         ]
         self._version = self.slots = 0
+        phase.reports.append(self._report)
         for step in (_Connection.connect, self._open):  # they load their models side by side
             for each in self._pool:
                 try:
                     step(each)
                 except LostError as loss:
-                    raise OSError(f"{each.name} can't be used: {loss}") from None
+                    name = each.name
+                    self.close()
+                    raise OSError(f"{name} can't be used: {loss}") from None
+
+    def _report(self) -> list[str]:
+        return [each.report() for each in tuple(self._pool)]
 
     def _open(self, each: _Connection) -> None:
         opened = each.open()
@@ -183,7 +203,7 @@ class Replicas:
         place = shared_out(requests, len(self._pool))
         for number, each in enumerate(self._pool):
             each.requests = [request for request in requests if place[request.slot] == number]
-            each.unanswered = each.losses = 0
+            each.sampled = each.unanswered = each.losses = 0
         for each in list(self._pool):
             self._submit(each, each.requests)
         awaited = {(request.slot, request.sample) for request in requests}
@@ -194,6 +214,7 @@ class Replicas:
                         each.unanswered -= 1
                     elif message.kind == "rollout":
                         rollout = rollout_of(message)
+                        each.sampled += 1
                         if (sampled := (rollout.slot, rollout.sample)) in awaited:
                             awaited.remove(sampled)
                             yield rollout
@@ -214,7 +235,7 @@ class Replicas:
                 elif time.monotonic() - each.heard > each.silent_s:
                     raise LostError(f"it has been silent for {each.silent_s:g} s")
             except LostError as loss:
-                each.unanswered = 0
+                each.sampled = each.unanswered = 0
                 self._restore(each, loss)
                 self._submit(each if each in self._pool else self._pool[each.number % len(self._pool)], each.requests)
 
@@ -267,6 +288,7 @@ class Replicas:
         """Nothing: its memory is its own."""
 
     def close(self) -> None:
+        phase.reports.remove(self._report)
         for each in self._pool:
             each.drop()
 
@@ -274,6 +296,8 @@ class Replicas:
         """Sends what changes an engine's state to every replica, waits for their answers, and keeps it for one that is lost."""
         sent: list[Packed] = []
         lost: dict[_Connection, LostError] = {}
+        for each in self._pool:
+            each.doing = "taking weights"
         for message in messages:
             once = packed(message)
             sent.append(once)
@@ -288,6 +312,7 @@ class Replicas:
             try:
                 if each not in lost:
                     each.wait()
+                    each.doing = "waiting for work"
                     continue
             except LostError as loss:
                 lost[each] = loss
@@ -308,6 +333,7 @@ class Replicas:
                     for message in sent:
                         each.send(message)
                     each.wait()
+                each.doing = "waiting for work"
                 return
             except LostError as again:
                 loss = again

@@ -1,7 +1,7 @@
 """What this process does now. Whatever announces, counts or times a piece of work says so here; the heartbeat reads it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,6 +28,8 @@ class Phase:
 
 
 _phases = [Phase("Starting")]  # those that enclose others come first
+reports: list[Callable[[], list[str]]] = []
+"""What other processes do for this one, such as replicas of the engine: each returns a line for every such process."""
 
 
 def begin(name: str) -> None:
