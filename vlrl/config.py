@@ -56,6 +56,9 @@ class AlgorithmConfig(Section):
     tokens of a mini-batch (DAPO); constant, the sum over tokens divided by scored rollouts times sampling.max_new_tokens (Dr.
     GRPO, with normalise_std: false).
     mask_truncated: a response that reached max_new_tokens counts in its group's baseline and not in the loss (DAPO).
+    old_policy: whose probabilities of the sampled tokens the ratio is to. trainer: the trainer's before the step's first update;
+    engine: those with which the tokens were sampled, so that the gate sees how old these weights are, w is 1, and the step
+    computes no old log-probs.
     tis_mode: the truncated importance sampling weight w = pi_old / pi_engine of a token. truncate: min(w, tis_cap); mask: w,
     or 0 outside of tis_floor and tis_cap (IcePop).
     tis_cap: the largest weight.
@@ -77,6 +80,7 @@ class AlgorithmConfig(Section):
     std_epsilon: Annotated[float, Field(ge=0)] = 1e-6
     loss_aggregation: Literal["sequence", "token", "constant"] = "sequence"
     mask_truncated: bool = False
+    old_policy: Literal["trainer", "engine"] = "trainer"
     tis_mode: Literal["truncate", "mask"] = "truncate"
     tis_cap: Positive = 2.0
     tis_floor: Share = 0.5
@@ -290,6 +294,11 @@ def _faults(config: Config) -> Iterator[str]:
         yield f"policy.expert_parallel: requires zero_stage 1 or 2, got {config.policy.zero_stage}; use zero_stage: 1"
     if config.policy.expert_parallel > 1 and algorithm.routing_replay != "none":
         yield "policy.expert_parallel: cannot be used with routing replay; leave out algorithm.routing_replay"
+    if algorithm.old_policy == "engine" and algorithm.routing_replay == "r2":
+        yield (
+            "algorithm.routing_replay: r2 replays the experts of the old policy's pass, which old_policy: engine leaves out; "
+            "use routing_replay: r3, or old_policy: trainer"
+        )
     yield from _lora_faults(config)
     yield from config.rollout.faults()
     if (longest := max(preset.max_new_tokens or 0 for preset in config.evaluation.all_presets().values())) >= context:

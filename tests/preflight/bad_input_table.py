@@ -104,6 +104,11 @@ CASES = [
         overrides=("policy.expert_parallel=2", "algorithm.routing_replay=r2"),
     ),
     Case(
+        input="replay of a pass that is left out",
+        says="r2 replays the experts of the old policy's pass, which old_policy: engine leaves out",
+        overrides=("algorithm.old_policy=engine", "algorithm.routing_replay=r2"),
+    ),
+    Case(
         input="adapters in a part that the model lacks",
         says="'experts' is not a part of this 'qwen3_vl'",
         overrides=("lora={rank: 8, targets: [attention, experts]}",),

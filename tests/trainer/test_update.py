@@ -199,6 +199,21 @@ def test_the_first_minibatch_has_ratio_exactly_1_and_the_second_has_not(tiny_moe
     assert second[Key("policy/abs_log_ratio")].value > 0
 
 
+def test_the_engine_as_old_policy_moves_the_weight_against_it_into_the_ratio(tiny_dense, pictures, ranks):
+    minibatch = fixed_minibatches(tiny_dense, pictures, ranks)[0]
+    found = {}
+    for old in ("trainer", "engine"):
+        policy = open_policy(tiny_dense, ranks, gradient_clipping=UNCLIPPED, deepspeed=SGD)
+        before = flat(weights_of(policy))
+        gates = TaskGates(cfg.AlgorithmConfig(gate="pg", old_policy=old, tis_cap=1e9), MIX)
+        totals = update(policy, minibatch, gates=gates).totals
+        distances = [totals[Key(f"{name}/abs_log_ratio")].value for name in ("policy", "engine")]
+        found[old] = distances, flat(weights_of(policy)) - before
+    (trainer, step), (engine, other) = found["trainer"], found["engine"]
+    assert trainer[0] == engine[1] == 0 and trainer[1] == pytest.approx(engine[0], rel=1e-5) and engine[0] > 0.1
+    assert (step - other).norm() <= 1e-5 * step.norm()
+
+
 @pytest.mark.parametrize("stage", [1, 3])
 def test_a_fresh_policy_goes_on_from_a_saved_one_with_a_frozen_vision_tower(tiny_dense, pictures, ranks, stage, tmp_path):
     settings = {"zero_stage": stage, "freeze_vision": True}

@@ -165,8 +165,9 @@ class Trainer:
                 )
                 for number in range(settings.minibatches)
             ]
-        with clock("time/old_logprobs"):
-            minibatches[1:] = [with_old_scores(self.policy, minibatch) for minibatch in minibatches[1:]]
+        if settings.old_policy == "trainer":
+            with clock("time/old_logprobs"):
+                minibatches[1:] = [with_old_scores(self.policy, minibatch) for minibatch in minibatches[1:]]
         traced = _traced(batch.groups, settings.minibatches, run.ranks)
         return [
             update(

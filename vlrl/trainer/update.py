@@ -109,10 +109,12 @@ def update(
                 scores = policy.forward(micro.pack)
                 device = scores.logprobs.device
                 gate, advantages = gates.gate(micro.tasks), micro.advantages.to(device)
+                engine_logprobs = micro.engine_logprobs.to(device)
+                old_logprobs = micro.old.logprobs if micro.old else scores.logprobs
                 loss, tokens = policy_loss(
                     scores.logprobs,
-                    micro.old.logprobs if micro.old else scores.logprobs.detach(),
-                    micro.engine_logprobs.to(device),
+                    engine_logprobs if settings.old_policy == "engine" else old_logprobs.detach(),
+                    engine_logprobs,
                     advantages,
                     scores.sequence,
                     num_scored=minibatch.num_scored,
