@@ -132,6 +132,24 @@ def test_load_and_change_are_those_of_all_routers_with_one_read_of_the_device():
     assert reads.count == 1
 
 
+class Chooses(Router):
+    """A router whose input is its logits."""
+
+    def forward(self, logits):
+        return logits, None, logits.topk(2).indices
+
+
+def test_the_gaps_are_those_between_the_last_chosen_expert_and_the_next_one():
+    model = torch.nn.ModuleDict({"one": Chooses()})
+    routing = Routing(model, Chooses)
+    probabilities = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.1, 0.26, 0.24, 0.4], [0.2, 0.2, 0.1, 0.5]])
+    with routing.gaps() as gaps:
+        model["one"](probabilities[:2].log())
+        model["one"](probabilities[2:].log())
+    model["one"](probabilities.log())
+    assert [float(gap) for gap in gaps] == pytest.approx([0.02, 0.0], abs=1e-6)
+
+
 def routed_by_an_engine(policy, ranks, pictures, model):
     """Fixed groups whose rollouts have the experts of a policy, as vLLM returns them, each rollout by itself."""
     encoder = load_encoder(model, SMALL_IMAGES)

@@ -170,6 +170,33 @@ def test_a_check_fails_only_if_another_draw_does_too(parts, monkeypatch):
         parts.canary.check()
 
 
+@pytest.mark.parametrize("started", [pytest.param(("tiny_moe", "float32"), marks=pytest.mark.slow)], indirect=True, ids=str)
+def test_a_token_between_two_experts_makes_a_failed_check_a_warning(parts, caplog):
+    routing, canary = parts.policy.routing, parts.canary
+    one_layer_old(parts)
+    with pytest.raises(SyncError):
+        canary.check()
+    name = routing._names[0]
+    router, seen = parts.policy.engine.module.get_submodule(name), []
+    with router.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach())):
+        canary.difference()
+    token = seen[0].flatten(0, -2)[20]  # of the first prompt
+    before = router.weight.detach().clone()
+    try:
+        with torch.no_grad():
+            order = (router.weight @ token).sort(descending=True)
+            last, next_one = order.indices[router.top_k - 1 : router.top_k + 1]
+            gap = order.values[router.top_k - 1] - order.values[router.top_k]
+            router.weight[next_one] += gap * token / token.square().sum()
+        assert canary.check() > canary.bound
+    finally:
+        with torch.no_grad():
+            router.weight.copy_(before)
+    assert "where a token stands between two experts; the next check decides" in caplog.text
+    with pytest.raises(SyncError):
+        canary.check()
+
+
 def test_logits_in_fp32_bring_the_engine_nearer_to_the_trainer(parts):
     def mean(head: torch.dtype) -> float:
         parts.engine._llm.apply_model(lambda model: setattr(model.language_model.logits_processor, "head_dtype", head))

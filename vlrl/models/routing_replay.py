@@ -51,6 +51,7 @@ class Routing:
     def __init__(self, model: nn.Module, router: type[Any] | None) -> None:
         self.choices: Routes = {}
         self._replayed: Routes | None = None
+        self._gaps: list[Tensor] | None = None
         self._num_experts = 0
         self._names: list[str] = []
         for name, module in model.named_modules():
@@ -81,6 +82,17 @@ class Routing:
         finally:
             self.choices, self._replayed = kept
 
+    @contextmanager
+    def gaps(self) -> Iterator[list[Tensor]]:
+        """In the block each router's forward adds its smallest gap, over tokens, between the probabilities of the last expert that
+        it chose and of the next one. Two kernels whose rounding is larger than a gap may send the token to different experts.
+        """
+        self._gaps = []
+        try:
+            yield self._gaps
+        finally:
+            self._gaps = None
+
     def by_router(self, routes: Tensor | None) -> Routes | None:
         """[tokens, layers, experts a token] as each router's routes; None for None."""
         return None if routes is None else {name: routes[:, int(_LAYER.findall(name)[-1])] for name in self._names}
@@ -107,6 +119,9 @@ class Routing:
         def hook(module: nn.Module, _: object, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
             logits, _, chosen = output
             self.choices[name] = chosen.detach()
+            if self._gaps is not None and chosen.shape[-1] < self._num_experts:
+                best = torch.softmax(logits.detach().float(), dim=-1).topk(chosen.shape[-1] + 1, dim=-1).values
+                self._gaps.append((best[:, -2] - best[:, -1]).min())
             if self._replayed is None:
                 return None
             old = self._replayed[name].to(chosen)
