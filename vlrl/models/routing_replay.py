@@ -84,8 +84,8 @@ class Routing:
 
     @contextmanager
     def gaps(self) -> Iterator[list[Tensor]]:
-        """In the block each router's forward adds its smallest gap, over tokens, between the probabilities of the last expert that
-        it chose and of the next one. Two kernels whose rounding is larger than a gap may send the token to different experts.
+        """In the block each router's forward adds its smallest gap, over tokens, between the probabilities of the last chosen
+        expert and of the next one. Kernels whose rounding is larger than a gap may send the token to different experts.
         """
         self._gaps = []
         try:
