@@ -54,12 +54,11 @@ _SAMPLES = 64  # prompts that the token budget is chosen for
 class Trainer:
     """A started run. All ranks call each method together.
 
-    current: the run with the settings that its rollbacks have changed. log: on the first rank alone. reference: only with a KL
-    term. sync: how the engine gets LoRA's adapters; None if the whole model is trained.
+    run: as the run file says; sampler and gates have the settings that rollbacks have changed. log: on the first rank alone.
+    reference: only with a KL term. sync: how the engine gets LoRA's adapters; None if the whole model is trained.
     """
 
     run: Run
-    current: Run
     policy: Policy
     engine: Engine
     canary: Canary
@@ -111,7 +110,6 @@ class Trainer:
         log = stack.enter_context(closing(_open_log(run))) if ranks.is_first else None
         return cls(
             run=run,
-            current=run,
             policy=policy,
             engine=engine,
             canary=canary,
@@ -149,7 +147,7 @@ class Trainer:
 
     def update(self, batch: Batch, clock: Clock) -> list[UpdateStats]:
         """Makes the step's optimizer steps, one per mini-batch; the old policy is the one before the first."""
-        settings, run = self.current.config.algorithm, self.run
+        settings, run = self.gates.settings, self.run
         self.engine.sleep()
         batch.version = self.policy.version
         with clock("time/pack"):
@@ -279,7 +277,7 @@ class Trainer:
         """Changes the settings as these rollbacks ask."""
         changed = rollback.changed(self.run.config, rollbacks)
         self.rollbacks = rollbacks
-        self.current = self.sampler.run = replace(self.run, config=changed, rollbacks=len(rollbacks))
+        self.sampler.run = replace(self.run, config=changed, rollbacks=len(rollbacks))
         self.gates = TaskGates(changed.algorithm, changed.mixture)
 
     def _watch_for_collapse(self, step: int, metrics: Metrics) -> list[Alarm]:
