@@ -63,6 +63,8 @@ class VllmEngine:
             gdn_on_cpu.install()
         if settings.tensor_parallel > 1 and not on_gpu:
             _name_shared_memory()
+        if not on_gpu:
+            _leave_memory_unbound()
         _register(family.vllm_class())
         self.settings = settings
         self.ranks = ranks
@@ -289,6 +291,11 @@ def _name_shared_memory() -> None:
         return "-".join(["vlrl", os.environ["MASTER_PORT"], communicator.unique_name, *map(str, communicator.ranks)])
 
     _CPUSHMDistributed.make_group_name = staticmethod(name)  # type: ignore[method-assign]
+
+
+def _leave_memory_unbound() -> None:
+    """On a CPU vLLM binds the whole process's memory, the trainer's too, strictly to one NUMA node, and prints a warning."""
+    torch.ops._C.init_cpu_memory_env = lambda nodes: None  # type: ignore[attr-defined]
 
 
 def _can_sleep(settings: cfg.EngineConfig) -> bool:
