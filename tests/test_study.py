@@ -118,6 +118,12 @@ def test_an_arm_of_which_no_choosing_run_has_a_step_is_left_out(study, tmp_path,
     assert names[4:] == ["soft-4", "soft-7"]
 
 
+def test_an_arm_whose_choosing_runs_are_gone_has_no_value_in_the_table(study, tmp_path):
+    study = study.model_copy(update={"tune": Tune(setting="policy.lr", values=(1e-4, 2e-4), seeds=(0,))})
+    write_run(tmp_path / "soft-4", [0.5])
+    assert "| soft |  | 1 | 0.500 ±" in vlrl.study.write_results(study, tmp_path)
+
+
 def test_a_metric_that_the_file_names_is_in_the_table(study, tmp_path):
     study = study.model_copy(update={"metrics": {"mean reward": "reward/mean", "age": "rollout/updates_since"}})
     write_run(tmp_path / "soft-4", [0.9] * 3 + [0.25] * 10)

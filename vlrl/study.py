@@ -127,7 +127,7 @@ def table(study: Study, arms: Arms, chosen: Mapping[str, float]) -> list[tuple[s
         rows.append(
             (
                 arm,
-                *(f"{chosen[arm]:g}" for _ in tuned),
+                *(f"{chosen[arm]:g}" if arm in chosen else "" for _ in tuned),
                 str(len(runs)),
                 _with_interval(estimate([end(run) for run in runs.values()])),
                 _with_interval(change) if change else "",

@@ -188,7 +188,7 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder for the runs. Default: runs/studies/NAME.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, which share this machine.", min=1)] = 1,
 ) -> None:
-    """Runs every arm of a comparison with every seed, or resumes it. Writes one table and one page of curves.
+    """Runs every arm of a comparison with every seed, or resumes it. Writes its tables and one page of curves.
 
     Where the file has `tune`, each arm's best value of that setting is chosen first, by runs with other seeds.
     """
