@@ -15,7 +15,7 @@ from vlrl import config as cfg
 from vlrl.models.packing import pack_groups
 from vlrl.models.processor import Encoder
 from vlrl.rollout import vllm_local
-from vlrl.rollout.canary import Canary
+from vlrl.rollout.canary import Canary, _before_any_tie
 from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.rollout.weight_sync import SyncError, push_weights
 from vlrl.trainer.policy import Policy
@@ -170,31 +170,76 @@ def test_a_check_fails_only_if_another_draw_does_too(parts, monkeypatch):
         parts.canary.check()
 
 
-@pytest.mark.parametrize("started", [pytest.param(("tiny_moe", "float32"), marks=pytest.mark.slow)], indirect=True, ids=str)
-def test_a_token_between_two_experts_makes_a_failed_check_a_warning(parts, caplog):
-    routing, canary = parts.policy.routing, parts.canary
-    one_layer_old(parts)
-    with pytest.raises(SyncError):
-        canary.check()
-    name = routing._names[0]
-    router, seen = parts.policy.engine.module.get_submodule(name), []
+def tie(parts: Parts, place: int, off: float = 0.0) -> None:
+    """Puts the token at this place of the canary's row between two experts of the first router, by `off` nearer to the next."""
+    router, seen = parts.policy.engine.module.get_submodule(parts.policy.routing._names[0]), []
     with router.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach())):
-        canary.difference()
-    token = seen[0].flatten(0, -2)[20]  # of the first prompt
+        parts.canary.difference()
+    token = seen[0].flatten(0, -2)[place]
+    with torch.no_grad():
+        order = (router.weight @ token).sort(descending=True)
+        gap = order.values[router.top_k - 1] - order.values[router.top_k]
+        router.weight[order.indices[router.top_k]] += (gap + off) * token / token.square().sum()
+
+
+@pytest.fixture
+def tied(parts):
+    """`tie`, undone at the end."""
+    router = parts.policy.engine.module.get_submodule(parts.policy.routing._names[0])
     before = router.weight.detach().clone()
-    try:
-        with torch.no_grad():
-            order = (router.weight @ token).sort(descending=True)
-            next_one = order.indices[router.top_k]
-            gap = order.values[router.top_k - 1] - order.values[router.top_k]
-            router.weight[next_one] += gap * token / token.square().sum()
-        assert canary.check() > canary.bound
-    finally:
-        with torch.no_grad():
-            router.weight.copy_(before)
-    assert "where a token stands between two experts; the next check decides" in caplog.text
-    with pytest.raises(SyncError):
-        canary.check()
+    yield tie
+    with torch.no_grad():
+        router.weight.copy_(before)
+
+
+of_moe_in_float32 = pytest.mark.parametrize(
+    "started", [pytest.param(("tiny_moe", "float32"), marks=pytest.mark.slow)], indirect=True, ids=str
+)
+
+
+@of_moe_in_float32
+def test_a_token_that_goes_to_another_expert_by_rounding_is_no_difference(parts, tied):
+    last = len(parts.canary._probes[0].tokens) - 1
+    tied(parts, last, off=1e-6)
+    parts.push()
+    tied(parts, last, off=1e-6)
+    assert parts.canary.check() <= parts.canary.bound
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts.canary, "_precision", replace(parts.canary._precision, tie=0.0))
+        assert parts.canary.difference() > parts.canary.bound
+
+
+@of_moe_in_float32
+def test_wrong_weights_are_caught_beside_a_token_between_two_experts(parts, tied):
+    one_layer_old(parts)
+    tied(parts, 20)
+    with pytest.raises(SyncError, match="after weight sync"):
+        parts.canary.check()
+
+
+@of_moe_in_float32
+def test_a_check_with_a_tie_in_both_prompts_warns_that_it_compared_nothing(parts, monkeypatch, caplog):
+    one_layer_old(parts)
+    monkeypatch.setattr(parts.canary, "_precision", replace(parts.canary._precision, tie=1.0))
+    assert parts.canary.check() == 0.0
+    assert "so nothing was compared this time" in caplog.text
+
+
+def test_tokens_from_a_tie_on_are_left_out_of_the_comparison(parts):
+    pack = pack_groups([(prompt, [[30, 31, 32], [40, 41]]) for prompt in parts.canary._probes], parts.encoder.filler())
+    text = len(parts.canary._probes[0].tokens)
+    tied = torch.zeros(len(pack.tokens), dtype=torch.bool)
+
+    def left(*places: int) -> list[int]:
+        ties = tied.index_fill(0, torch.tensor(places, dtype=torch.long), True)
+        return (~_before_any_tie(pack, ties)).nonzero().flatten().tolist()
+
+    assert left() == []
+    assert left(3) == left(text - 1) == [0, 1, 2, 3, 4]
+    assert left(text) == [1, 2]
+    assert left(text + 1, text + 3) == [2, 4]
+    assert left(text + 2) == []  # a response's last token predicts nothing
+    assert left(len(pack.tokens) - 2) == [9]
 
 
 def test_logits_in_fp32_bring_the_engine_nearer_to_the_trainer(parts):

@@ -84,8 +84,8 @@ class Routing:
 
     @contextmanager
     def gaps(self) -> Iterator[list[Tensor]]:
-        """In the block each router's forward adds its smallest gap, over tokens, between the probabilities of the last chosen
-        expert and of the next one. Kernels whose rounding is larger than a gap may send the token to different experts.
+        """In the block each router's forward adds [tokens] gaps between the probabilities of the last chosen expert and of the
+        next one. Kernels whose rounding is larger than a gap may send the token to different experts.
         """
         self._gaps = []
         try:
@@ -121,7 +121,7 @@ class Routing:
             self.choices[name] = chosen.detach()
             if self._gaps is not None and chosen.shape[-1] < self._num_experts:
                 best = torch.softmax(logits.detach().float(), dim=-1).topk(chosen.shape[-1] + 1, dim=-1).values
-                self._gaps.append((best[:, -2] - best[:, -1]).min())
+                self._gaps.append((best[..., -2] - best[..., -1]).flatten())
             if self._replayed is None:
                 return None
             old = self._replayed[name].to(chosen)
