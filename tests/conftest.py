@@ -35,6 +35,15 @@ TEXTS = ["What is 12 + 34? The answer is \\boxed{46}.", "Which digit is this?", 
 SMALL_IMAGES = ImagesConfig(min_pixels=32 * 32, max_pixels=128 * 128)
 
 
+def slow_but(values, quick) -> list:
+    """The values as parameters of a test, slow but for the quick ones, which reach each branch of the code."""
+    parts = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*each, marks=[] if each in quick or each[0] in quick else pytest.mark.slow) for each in parts]
+
+
+OF_EACH_FAMILY = slow_but(FAMILIES, ("qwen2_5_vl", "qwen3_vl_moe", "qwen3_5"))
+"""The families, of which the quick tests see one with windows in its vision tower, one of experts and a recurrent one."""
+
 LONGEST = (
     "test_train",
     "test_recipes",
@@ -114,7 +123,7 @@ def any_moe(request, tmp_path_factory) -> str:
     return _tiny(tmp_path_factory.mktemp("models") / request.param, request.param)
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=OF_EACH_FAMILY)
 def any_model(request, tmp_path_factory) -> str:
     """A tiny checkpoint of each family in turn, in which nothing can hide: see tests/models/helpers.py."""
     from tests.models.helpers import enlarge

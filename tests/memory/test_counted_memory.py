@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.conftest import slow_but
 from vlrl.config import LoraConfig
 from vlrl.memory import activations
 from vlrl.memory.activations import Activations
@@ -20,7 +21,7 @@ from vlrl.models.tiny import build_tiny
 GROUPS, PATCHES = [(12, (7, 5)), (20, (9,))], 16
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=slow_but(FAMILIES, ("qwen3_vl_moe",)))
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     build_tiny(folder, ["0123456789"], family=FAMILIES[request.param])

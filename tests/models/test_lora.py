@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.conftest import TEXTS
+from tests.conftest import OF_EACH_FAMILY, TEXTS
 from tests.models.helpers import message
 from tests.rollout.opening import open_encoder
 from vlrl.config import LoraConfig
@@ -28,7 +28,7 @@ from vlrl.models.tiny import build_tiny
 ALL = ("attention", "mlp", "gdn", "experts", "merger", "vision")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=OF_EACH_FAMILY)
 def tiny(request, tmp_path_factory) -> str:
     """A tiny model of each family."""
     folder = tmp_path_factory.mktemp("models") / request.param

@@ -17,7 +17,7 @@ import vlrl.models.cuda_wheels  # noqa: F401 (before transformers)
 # isort: split
 from transformers import AutoModelForImageTextToText
 
-from tests.conftest import SMALL_IMAGES
+from tests.conftest import SMALL_IMAGES, slow_but
 from tests.models.helpers import message, parts_of
 from tests.models.recurrent import KINDS, stand_in_fla, write_recurrent
 from tests.trainer.replay import SGD, UNCLIPPED, open_policy, weights_of
@@ -31,7 +31,7 @@ from vlrl.models.recurrence import recurrence_plan
 from vlrl.models.tensor_check import check_tensors
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=slow_but(KINDS, ("qwen3_5_moe",)))
 def model(request, tmp_path_factory) -> str:
     return write_recurrent(tmp_path_factory.mktemp("models") / request.param, request.param)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import slow_but
 from tests.loop import on_ranks
 from tests.models.helpers import message
 from tests.rollout.opening import in_order, open_encoder, open_engine, requests_for, some_prompts
@@ -74,8 +75,8 @@ CASES = {
     "qwen3_5_moe, merged": ("qwen3_5_moe", LoraConfig(rank=4, alpha=8, targets=("mlp", "gdn", "experts"), sync="merged")),
 }
 QUICK = ("dense, adapter", "moe, experts merged")
-EACH = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
-AS_ADAPTERS = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES if "adapter" in case]
+EACH = slow_but(CASES, QUICK)
+AS_ADAPTERS = slow_but([case for case in CASES if "adapter" in case], QUICK)
 each_case = pytest.mark.parametrize("parts", EACH, indirect=True)
 each_case_of_adapters = pytest.mark.parametrize("parts", AS_ADAPTERS, indirect=True)
 

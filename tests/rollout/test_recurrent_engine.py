@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.conftest import slow_but
 from tests.models.helpers import message
 from tests.models.recurrent import KINDS, write_recurrent
 from tests.rollout.opening import open_encoder, open_engine
@@ -44,7 +45,7 @@ class Parts:
         return (ours - theirs).abs()
 
 
-@pytest.fixture(scope="module", params=[KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=slow_but(KINDS, ()))
 def parts(request, ranks, pictures, tmp_path_factory) -> Iterator[Parts]:
     parts = Parts(write_recurrent(tmp_path_factory.mktemp("models") / request.param, request.param), ranks, pictures)
     _kept.append(parts)

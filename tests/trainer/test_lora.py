@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import slow_but
 from tests.models.helpers import message
 from tests.rollout.opening import open_encoder
 from tests.trainer.replay import MIX, SGD, UNCLIPPED, fixed_minibatches, loss_of, losses_of, open_policy, weights_of
@@ -34,7 +35,9 @@ def same(one, other) -> bool:
     return one.keys() == other.keys() and all(torch.equal(each, other[name]) for name, each in one.items())
 
 
-@pytest.mark.parametrize(("kind", "dtype", "stage"), [("tiny_dense", "bfloat16", 1), ("tiny_moe", "float32", 3)])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "stage"), slow_but([("tiny_dense", "bfloat16", 1), ("tiny_moe", "float32", 3)], ["tiny_dense"])
+)
 def test_the_base_has_the_same_bits_after_fifty_updates(request, pictures, ranks, kind, dtype, stage):
     model = request.getfixturevalue(kind)
     policy = open_policy(model, ranks, lora=EVERYWHERE[kind], dtype=dtype, zero_stage=stage, gradient_checkpointing=True)
