@@ -13,7 +13,9 @@ If the machine cannot isolate code, SandboxError says what to install or allow. 
 
 import base64
 import importlib.util
+import inspect
 import json
+import marshal
 import os
 import re
 import resource
@@ -41,12 +43,16 @@ _PTHREAD = 0x3D0F00  # clone's flags for a thread, as pthread_create sets them
 _TMP_BYTES = 16 << 20
 _START_S = 30.0
 _READY = 12
-_VLRL = Path(__file__).parents[1]
-_CHILD = (child_stdio, plain_data, code_child)  # the child's only imports from vlrl
-_MAIN = (
-    "import sys; sys.path.insert(0, {root!r}); from vlrl.sandbox.code_child import main; "
-    "sys.path.pop(0); sys.path.append({packages!r}); main()"
-)
+_CHILD = (child_stdio, plain_data, code_child)  # each imports those before it, and nothing else of vlrl
+_MAIN = """import sys
+from binascii import a2b_base64
+from marshal import loads
+for name, code in loads(a2b_base64({code!r})):
+    module = sys.modules[name] = type(sys)(name)
+    exec(code, module.__dict__)
+sys.path.append({packages!r})
+module.main()
+"""
 _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # the same code does the same again
     "OPENBLAS_NUM_THREADS": "1",  # NumPy must not need threads
@@ -74,7 +80,7 @@ def start(limits: Mapping[str, int], *, threads: bool = False) -> tuple[Child, d
     """
     isolation = os.environ.get(ISOLATION, "jail")
     if isolation == "limits":
-        child = _standby(Limited, (*_python(), _MAIN.format(root=str(_VLRL.parent), packages=str(_numpy().parent)))).take()
+        child = _standby(Limited, (*_python(), _program(str(_numpy().parent)))).take()
         return child, {"limits": dict(limits), "filter": _filter(threads)}
     if isolation != "jail":
         raise SandboxError(f"{ISOLATION} is {isolation!r}; set it to jail or limits")
@@ -88,7 +94,7 @@ def start(limits: Mapping[str, int], *, threads: bool = False) -> tuple[Child, d
         "filter": _filter(threads),
         "uid": uid,
     }
-    return _standby(Jailed, (*arguments, *_python(), _MAIN.format(root="/vlrl", packages="/packages"))).take(), confine
+    return _standby(Jailed, (*arguments, *_python(), _program("/packages"))).take(), confine
 
 
 def _counts_users_by_namespace() -> bool:
@@ -186,10 +192,6 @@ def _jail(bwrap: str, rights: list[str]) -> list[str]:
         arguments += ["--setenv", name, value]
     if "LD_LIBRARY_PATH" in os.environ:
         arguments += ["--setenv", "LD_LIBRARY_PATH", os.environ["LD_LIBRARY_PATH"]]
-    for module in _CHILD:
-        for path in map(Path, (str(module.__file__), importlib.util.cache_from_source(str(module.__file__)))):
-            if path.exists():  # the bytecode saves each child the time to compile
-                arguments += _bind(path, "/vlrl/vlrl" / path.relative_to(_VLRL))
     for path in (_numpy(), _numpy().with_name("numpy.libs")):
         if path.exists():
             arguments += _bind(path, Path("/packages", path.name))
@@ -206,6 +208,19 @@ def _bind(path: Path, target: Path) -> list[str]:
 def _python() -> list[str]:
     """The command for the interpreter itself, not a virtual environment's link: without packages, readable for all users."""
     return [str(Path(sys.executable).resolve()), "-s", "-P", "-S", "-B", "-X", "utf8", "-c"]
+
+
+@cache
+def _program(packages: str) -> str:
+    """The child's program, compiled once: where Python keeps no bytecode, each child would compile it again.
+
+    packages: the folder in which the child finds NumPy.
+    """
+    code = [
+        (module.__name__, compile(inspect.getsource(module), f"{module.__name__}.py", "exec", dont_inherit=True))
+        for module in _CHILD
+    ]
+    return _MAIN.format(code=base64.b64encode(marshal.dumps(code)), packages=packages)
 
 
 @cache
