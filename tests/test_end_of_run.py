@@ -35,6 +35,14 @@ def test_a_task_that_fell_is_not_told_to_be_at_chance_level(capsys):
     assert "chance level" not in said
 
 
+def test_a_task_that_is_alone_is_not_given_a_larger_share():
+    config = load_config(RUN, ())
+    alone = config.model_copy(update={"mixture": {"counting": config.mixture["counting"]}})
+    values = {"before": 0.2, "after": 0.22, "before_interval": 0.06, "after_interval": 0.08}
+    (said,) = cli._without_a_rise(alone, {"counting": values})
+    assert "make a longer cold start (coldstart.steps, 100 now)" in said and "coldstart_weight" not in said
+
+
 def test_without_a_cold_start_the_advice_is_to_have_one(capsys):
     said = reported(capsys, "coldstart.steps=0", counting=0.1)
     assert "(mixture.counting.coldstart_weight, with coldstart.steps above 0)" in said

@@ -11,7 +11,7 @@ from vlrl.cli.main import app
 from vlrl.cli.shared import open_run
 from vlrl.config import Config
 from vlrl.data.shards import Dataset
-from vlrl.prepare import missing, prepare
+from vlrl.prepare import learned_from, missing, outdated, prepare
 from vlrl.run_file import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +84,35 @@ def test_what_is_there_stays_as_it_is(folder):
     before = {path: path.stat().st_mtime_ns for path in Path("data").rglob("*")}
     prepare(made)
     assert {path: path.stat().st_mtime_ns for path in Path("data").rglob("*")} == before
+
+
+def test_a_mistyped_evaluation_set_builds_nothing_anew(folder):
+    prepare(config(model="hub/model"))
+    before = {path: path.stat().st_mtime_ns for path in Path("data").rglob("*")}
+    slip = {"sums": {"weight": 1, "rows": "data/sums/train", "eval_rows": "data/sums/evl"}}
+    assert missing(config(model="hub/model", mixture=slip)) == []
+    prepare(config(model="hub/model", mixture=slip))
+    assert {path: path.stat().st_mtime_ns for path in Path("data").rglob("*")} == before
+
+
+def test_a_recipe_that_was_edited_since_is_warned_of(folder, caplog):
+    prepare(config(model="hub/model"))
+    assert list(outdated(config())) == []
+    Path("data_recipes/sums.py").write_text(RECIPE.replace("+ 1", "+ 2"))
+    prepare(config(model="hub/model"))
+    assert "data/sums was built before data_recipes/sums.py was changed; " in caplog.text and "delete data/sums" in caplog.text
+    assert Dataset(Path("data/sums/train"))[0].question.endswith("+ 1")
+
+
+def test_a_tiny_model_whose_tokenizer_learned_from_other_data_is_warned_of(folder):
+    prepare(config(model="hub/model"))
+    Path("models/tiny").mkdir(parents=True)
+    learned_from(Path("models/tiny"), [Path("data/sums/train")])
+    assert list(outdated(config())) == []
+    other = config(mixture={"sums": {"weight": 1, "rows": "data/more/train"}})
+    prepare(config(model="hub/model", mixture={"sums": {"weight": 1, "rows": "data/more/train"}}))
+    (sentence,) = outdated(other)
+    assert sentence.startswith("the tokenizer of models/tiny learned from other data sets than this run reads (data/sums/train)")
 
 
 def test_a_recipe_gets_its_source(folder):

@@ -3,7 +3,9 @@
 Recipes and tiny models are those of its `build`. No other folder is made; the checks before a run refuse one that is missing.
 """
 
-from collections.abc import Iterable
+import json
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from vlrl.data.build import build, report
 from vlrl.data.column_rows import recipe_of
 from vlrl.data.recipe import load_recipe
 from vlrl.data.row_cache import RowsRequest
-from vlrl.data.shards import MANIFEST, Dataset
+from vlrl.data.shards import MANIFEST, Dataset, file_sha256
 from vlrl.inputs import attempt_each, row_folders, rows_request
 from vlrl.models.config_json import FAMILIES
 from vlrl.scoring import Scorer
@@ -23,6 +25,10 @@ from vlrl.scoring.start import start_scorer
 from vlrl.tasks import load_task
 from vlrl.telemetry.progress import announce
 
+logger = logging.getLogger(__name__)
+_LEARNED = (
+    "tokenizer_data.json"  # in a tiny model's folder: the data sets that its tokenizer learned from, with their fingerprints
+)
 _TEXTS = 500  # rows of each data set that a tiny model's tokenizer learns from
 _TIMEOUT_S, _MEMORY_MB = 10.0, 2048  # of the verifier for one answer, as in `vlrl data build`
 
@@ -33,7 +39,8 @@ def missing(config: Config) -> list[str]:
 
 
 def prepare(config: Config) -> None:
-    """Makes the missing data sets and the missing tiny model, and prints what it makes. What is there stays as it is.
+    """Makes the missing data sets and the missing tiny model, and prints what it makes. What is there stays as it is, with a
+    warning if it would be made differently now.
 
     Raises ValueError if a recipe or its source cannot be used, or for an unknown family.
     """
@@ -47,6 +54,25 @@ def prepare(config: Config) -> None:
     build_missing_rows(config)
     for folder in _missing_model(config):
         _build_model(config, Path(folder))
+    for sentence in outdated(config):
+        logger.warning(sentence)
+
+
+def outdated(config: Config) -> Iterator[str]:
+    """A sentence for each data set whose recipe has changed since, and for a tiny model made from other data than the run's."""
+    for folder, recipe in {folder: how.recipe for folder, how in config.build.data.items()}.items():
+        built = {Dataset(each).manifest.recipe_sha256 for each in _read_sets(config) if each.parent == Path(folder)} - {""}
+        if built and Path(recipe).exists() and built != {file_sha256(Path(recipe))}:
+            yield f"{folder} was built before {recipe} was changed; to train on what the recipe makes now, delete {folder}"
+    record = Path(config.model) / _LEARNED
+    if config.model in config.build.tiny_models and record.exists():
+        learned, read = json.loads(record.read_text()), _fingerprints(_texts_folders(config))
+        if set(learned.values()) != set(read.values()):
+            yield (
+                f"the tokenizer of {config.model} learned from other data sets than this run reads ({', '.join(learned)}), so "
+                f"answers may have many more tokens; delete {config.model} to have it made again, or name another folder in "
+                "model and build.tiny_models"
+            )
 
 
 def build_missing_rows(config: Config) -> None:
@@ -66,10 +92,33 @@ def texts_of(folders: Iterable[Path]) -> list[str]:
     return [text for row in rows for text in (row.question, row.response)]
 
 
+def learned_from(folder: Path, data: Iterable[Path]) -> None:
+    """Writes into a tiny model's folder which data sets its tokenizer learned from."""
+    (folder / _LEARNED).write_text(json.dumps(_fingerprints(data), indent=1))
+
+
+def _fingerprints(data: Iterable[Path]) -> dict[str, str]:
+    return {str(folder): Dataset(folder).fingerprint for folder in data}
+
+
+def _texts_folders(config: Config) -> list[Path]:
+    return sorted({row_folders(name, mix)[0] for name, mix in config.mixture.items()})
+
+
+def _read_sets(config: Config) -> list[Path]:
+    """The sets of a recipe's build that the mixture reads and that are there."""
+    return [rows for rows in _named_sets(config) if (rows / MANIFEST).is_file()]
+
+
+def _named_sets(config: Config) -> list[Path]:
+    """The sets of a recipe's build that the mixture names: a folder of another name is a slip, which building would not mend."""
+    named = [rows for mix in config.mixture.values() for rows in (mix.rows, mix.eval_rows) if isinstance(rows, Path)]
+    return [rows for rows in named if rows.name in ("train", "eval")]
+
+
 def _missing_sets(config: Config) -> list[str]:
     """The folders of `build.data` that lack a data set which the mixture reads."""
-    read = [rows for mix in config.mixture.values() for rows in (mix.rows, mix.eval_rows) if isinstance(rows, Path)]
-    lacking = {rows.parent for rows in read if not (rows / MANIFEST).is_file()}
+    lacking = {rows.parent for rows in _named_sets(config) if not (rows / MANIFEST).is_file()}
     return [folder for folder in config.build.data if Path(folder) in lacking]
 
 
@@ -117,12 +166,14 @@ def _build_from_source(config: Config, name: str, request: RowsRequest) -> None:
 
 def _build_model(config: Config, folder: Path) -> None:
     family = config.build.tiny_models[config.model]
-    texts = texts_of(sorted({row_folders(name, mix)[0] for name, mix in config.mixture.items()}))
+    folders = _texts_folders(config)
+    texts = texts_of(folders)
     announce(f"Making the tiny random model {folder} ({family}); its tokenizer learns from the run's data sets")
     from vlrl.models.tiny import build_tiny
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent) as aside:
         count = build_tiny(Path(aside) / folder.name, texts, family=FAMILIES[family])
+        learned_from(Path(aside) / folder.name, folders)
         (Path(aside) / folder.name).rename(folder)  # in one move, so that a model that is there is whole
     print(f"{folder}: {count / 1e6:.2f} M parameters", flush=True)

@@ -54,6 +54,11 @@ def test_verdicts_as_expected_end_well(sky, tmp_path):
     assert "0 of 2 disagree" in printed
 
 
+def test_without_cases_the_examples_are_scored(sky):
+    code, printed = command("verify", "sky", "--tasks", sky)
+    assert code == 0 and f"0 of {len(load_task('sky', [sky]).examples)} disagree" in printed
+
+
 def test_a_disagreement_is_told_with_its_line_and_ends_with_1(sky, tmp_path):
     path = cases(tmp_path, RIGHT, BARE | {"expected": 1})
     code, printed = command("verify", "sky", "--tasks", sky, "--cases", path)

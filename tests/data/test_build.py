@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from PIL import Image
 
 import vlrl.data.build
 from tests.data.building import NOTED, SENTENCE, build, data, questions
+from vlrl.data.recipe import split
 from vlrl.data.shards import Dataset, NewRow, write_dataset
 
 
@@ -181,6 +183,11 @@ def test_a_check_of_a_build_s_folder_finds_rows_that_are_in_both_sets(made):
     assert (code, len(both) > 0) == (1, True)
     assert f"{len(both)} that are also in {made}/out/train" in printed
     assert "are from different builds; build both again with one command" in printed
+
+
+def test_a_set_that_no_row_is_left_for_is_a_sentence():
+    with pytest.raises(ValueError, match="no row is left for train: the other set takes all 5 that exist"):
+        split([(number, number) for number in range(5)], {"train": None, "eval": 5}, 0)
 
 
 def test_a_build_from_a_file_and_a_check_do_not_load_torch(made):

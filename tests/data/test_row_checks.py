@@ -7,7 +7,7 @@ import pytest
 
 import vlrl.data.shards
 from tests.preflight.good_run import png
-from vlrl.data.row_checks import check_apart, shared_rows
+from vlrl.data.row_checks import check_apart, shared_pictures, shared_rows
 from vlrl.data.shards import Dataset, NewRow, write_dataset, write_datasets
 
 ABOUT = {"source": "made here", "licence": "none", "recipe": "test", "recipe_version": 1}
@@ -113,6 +113,7 @@ def test_rows_are_shared_only_with_the_same_question_and_the_same_picture(tmp_pa
     train, _ = build(tmp_path / "one", rows(1, 2), rows(3))
     _, held_out = build(tmp_path / "two", rows(3), [*rows(3, 4), *rows(1, 2, question="What colour?")])
     assert shared_rows(train, held_out) == {}
+    assert shared_pictures(train, held_out) == 2  # of the question about colours
     check_apart(train, held_out)
 
 

@@ -294,7 +294,7 @@ def tiny(
     """Makes a tiny random model, which runs on a laptop. Trains its tokenizer on the first 500 rows of each data set."""
     with sentences():
         from vlrl.data.shards import MANIFEST
-        from vlrl.prepare import texts_of
+        from vlrl.prepare import learned_from, texts_of
 
         if family not in FAMILIES:
             raise ValueError(f"--family {family}: no such family; choose from {', '.join(FAMILIES)}")
@@ -305,6 +305,7 @@ def tiny(
         from vlrl.models.tiny import build_tiny
 
         count = build_tiny(folder, learned, seed=seed, family=FAMILIES[family])
+        learned_from(folder, folders)
         print(f"{folder}: {count / 1e6:.2f} M parameters; its tokenizer learned from {', '.join(map(str, folders))}")
 
 
@@ -344,10 +345,12 @@ def _without_a_rise(config: Config, tasks: Mapping[str, Mapping[str, float]]) ->
         elif rise <= interval:
             mix = config.mixture[task]
             now = f"{mix.coldstart_weight or mix.weight:g} now" if config.coldstart.steps else "with coldstart.steps above 0"
+            more = f"give the task more of the cold start (mixture.{task}.coldstart_weight, {now}), or leave it out"
+            if len(config.mixture) == 1:
+                more = f"make a longer cold start (coldstart.steps, {config.coldstart.steps} now)"
             yield (
                 f"{task} did not rise by more than its interval. Its accuracy before the run was {values['before']:.3f}. "
-                f"If that is chance level, give the task more of the cold start (mixture.{task}.coldstart_weight, {now}), "
-                "or leave it out; see docs/learning.md"
+                f"If that is chance level, {more}; else make more steps ({config.steps} now); see docs/learning.md"
             )
 
 
@@ -392,7 +395,10 @@ def _print_rises(console: Console, config: Config, summary: dict[str, Any]) -> N
     for sentence in _without_a_rise(config, summary["tasks"]):
         console.print(sentence, markup=False)
     if failing:
-        console.print("Rollouts without a verdict count in no average; rollouts.jsonl has the reason for each")
+        console.print(
+            "Rollouts without a verdict count in no average, which is too high if they were wrong; rollouts.jsonl has the "
+            "reason for each"
+        )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,10 @@ def new_recipe(
 
 def verify(
     task: TaskName,
-    cases: Annotated[Path, typer.Option(help='JSON lines: {"response": "...", "row": {...}, "expected": reward}.')],
+    cases: Annotated[
+        Path | None,
+        typer.Option(help='JSON lines: {"response": "...", "row": {...}, "expected": reward}. Default: the task\'s EXAMPLES.'),
+    ] = None,
     folders: Folders = TASKS,
     timeout_s: Annotated[float, typer.Option(help="Seconds that the verifier may take for one response.")] = 10.0,
     workers: Annotated[int, typer.Option(help="Number of scoring processes.")] = 2,
@@ -61,15 +64,18 @@ def verify(
 ) -> None:
     """Scores responses with known rewards, in the same workers as training. Exits with 1 on any mismatch.
 
+    The task's EXAMPLES are always checked.
+
     --bias is for judges: it shows how many verdicts change where none should.
     """
     with sentences():
         from vlrl.authoring.bias import biases
-        from vlrl.authoring.task_tools import control_characters, read_cases, verify_cases
+        from vlrl.authoring.task_tools import Case, control_characters, read_cases, verify_cases
         from vlrl.scoring import Scorer
 
-        _load_checked(task, folders)
-        known = read_cases(cases)
+        examples = _load_checked(task, folders).examples
+        own = [Case(response=response, row=row, expected=reward) for response, row, reward in examples]
+        known = read_cases(cases) if cases else own
         with Scorer(folders, workers, timeout_s, memory_mb=2048, services=_services(run_file)) as scorer:
             report = verify_cases(task, known, scorer)
             changes = biases(task, known, report.scores, scorer) if bias else []

@@ -15,7 +15,7 @@ from pathlib import Path
 from vlrl.authoring.task_tools import score_all, verdict_of
 from vlrl.data.images import read_image_bytes
 from vlrl.data.recipe import LeftOut, Recipe, rows_of, split, without_repeated
-from vlrl.data.shards import MANIFEST, Dataset, NewRow, write_datasets
+from vlrl.data.shards import MANIFEST, Dataset, NewRow, file_sha256, write_datasets
 from vlrl.scoring import Scorer
 from vlrl.tasks import describe_error, gold, load_task
 from vlrl.telemetry.progress import progress
@@ -92,6 +92,7 @@ def build(
         recipe=recipe.name,
         recipe_version=recipe.version,
         task=recipe.task,
+        recipe_sha256=file_sha256(recipe.path) if recipe.path.suffix == ".py" else "",
     )
     _write_left_out(out, left_out)
     accepted.unlink(missing_ok=True)

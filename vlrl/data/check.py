@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlrl.data.build import gold_faults
-from vlrl.data.row_checks import is_train_eval_pair, picture_fault, shared_rows
+from vlrl.data.row_checks import is_train_eval_pair, picture_fault, shared_pictures, shared_rows
 from vlrl.data.shards import MANIFEST, Dataset
 from vlrl.scoring import Scorer
 from vlrl.tasks import load_task
@@ -65,6 +65,8 @@ def _check(dataset: Dataset, task: str, scorer: Scorer, num: int) -> Checked:
         summary += f" (the set was built for {dataset.manifest.task})"
     if other:
         summary += f", {len(shared)} that are also in {other.folder}"
+        if pictures_there := shared_pictures(other, dataset):
+            summary += f"; {pictures_there} with a picture that is there with another question"
     kinds = {
         "a picture that cannot be used": pictures,
         "an answer that is not accepted": answers,

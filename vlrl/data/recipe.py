@@ -251,6 +251,11 @@ def split(
     if len(rows) < wanted:
         raise ValueError(f"{wanted} rows were requested, but only {len(rows)} exist; request fewer with --train and --eval")
     num_eval = len(rows) - (sizes["train"] or 0) if sizes["eval"] is None else sizes["eval"]
+    if None in sizes.values() and len(rows) == wanted:
+        rest = next(name for name, size in sizes.items() if size is None)
+        raise ValueError(
+            f"no row is left for {rest}: the other set takes all {len(rows)} that exist; request fewer with --train or --eval"
+        )
     end = len(rows) if sizes["train"] is None else num_eval + sizes["train"]
     return {"eval": shuffled[:num_eval], "train": shuffled[num_eval:end]}
 

@@ -1,5 +1,6 @@
 """Checks the rows of complete data sets: pictures that cannot be decoded, and evaluation rows that are also training rows."""
 
+import hashlib
 from collections.abc import Iterable
 
 from vlrl.data.images import decode_whole_image, image_size, read_image_bytes
@@ -33,6 +34,18 @@ def shared_rows(train: Dataset, held_out: Dataset) -> dict[int, int]:
             if other not in shared and _identity(held_out[other]) == _identity(row):
                 shared[other] = number
     return shared
+
+
+def shared_pictures(train: Dataset, held_out: Dataset) -> int:
+    """The number of rows of `held_out` with a picture that `train` has with another question, which a model may know by heart.
+
+    Reads every picture.
+    """
+    questions: dict[bytes, set[str]] = {}
+    for row in _rows(train):
+        for ref in row.images:
+            questions.setdefault(_digest(ref), set()).add(row.question)
+    return sum(any(questions.get(_digest(ref), set()) - {row.question} for ref in row.images) for row in _rows(held_out))
 
 
 def check_apart(train: Dataset, held_out: Dataset) -> None:
@@ -70,6 +83,10 @@ def _rows(dataset: Dataset) -> Iterable[Row]:
 
 def _cheap_identity(row: Row) -> tuple:
     return row.question, *map(image_size, row.images)
+
+
+def _digest(ref: str) -> bytes:
+    return hashlib.sha256(read_image_bytes(ref)).digest()
 
 
 def _identity(row: Row) -> str:

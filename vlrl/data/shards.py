@@ -51,7 +51,8 @@ class Manifest:
 
     files: {name: {"bytes": ..., "sha256": ...}} for the index and every shard. build: an id that the sets of one build share, and
     sets filtered from them; these sets have no row in common. It is empty for a set that was written alone. task: the task whose
-    verifier accepted the rows' own answers; empty if no verifier checked them. Raises ValueError if no task can have that name.
+    verifier accepted the rows' own answers; empty if no verifier checked them. recipe_sha256: of the recipe's file when it made
+    the rows; empty if no file did. Raises ValueError if no task can have that name.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     build: str = ""
     task: str = ""
+    recipe_sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.task and (fault := name_fault(self.task)):
@@ -101,10 +103,18 @@ def write_dataset(
 
 
 def write_datasets(
-    rows: Mapping[Path, Iterable[NewRow]], *, source: str, licence: str, recipe: str, recipe_version: int, task: str = ""
+    rows: Mapping[Path, Iterable[NewRow]],
+    *,
+    source: str,
+    licence: str,
+    recipe: str,
+    recipe_version: int,
+    task: str = "",
+    recipe_sha256: str = "",
 ) -> dict[Path, "Dataset"]:
     """Like `write_dataset`, for the sets of one build, by folder: replaces either all of them or none."""
     about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version, "task": task}
+    about["recipe_sha256"] = recipe_sha256
     with _staged(rows):
         manifests = {folder: _stage(folder, of_folder, about, 1000) for folder, of_folder in rows.items()}
         files = [manifest.files for manifest in manifests.values()]
@@ -143,7 +153,7 @@ def _stage(folder: Path, rows: Iterable[NewRow], about: Mapping[str, Any], rows_
         name=folder.name,
         num_rows=len(index),
         num_images=sum(len(place["images"]) for place in index),
-        files={name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in [INDEX, *shards]},
+        files={name: {"bytes": (aside / name).stat().st_size, "sha256": file_sha256(aside / name)} for name in [INDEX, *shards]},
         **about,
     )
     _write_manifest(folder, manifest)
@@ -207,7 +217,7 @@ class Dataset:
     def verify(self) -> None:
         """Reads all files. Raises ValueError for the first one whose hash differs from the manifest."""
         for name, facts in self.manifest.files.items():
-            if _sha256(self.folder / name) != facts["sha256"]:
+            if file_sha256(self.folder / name) != facts["sha256"]:
                 raise ValueError(f"{self.folder / name}: its sha256 is not the manifest's; copy or build the data set again")
 
 
@@ -268,7 +278,8 @@ def _read_manifest(folder: Path) -> Manifest:
         near = nearest_folder(folder, with_file=MANIFEST)
         remedy = f"{near}Or build it" if near else "build it"
         raise ValueError(
-            f"{folder} is not a complete data set: it has no {MANIFEST}; {remedy}: vlrl data build RECIPE --out FOLDER"
+            f"{folder} is not a complete data set: it has no {MANIFEST}; {remedy}: vlrl data build RECIPE --out FOLDER, or vlrl "
+            "prepare RUN_FILE if the run file's build names it"
         )
     try:
         return Manifest(**json.loads(path.read_text()))
@@ -276,6 +287,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ValueError(f"{path} cannot be read ({error}); build the data set again") from None
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

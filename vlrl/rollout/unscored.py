@@ -44,7 +44,8 @@ class Unscored:
             why = f"most often: {counts.reasons.most_common(1)[0][0]}" if counts.reasons else ""
             if failed > most * planned and failing >= _FEWEST:
                 faults.append(
-                    f"{counted}, more than scoring.max_failed_share {most:.0%}; {why}. Fix the verifier or raise the bound"
+                    f"{counted}, more than scoring.max_failed_share {most:.0%}; {why}. Fix the verifier "
+                    "and start under another name, or raise the bound and resume"
                 )
             elif counts.reasons and task not in self._said and ranks.is_first:
                 logger.warning("%s and count in no average; %s", counted, why)
