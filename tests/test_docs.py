@@ -13,6 +13,7 @@ import yaml
 
 from docs_site.links import PAGES, targets
 from vlrl.common.task_settings import RewardConfig
+from vlrl.config import Config
 from vlrl.tasks import check_examples, load_task
 from vlrl.types import Row
 
@@ -125,9 +126,17 @@ def test_the_run_of_own_task_trains_and_reports(followed):
 
 
 def test_the_reward_of_own_task_is_valid_in_a_run_file():
-    (block,) = (block for block in OWN_TASK if block.kind == "yaml")
-    reward = RewardConfig(**yaml.safe_load(block.text)["reward"])
+    parts = [yaml.safe_load(block.text) for block in OWN_TASK if block.kind == "yaml"]
+    (reward,) = (RewardConfig(**part["reward"]) for part in parts if "reward" in part)
     assert (reward.required_part, sum(reward.weights.values())) == ("boxed", 1.0)
+
+
+def test_the_run_of_own_task_may_begin_from_a_tiny_model_of_its_own():
+    (run_file,) = (block.text for block in OWN_TASK if "name: dots" in block.text)
+    settings = yaml.safe_load(run_file.split("END'\n")[1].split("END\n")[0])
+    (start,) = (yaml.safe_load(block.text) for block in OWN_TASK if block.kind == "yaml" and "build:" in block.text)
+    config = Config.model_validate(settings | start)
+    assert config.model in config.build.tiny_models and "data/counting" in config.build.data
 
 
 def test_the_readme_s_task_does_what_its_examples_say(tmp_path):

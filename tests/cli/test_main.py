@@ -32,7 +32,9 @@ def write_set(folder: Path, question: str, num: int = 5) -> Path:
 
 def test_a_tiny_model_s_tokenizer_learns_only_the_named_texts_and_the_command_prints_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vlrl.models.tiny.build_tiny", lambda folder, texts, **_: len("".join(texts)))
+    monkeypatch.setattr(
+        "vlrl.models.tiny.build_tiny", lambda folder, texts, **_: folder.mkdir(exist_ok=True) or len("".join(texts))
+    )
     sums, other = write_set(Path("data/sums/train"), "How much is"), write_set(Path("data/other/train"), "Whatever is the number")
     code, printed = command("tiny", "model", "--texts", sums)
     assert (code, printed) == (0, "model: 0.00 M parameters; its tokenizer learned from data/sums/train\n")
