@@ -93,6 +93,15 @@ def test_a_smaller_rebuild_leaves_nothing_of_the_larger_one(tmp_path):
     assert set(contents(tmp_path / "set")) == {"shard-000000.tar", "index.jsonl", "manifest.json"}
 
 
+def test_a_set_that_was_built_anew_while_it_was_read_is_a_sentence(tmp_path):
+    before = write(tmp_path, [NewRow(question="How many?", answer="1")] * 3)
+    write(tmp_path, [NewRow(question="?" * 600 * number, answer="1") for number in (1, 2, 3)])
+    with pytest.raises(
+        ValueError, match=r"shard-000000.tar: row 0000000\d is not where the index says; the data set was built anew"
+    ):
+        _ = [before[number] for number in range(3)]
+
+
 def test_the_manifest_says_what_it_is_and_where_it_came_from(tmp_path):
     write(tmp_path / "set")
     manifest = json.loads((tmp_path / "set/manifest.json").read_text())

@@ -211,7 +211,13 @@ class Dataset:
         offset, size = place["row"]
         with shard.open("rb") as file:
             file.seek(offset)
-            fields = json.loads(file.read(size))
+            try:
+                fields = json.loads(file.read(size))
+            except ValueError:
+                raise ValueError(
+                    f"{shard}: row {place['key']} is not where the index says; the data set was built anew while it was read, or "
+                    "is damaged: build it, or copy it again, and start once more"
+                ) from None
         return Row(key=place["key"], images=tuple(f"{shard}#{at}+{length}" for at, length in place["images"]), **fields)
 
     def verify(self) -> None:
