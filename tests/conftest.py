@@ -36,7 +36,10 @@ SMALL_IMAGES = ImagesConfig(min_pixels=32 * 32, max_pixels=128 * 128)
 
 
 def slow_but(values, quick) -> list:
-    """The values as parameters of a test, slow but for the quick ones, which reach each branch of the code."""
+    """The values as parameters of a test, slow but for the quick ones.
+
+    quick: whole values, or the first parts of tuples.
+    """
     parts = [value if isinstance(value, tuple) else (value,) for value in values]
     return [pytest.param(*each, marks=[] if each in quick or each[0] in quick else pytest.mark.slow) for each in parts]
 

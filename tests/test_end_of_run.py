@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vlrl.cli import main as cli
+from vlrl.cli import end_of_run
 from vlrl.run_file import load_config
 
 RUN = Path(__file__).parents[1] / "configs" / "cpu.yaml"
@@ -12,7 +12,7 @@ def reported(capsys, *overrides: str, before: float = 0.2, **afters: float) -> s
     """The output for a run whose tasks ended at these accuracies, with intervals of 0.06 and 0.08."""
     facts = {"before": before, "before_interval": 0.06, "after_interval": 0.08, "failed_before": 0, "failed_after": 0}
     tasks = {task: facts | {"after": after} for task, after in afters.items()}
-    cli._report(load_config(RUN, overrides), {"tasks": tasks, "mean": {"before": 0.2, "after": 0.3}})
+    end_of_run.print_end(load_config(RUN, overrides), {"tasks": tasks, "mean": {"before": 0.2, "after": 0.3}})
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -39,7 +39,7 @@ def test_a_task_that_is_alone_is_not_given_a_larger_share():
     config = load_config(RUN, ())
     alone = config.model_copy(update={"mixture": {"counting": config.mixture["counting"]}})
     values = {"before": 0.2, "after": 0.22, "before_interval": 0.06, "after_interval": 0.08}
-    (said,) = cli._without_a_rise(alone, {"counting": values})
+    (said,) = end_of_run.without_a_rise(alone, {"counting": values})
     assert "make a longer cold start (coldstart.steps, 100 now)" in said and "coldstart_weight" not in said
 
 
@@ -49,6 +49,6 @@ def test_without_a_cold_start_the_advice_is_to_have_one(capsys):
 
 
 def test_a_run_that_evaluates_nothing_says_so(capsys):
-    cli._report(load_config(RUN), {"tasks": {}, "mean": None})
+    end_of_run.print_end(load_config(RUN), {"tasks": {}, "mean": None})
     said = " ".join(capsys.readouterr().out.split())
     assert "Nothing was evaluated: no task of the mixture names eval_rows." in said and "The run is in runs/cpu" in said

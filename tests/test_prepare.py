@@ -115,6 +115,13 @@ def test_a_tiny_model_whose_tokenizer_learned_from_other_data_is_warned_of(folde
     assert sentence.startswith("the tokenizer of models/tiny learned from other data sets than this run reads (data/sums/train)")
 
 
+def test_a_set_that_is_missing_beside_a_tiny_model_is_left_to_the_checks(folder):
+    prepare(config(model="hub/model"))
+    Path("models/tiny").mkdir(parents=True)
+    learned_from(Path("models/tiny"), [Path("data/sums/train")])
+    prepare(config(mixture={"sums": {"weight": 1, "rows": "data/smus/train"}}))
+
+
 def test_a_recipe_gets_its_source(folder):
     mixture = {"sums": {"weight": 1, "rows": "data/more/train"}}
     prepare(config(model="hub/model", mixture=mixture))

@@ -6,6 +6,7 @@ Recipes and tiny models are those of its `build`. No other folder is made; the c
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,8 +55,14 @@ def prepare(config: Config) -> None:
     build_missing_rows(config)
     for folder in _missing_model(config):
         _build_model(config, Path(folder))
-    for sentence in outdated(config):
-        logger.warning(sentence)
+    warn_of_outdated(config)
+
+
+def warn_of_outdated(config: Config) -> None:
+    """Logs what `outdated` says. Sets that are missing or damaged are left to the checks, which report all faults together."""
+    with suppress(ValueError):
+        for sentence in outdated(config):
+            logger.warning(sentence)
 
 
 def outdated(config: Config) -> Iterator[str]:

@@ -133,7 +133,7 @@ def open_run(config: Config, *, to_train: bool = True) -> Any:
     """
     if os.environ.get("RANK", "0") == "0":
         from vlrl.preflight.quick_checks import check_inputs
-        from vlrl.prepare import missing, prepare
+        from vlrl.prepare import missing, prepare, warn_of_outdated
 
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if world_size == 1:
@@ -143,6 +143,8 @@ def open_run(config: Config, *, to_train: bool = True) -> Any:
                 f"missing: {', '.join(lacking)}; {world_size} ranks would wait while one of them makes it, so make it first, "
                 "without a launcher: vlrl prepare RUN.yaml"
             )
+        else:
+            warn_of_outdated(config)
         announce("Checking the data and the verifiers")
         check_inputs(config, world_size=world_size, to_train=to_train)
         announce("Loading PyTorch, then checking prompts and answers with the model's processor")

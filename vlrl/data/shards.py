@@ -113,8 +113,14 @@ def write_datasets(
     recipe_sha256: str = "",
 ) -> dict[Path, "Dataset"]:
     """Like `write_dataset`, for the sets of one build, by folder: replaces either all of them or none."""
-    about = {"source": source, "licence": licence, "recipe": recipe, "recipe_version": recipe_version, "task": task}
-    about["recipe_sha256"] = recipe_sha256
+    about = {
+        "source": source,
+        "licence": licence,
+        "recipe": recipe,
+        "recipe_version": recipe_version,
+        "task": task,
+        "recipe_sha256": recipe_sha256,
+    }
     with _staged(rows):
         manifests = {folder: _stage(folder, of_folder, about, 1000) for folder, of_folder in rows.items()}
         files = [manifest.files for manifest in manifests.values()]
