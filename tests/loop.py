@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,13 +143,20 @@ def python(*arguments: str | Path) -> Process:
     )
 
 
+def free_port() -> int:
+    """A port below those that the kernel gives to clients: none takes it before a server listens there, or while that is down."""
+    lowest_of_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(lowest_of_clients // 2, lowest_of_clients)  # a test's own seed draws no port
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def started_on_ranks(number: int, module: str, *arguments: str | Path) -> list[WarmProcess]:
     """`python -m module arguments...` as so many ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     size = str(number)
-    group = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    group = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     envs = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)} for rank in map(str, range(number))]
     return [WarmProcess(module, [str(each) for each in arguments], env=env, cwd=ROOT) for env in envs]
 

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ import torch
 
 from tests.conftest import PATIENCE_S, TEXTS
 from tests.faults.injection import DISK, FLAG, Injection
-from tests.loop import ROOT, Loop, finished, python, same_weights
+from tests.loop import ROOT, Loop, finished, free_port, python, same_weights
 from tests.warm import WarmProcess
 
 STEPS = 3
@@ -189,10 +188,8 @@ def _places(ranks: int) -> list[dict[str, str]]:
     """What a launcher would put into each rank's environment; nothing for a run alone."""
     if ranks == 1:
         return [{}]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    size, port = str(ranks), str(free_port())
+    group = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 

@@ -18,7 +18,7 @@ from vlrl.rollout.engine import Decoding, Request, sampling_seed
 from vlrl.rollout.vllm_local import VllmEngine
 from vlrl.types import Rollout
 
-KV_CACHE_GB = 1 / 16  # a test keeps its engines until its process ends, since a collected one ends the whole process group
+KV_CACHE_GB = 1 / 16  # an engine is kept until its process ends, so a test file has several
 
 
 def open_encoder(model: str) -> tuple[Encoder, list[int]]:

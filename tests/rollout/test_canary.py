@@ -26,8 +26,6 @@ TOLERANCE = cfg.EngineConfig().canary_tolerance
 
 Weights = list[tuple[str, torch.Tensor]]
 
-_kept: list["Parts"] = []  # a collected engine would end the whole process group, DeepSpeed's part in it too
-
 
 @dataclass
 class Parts:
@@ -75,7 +73,6 @@ CASES = [
 def started(request, ranks):
     model, dtype = request.param
     parts = start(request.getfixturevalue(model), dtype, ranks)
-    _kept.append(parts)
     yield parts
     from vllm.distributed.parallel_state import destroy_model_parallel
 

@@ -32,9 +32,6 @@ EXPERTS = "model.language_model.layers.1.mlp.experts.down_proj"
 NEURONS = "model.language_model.layers.1.mlp.down_proj.weight"  # a dense model's
 
 
-_kept: list["Parts"] = []  # a collected engine would end the whole process group, DeepSpeed's part in it too
-
-
 @dataclass
 class Parts:
     model: str
@@ -72,7 +69,6 @@ def tiny_thinking(tiny_dense, tmp_path_factory) -> str:
 @pytest.fixture(scope="module", params=["tiny_thinking", pytest.param("tiny_moe", marks=pytest.mark.slow)])
 def started(request, ranks):
     parts = start(request.getfixturevalue(request.param), ranks)
-    _kept.append(parts)
     yield parts
     from vllm.distributed.parallel_state import destroy_model_parallel
 

@@ -27,8 +27,6 @@ pytestmark = pytest.mark.slow
 TOLERANCE = 1e-5  # between two programs in fp32, a token
 NOISE = 0.02
 
-_kept: list["Parts"] = []  # a collected engine would end the whole process group, DeepSpeed's part in it too
-
 
 @dataclass(kw_only=True)
 class Parts:
@@ -77,7 +75,6 @@ def parts(any_model, ranks, pictures, tmp_path_factory):
         engine=open_engine(str(exported), encoder, banned, ranks),
         prompts=[encoder.encode(chat) for chat in chats],
     )
-    _kept.append(opened)
     yield opened
     from vllm.distributed.parallel_state import destroy_model_parallel
 

@@ -24,8 +24,6 @@ from vlrl.trainer.policy import Policy
 
 TOLERANCE = 1e-5  # between two programs in fp32, a token
 
-_kept: list["Parts"] = []  # a collected engine would end the whole process group, DeepSpeed's part in it too
-
 
 @dataclass
 class Parts:
@@ -91,7 +89,6 @@ def parts(request, ranks, tiny_of):
     engine = open_engine(model, encoder, banned, ranks, lora=lora if lora.sync == "adapter" else None)
     canary = Canary(policy, engine, encoder, temperature=1.0, tolerance=1.0)
     opened = Parts(model, lora, encoder, policy, engine, canary)
-    _kept.append(opened)
     yield opened
     from vllm.distributed.parallel_state import destroy_model_parallel
 

@@ -17,8 +17,6 @@ from vlrl.rollout.weight_sync import push_weights
 
 PARTS = (".linear_attn.", ".self_attn.", ".shared_expert", ".mlp.experts.", ".mlp.gate.", ".mlp.", "norm", ".visual.")
 
-_kept: list[object] = []  # a collected engine would end the whole process group, DeepSpeed's part in it too
-
 
 class Parts:
     """A policy and an engine of one model, and three prompts: text, an image, two images."""
@@ -48,7 +46,6 @@ class Parts:
 @pytest.fixture(scope="module", params=slow_but(KINDS, ()))
 def parts(request, ranks, pictures, tmp_path_factory) -> Iterator[Parts]:
     parts = Parts(write_recurrent(tmp_path_factory.mktemp("models") / request.param, request.param), ranks, pictures)
-    _kept.append(parts)
     yield parts
     from vllm.distributed.parallel_state import destroy_model_parallel
 
@@ -100,7 +97,6 @@ def test_the_canary_is_green_and_sees_a_lost_recurrent_weight(parts):
 @pytest.mark.slow
 def test_a_half_precision_engine_beside_a_trainer_in_fp32_holds_its_weights(parts, pictures):
     half = Parts(parts.model, parts.ranks, pictures, dtype="bfloat16")
-    _kept.append(half)
     half.push()
     assert not half.engine.differing_weights(half.policy.named_weights())
     assert half.difference().mean() < 0.05

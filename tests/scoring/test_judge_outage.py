@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PATIENCE_S
-from tests.loop import ROOT, Loop, Process, finished, python
+from tests.loop import ROOT, Loop, Process, finished, free_port, python
 from tests.scoring.test_judge_vllm import Server
 
 pytestmark = pytest.mark.slow
@@ -21,9 +21,7 @@ class JudgeProcess:
     """The honest judge of tests.scoring.endpoint, in a process that can be killed."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.start()
 
     def start(self) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import httpx
 import pytest
 
 from tests.conftest import PATIENCE_S
-from tests.loop import ROOT
+from tests.loop import ROOT, free_port
 from tests.scoring.test_judge import SKY, boxed, judging
 from vlrl.authoring.task_tools import score_all
 from vlrl.config import ScoringConfig
@@ -26,9 +25,7 @@ class Server:
     """vLLM's server with a tiny model, which can be killed and started again at the same address. url: of its API."""
 
     def __init__(self, model: str, log: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         self._command = [sys.executable, "-m", "tests.scoring.vllm_server", model, str(port)]
         self._log = log

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 # A step's requests run at once: the default is 256, and those beyond it would wait for others to end.
 _ON_CPU = {"block_size": 32, "max_num_seqs": 512}
 
+# An engine that is collected ends the whole process group, DeepSpeed's part in it too, so none is while the process lives.
+_opened: list[Any] = []
+
 
 class VllmEngine:
     """vLLM for one data-parallel replica; tensor-parallel ranks hold it together and submit the same requests.
@@ -87,6 +90,7 @@ class VllmEngine:
             if ranks.is_first:
                 logger.warning("vLLM runs with %s, which a %s needs on this device", needed, family.model_type)
         self._llm = LLM(**(_arguments(settings, model, dtype, seed) | more | settings.vllm))
+        _opened.append(self._llm)
         self.slots = self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self._end_tokens = list(end_tokens)
         self._bias = dict.fromkeys(banned, -100.0)
