@@ -195,13 +195,6 @@ def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:
     """Saves and exports the trained model, evaluates it, and writes the summary."""
     run, config = trainer.run, trainer.run.config
     trainer.save(config.steps, wait=True)
-    try:
-        after = evaluate(run, trainer.engine, trainer.scorer, "after", trainer.stop)
-    except Stopped:
-        raise trainer.interrupted() from None
-    summary = {"steps": config.steps, **before_and_after(before, after)}
-    if config.on_collapse == "rollback":
-        summary["rollbacks"] = [asdict(each) for each in trainer.rollbacks]
     if trainer.log:
         write_made_with(config.folder, model=config.model, ranks=run.ranks.size)
     announce("Writing the model", shown=run.ranks.is_first)
@@ -209,6 +202,13 @@ def _finish(trainer: Trainer, before: dict[str, EvalResult]) -> dict[str, Any]:
         if config.lora:
             trainer.policy.export_adapter(config.folder / "adapter")
         trainer.policy.export(config.folder / "model", config.model, run.encoder)
+    try:
+        after = evaluate(run, trainer.engine, trainer.scorer, "after", trainer.stop)
+    except Stopped:
+        raise trainer.interrupted() from None
+    summary = {"steps": config.steps, **before_and_after(before, after)}
+    if config.on_collapse == "rollback":
+        summary["rollbacks"] = [asdict(each) for each in trainer.rollbacks]
     if trainer.log:
         trainer.log.summary(summary)
     return summary
