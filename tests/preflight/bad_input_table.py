@@ -179,6 +179,11 @@ CASES = [
         damage=lambda: spoil_task("answer = last_boxed(response)", "answer = response[0] and last_boxed(response)"),
     ),
     Case(
+        input="a verifier that expects a second word",
+        says="verify gives error for the response 'yes' to row 00000000: IndexError",
+        damage=lambda: spoil_task("answer =", 'response.startswith("yes") and response.split()[1]\n    answer ='),
+    ),
+    Case(
         input="another task's rows under a verifier that fails on them",
         says="or are these another task's rows? data/colours was made by the recipe 'colours'",
         overrides=("mixture.sums.rows=data/colours",),

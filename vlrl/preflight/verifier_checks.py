@@ -20,7 +20,7 @@ from vlrl.types import Rollout, Row, Score, Status
 
 logger = logging.getLogger(__name__)
 
-ODD_RESPONSES = ("", " \n\t", "\\boxed{}", "\\boxed{", "{", "[[", "\x00", "½ ٣ \u202e", "7" * 5000)
+ODD_RESPONSES = ("", " \n\t", "yes", "the answer is", "\\boxed{}", "\\boxed{", "{", "[[", "\x00", "½ ٣ \u202e", "7" * 5000)
 NUM_OWN_ANSWERS = 8  # from each data set
 _ACCEPTED_REWARD = 0.9  # as in vlrl.data.build
 
