@@ -33,6 +33,36 @@ def test_every_setting_that_differs_is_named_with_both_values():
     ]
 
 
+ONE = {"weight": 1, "task": None, "rows": "data/one", "columns": {"question": "q"}}
+OF_ONE = CONFIG | {"tasks": ["one"], "data": {"one": "a"}, "task_files": {"one": "one.py 1"}, "mixture": {"one": ONE}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (
+            {
+                "tasks": ["one", "two"],
+                "data": {"one": "a", "two": "b"},
+                "task_files": {"one": "one.py 1", "two": "two.py 1"},
+                "mixture": {"one": ONE, "two": ONE},
+            },
+            ["mixture.two"],
+        ),
+        ({"data": {"one": "b"}, "mixture": {"one": ONE | {"rows": "data/two"}}}, ["mixture.one.rows"]),
+        ({"data": {"one": "b"}, "mixture": {"one": ONE | {"columns": {"question": "x"}}}}, ["mixture.one.columns.question"]),
+        ({"task_files": {"one": "two.py 1"}, "mixture": {"one": ONE | {"task": "two"}}}, ["mixture.one.task"]),
+        ({"data": {"one": "b"}, "mixture": {"one": ONE | {"weight": 2}}}, ["data.one", "mixture.one.weight"]),
+        ({"task_files": {"one": "one.py 2"}, "mixture": {"one": ONE | {"rows": "x"}}}, ["task_files.one", "mixture.one.rows"]),
+        ({"tasks": ["two", "one"]}, ["tasks"]),
+    ],
+)
+def test_what_differs_because_another_setting_does_is_not_named_beside_it(changed, named):
+    with pytest.raises(ValueError, match="cannot resume") as refusal:
+        check_same_config(OF_ONE, OF_ONE | changed, step=50)
+    assert [line.split()[0] for line in str(refusal.value).splitlines()[1:] if " was " in line and "checkpoint" in line] == named
+
+
 def test_another_layout_may_resume_and_is_named():
     policy = {"zero_stage": 3, "expert_parallel": 2, "offload_optimizer": True}
     saved = CONFIG | {"policy": policy, "engine": {"tensor_parallel": 2}}

@@ -1,6 +1,6 @@
 """What may change when a run resumes: its settings, data and task files are compared with those of the checkpoint."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,6 +24,9 @@ MAY_DIFFER = (
 computes; and numbers that the run chose by itself, which the resumed run keeps."""
 
 
+_ABSENT: tuple[Any, ...] = (None, {})
+
+
 def check_same_config(
     saved: Mapping[str, Any], current: Mapping[str, Any], *, step: int, may_differ: tuple[str, ...] = MAY_DIFFER
 ) -> None:
@@ -32,10 +35,9 @@ def check_same_config(
     saved, current: the resolved run file as JSON values (`config.model_dump(mode="json")`), with what else must stay the same
     beside it, such as "world_size". A name in may_differ stands for everything below it, and * in it for any name.
     """
-    was, now = _comparable(saved, current)
-    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
-    bound = [name for name in names if not any(fnmatchcase(f"{name}.", f"{free}.*") for free in may_differ)]
-    lines = [f"{name} was {_shown(was.get(name))} in the checkpoint, {_shown(now.get(name))} now" for name in bound]
+    found = {name: values for name, *values in _differing(saved, current) if not _is_free(name, may_differ)}
+    bound = [name for name in found if not _follows(name, found)]
+    lines = [f"{name} was {_shown(found[name][0])} in the checkpoint, {_shown(found[name][1])} now" for name in bound]
     if any(name.startswith("task_files.") for name in bound):
         lines.append(
             "a task's file, or a verifier that it imports, was edited (EXAMPLES count too): rewards from before and after could "
@@ -49,26 +51,39 @@ def check_same_config(
 
 def layout_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Each setting of LAYOUT that differs, with both values. saved, current: as in `check_same_config`."""
-    was, now = dict(_flat(saved)), dict(_flat(current))
-    return [f"{name} {was.get(name)} -> {now.get(name)}" for name in LAYOUT if was.get(name) != now.get(name)]
+    found = {name: values for name, *values in _differing(saved, current)}
+    return [f"{name} {found[name][0]} -> {found[name][1]}" for name in LAYOUT if name in found]
 
 
-def _comparable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both as flat settings. A section that only one of them has, such as lora, is one setting."""
-    alone = {name for name in {**saved, **current} if saved.get(name) is None or current.get(name) is None}
-    was, now = ({name: value for name, value in each.items() if name not in alone} for each in (saved, current))
-    return dict(_flat(was)) | {n: saved.get(n) for n in alone}, dict(_flat(now)) | {n: current.get(n) for n in alone}
+def _differing(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each setting that differs: its name and both values. A section that only one of them has, such as lora, is one setting."""
+    for key in {**was, **now}:
+        before, after = was.get(key), now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differing(before, after, f"{prefix}{key}.")
+        elif before != after and not (before in _ABSENT and after in _ABSENT):
+            yield f"{prefix}{key}", before, after
+
+
+def _is_free(name: str, may_differ: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(f"{name}.", f"{free}.*") for free in may_differ)
+
+
+def _follows(name: str, found: Collection[str]) -> bool:
+    """Whether it differs because a setting does that is found too: with a task come and go its place, rows and file."""
+    section, _, task = name.partition(".")
+    mixture = [other.removeprefix("mixture.") for other in found if other.startswith("mixture.")]
+    match section:
+        case "tasks":
+            return any("." not in each for each in mixture)
+        case "data":
+            return any(each == task or each.startswith((f"{task}.rows", f"{task}.columns")) for each in mixture)
+        case "task_files":
+            return task in mixture or f"{task}.task" in mixture
+    return False
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {each}" for key, each in value.items() if each is not None) + "}"
     return "absent" if value is None else str(value)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
