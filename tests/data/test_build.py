@@ -72,6 +72,12 @@ def test_what_is_left_out_is_told_record_by_record(made):
     assert {left["record"] for left in left_out} == {4, 5, 7}
 
 
+def test_rows_beyond_the_sizes_of_the_sets_are_told(made):
+    code, printed = build(made, "out", "--train", 3, "--eval", 2)
+    assert code == 0, printed
+    assert "2 more than the sets' sizes ask for" in printed
+
+
 def test_a_row_whose_answer_is_refused_does_not_take_the_place_of_a_later_one_with_its_question(made):
     raws = [{"question": SENTENCE.format(n), "answer": answer} for n, answer in enumerate(["one", "2", "3", "4", "5"])]
     raws += [raws[0] | {"answer": "1"}, raws[0], raws[1] | {"answer": "9"}]

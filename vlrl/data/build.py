@@ -81,6 +81,8 @@ def build(
         _write_left_out(out, left_out)
         counts = "; ".join(reasons(left_out)) or "nothing"
         raise ValueError(f"{recipe.name}: {error}; left out: {counts}; {out}/left_out.jsonl lists them") from None
+    used = {number for chosen in splits.values() for number, _ in chosen}
+    left_out += [_left(row, "more than the sets' sizes ask for") for row in kept if row[0] not in used]
     held_out = _HeldOut(against, ngram, overlap)
     near = {number for number, row in splits["train"] if held_out.is_near(row)}
     left_out += [_left(row, "like a question of another evaluation set") for row in splits["train"] if row[0] in near]
