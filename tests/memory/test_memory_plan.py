@@ -211,3 +211,14 @@ def test_the_plan_has_every_part_and_other_machines():
     ):
         assert part in text
     assert "It fits: at most" in text and re.search(r"^256 +fits, ", text, re.MULTILINE)
+
+
+def test_replicas_are_planned_on_gpus_of_their_own():
+    config, sizes = run_of("qwen3vl_8b", "rollout.place=separate", "rollout.replicas=2", "engine.tensor_parallel=2")
+    plan = MemoryPlan(config=config, sizes=sizes, machine=gpus(2, 80))
+    assert plan.replicas == 2 and sum(plan.engine.values()) == int(config.engine.gpu_memory_utilization * plan.machine.memory)
+    assert "2 replicas of the engine on 4 more GPUs, GiB of each: engine's weights 8.2," in "\n".join(
+        memory_lines(config, sizes, plan.machine)
+    )
+    assert not any("KV cache" in parts for parts in plan.phases.values())
+    assert MemoryPlan(config=run_of("qwen3vl_8b")[0], sizes=sizes, machine=plan.machine).replicas == 0

@@ -55,6 +55,10 @@ def memory_lines(config: Config, sizes: ModelSizes, machine: Machine) -> Iterato
         f"{plan.sequences(plan.longest)} sequences of the longest {plan.longest:,} tokens, {plan.sequences(plan.typical)} of "
         f"a typical {plan.typical:,}{_with_states(plan)}."
     )
+    if plan.replicas and machine.on_gpus:
+        parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in plan.engine.items())
+        number = plan.replicas * config.engine.tensor_parallel
+        yield f"{_several(plan.replicas, 'replica')} of the engine on {_several(number, 'more GPU')}, GiB of each: {parts}."
     if host := {name: size for name, size in plan.host.items() if size}:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in host.items())
         room = f" of {machine.host_memory / GIB:.1f}" if machine.host_memory else ""

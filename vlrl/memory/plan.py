@@ -87,7 +87,7 @@ class MemoryPlan:
     @cached_property
     def phases(self) -> dict[str, Bytes]:
         """Bytes of a rank by phase, then by part; parts of the same name are the same memory."""
-        states, engine = self.states, {} if self._engine_is_elsewhere else self._engine
+        states, engine = self.states, {} if self.engine_is_elsewhere else self.engine
         always = {**states.kept, "reference": self._reference} | ({"CUDA and NCCL": _DRIVER} if self.machine.on_gpus else {})
         asleep = {} if self.machine.on_gpus and self.config.engine.sleep else engine
         training = always | asleep | {"gradients": states.gradients, "gradients between ranks": states.bucket}
@@ -116,10 +116,31 @@ class MemoryPlan:
         each = {
             "processes": _PROCESS,
             "offloaded optimizer": self.states.offloaded,
-            "sleeping engine": self.engine_weights if self.config.engine.sleep and not self._engine_is_elsewhere else 0,
-            "weights sent last": self.sizes.total * width(self.config.policy) if self._engine_is_elsewhere else 0,
+            "sleeping engine": self.engine_weights if self.config.engine.sleep and not self.engine_is_elsewhere else 0,
+            "weights sent last": self.sizes.total * width(self.config.policy) if self.engine_is_elsewhere else 0,
         }
         return {name: size * self.machine.ranks_per_host for name, size in each.items()}
+
+    @property
+    def engine_is_elsewhere(self) -> bool:
+        """Whether it has a device of its own: a separate one on GPUs, or on other hosts."""
+        return self.config.rollout.is_separate and (self.machine.on_gpus or bool(self.config.rollout.hosts))
+
+    @property
+    def replicas(self) -> int:
+        """Engines with devices of their own; each takes engine.tensor_parallel of them."""
+        rollout = self.config.rollout
+        return (len(rollout.hosts) or rollout.replicas or self.machine.ranks) if self.engine_is_elsewhere else 0
+
+    @property
+    def engine(self) -> Bytes:
+        """Bytes of an engine on its device. vLLM takes gpu_memory_utilization of a GPU, whatever else is in it; on CPUs its cache
+        has kv_cache_gb."""
+        settings = self.config.engine
+        if not self.machine.on_gpus:
+            return {"engine's weights": self.engine_weights, "KV cache": int(settings.kv_cache_gb * GIB)}
+        kv = int(settings.gpu_memory_utilization * self.machine.memory) - self.engine_weights - _ENGINE_WORKSPACE
+        return {"engine's weights": self.engine_weights, "engine's workspace": _ENGINE_WORKSPACE, "KV cache": kv}
 
     @property
     def engine_weights(self) -> int:
@@ -146,11 +167,11 @@ class MemoryPlan:
     @property
     def kv_tokens(self) -> int:
         """Tokens whose keys and values an engine keeps at a time."""
-        return max(0, self._engine["KV cache"]) // self.kv_token
+        return max(0, self.engine["KV cache"]) // self.kv_token
 
     def sequences(self, tokens: int) -> int:
         """How many sequences of this number of tokens an engine keeps at a time."""
-        return max(0, self._engine["KV cache"]) // (tokens * self.kv_token + self.recurrent_state)
+        return max(0, self.engine["KV cache"]) // (tokens * self.kv_token + self.recurrent_state)
 
     @property
     def longest(self) -> int:
@@ -199,20 +220,6 @@ class MemoryPlan:
         vision = self.sizes.config.vision_config
         patches = self.config.images.max_pixels // vision.patch_size**2
         return patches // vision.spatial_merge_size**2, patches
-
-    @property
-    def _engine_is_elsewhere(self) -> bool:
-        """Whether it has a device of its own: a separate one on GPUs, or on other hosts."""
-        return self.config.rollout.is_separate and (self.machine.on_gpus or bool(self.config.rollout.hosts))
-
-    @property
-    def _engine(self) -> Bytes:
-        """vLLM takes gpu_memory_utilization of a GPU, whatever else is in it; on CPUs its cache has kv_cache_gb."""
-        settings = self.config.engine
-        if not self.machine.on_gpus:
-            return {"engine's weights": self.engine_weights, "KV cache": int(settings.kv_cache_gb * GIB)}
-        kv = int(settings.gpu_memory_utilization * self.machine.memory) - self.engine_weights - _ENGINE_WORKSPACE
-        return {"engine's weights": self.engine_weights, "engine's workspace": _ENGINE_WORKSPACE, "KV cache": kv}
 
     @property
     def _reference(self) -> int:
