@@ -144,13 +144,14 @@ def python(*arguments: str | Path) -> Process:
 
 
 def free_port() -> int:
-    """A port below those that the kernel gives to clients: none takes it before a server listens there, or while that is down."""
-    lowest_of_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(lowest_of_clients // 2, lowest_of_clients)  # a test's own seed draws no port
+    """A port that the kernel gives to no client: none takes it before a server listens there, or while that is down."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [port for port in range(1024, 65536) if not first <= port <= last] or list(range(1024, 65536))
+    for port in random.SystemRandom().sample(ports, len(ports)):  # a test's own seed draws no port
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise RuntimeError("every port of this machine is taken")
 
 
 def started_on_ranks(number: int, module: str, *arguments: str | Path) -> list[WarmProcess]:

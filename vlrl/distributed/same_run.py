@@ -70,7 +70,8 @@ def _is_free(name: str, may_differ: tuple[str, ...]) -> bool:
 
 
 def _follows(name: str, found: Collection[str]) -> bool:
-    """Whether it differs because a setting does that is found too: with a task come and go its place, rows and file."""
+    """Whether it differs only because another found setting does: a new task brings its place, rows and file with it, and a
+    task that reads other rows another fingerprint."""
     section, _, task = name.partition(".")
     mixture = [other.removeprefix("mixture.") for other in found if other.startswith("mixture.")]
     match section:

@@ -87,7 +87,7 @@ class MemoryPlan:
     @cached_property
     def phases(self) -> dict[str, Bytes]:
         """Bytes of a rank by phase, then by part; parts of the same name are the same memory."""
-        states, engine = self.states, {} if self.engine_is_elsewhere else self.engine
+        states, engine = self.states, {} if self._engine_is_elsewhere else self.engine
         always = {**states.kept, "reference": self._reference} | ({"CUDA and NCCL": _DRIVER} if self.machine.on_gpus else {})
         asleep = {} if self.machine.on_gpus and self.config.engine.sleep else engine
         training = always | asleep | {"gradients": states.gradients, "gradients between ranks": states.bucket}
@@ -116,13 +116,13 @@ class MemoryPlan:
         each = {
             "processes": _PROCESS,
             "offloaded optimizer": self.states.offloaded,
-            "sleeping engine": self.engine_weights if self.config.engine.sleep and not self.engine_is_elsewhere else 0,
-            "weights sent last": self.sizes.total * width(self.config.policy) if self.engine_is_elsewhere else 0,
+            "sleeping engine": self.engine_weights if self.config.engine.sleep and not self._engine_is_elsewhere else 0,
+            "weights sent last": self.sizes.total * width(self.config.policy) if self._engine_is_elsewhere else 0,
         }
         return {name: size * self.machine.ranks_per_host for name, size in each.items()}
 
     @property
-    def engine_is_elsewhere(self) -> bool:
+    def _engine_is_elsewhere(self) -> bool:
         """Whether it has a device of its own: a separate one on GPUs, or on other hosts."""
         return self.config.rollout.is_separate and (self.machine.on_gpus or bool(self.config.rollout.hosts))
 
@@ -130,7 +130,7 @@ class MemoryPlan:
     def replicas(self) -> int:
         """Engines with devices of their own; each takes engine.tensor_parallel of them."""
         rollout = self.config.rollout
-        return (len(rollout.hosts) or rollout.replicas or self.machine.ranks) if self.engine_is_elsewhere else 0
+        return (len(rollout.hosts) or rollout.replicas or self.machine.ranks) if self._engine_is_elsewhere else 0
 
     @property
     def engine(self) -> Bytes:
