@@ -49,13 +49,22 @@ OF_EACH_FAMILY = slow_but(FAMILIES, ("qwen2_5_vl", "qwen3_vl_moe", "qwen3_5"))
 
 LONGEST = (
     "test_train",
+    "test_policy",
+    "test_memory_plan",
     "test_recipes",
+    "test_lora",
     "test_update",
-    "test_evaluate",
+    "test_hostile",
+    "test_preflight",
     "test_engine",
     "test_symbolic",
-    "test_pass_rate",
-    "test_hostile",
+    "test_canary",
+    "test_real_trackers",
+    "test_build_pictures",
+    "test_counted_memory",
+    "test_cached_rows",
+    "test_judge",
+    "test_report",
 )
 """Files that take longest. They begin first, so that no process is left with one of them at the end."""
 

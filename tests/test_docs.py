@@ -105,6 +105,7 @@ def followed(clone) -> tuple[Path, str]:
     return clone, printed
 
 
+@pytest.mark.slow
 def test_every_command_of_own_task_runs_in_order(followed):
     _, printed = followed
     assert "data/dots/eval: 40 rows, 40 images" in printed

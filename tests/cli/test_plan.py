@@ -45,6 +45,7 @@ def test_no_step_past_the_last_is_shown(config):
     assert sum(line.startswith("step ") for line in plan(config, 100)) == 4
 
 
+@pytest.mark.slow
 def test_memory_is_planned_without_weights(tmp_path, tiny_dense):
     (tmp_path / "model").mkdir()
     shutil.copy(Path(tiny_dense) / "config.json", tmp_path / "model")

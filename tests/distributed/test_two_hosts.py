@@ -129,13 +129,23 @@ def test_the_doctor_finds_whether_the_hosts_reach_one_another(hosts, lossy, inte
     assert expected in (tmp_path / "0").read_text()
 
 
-def test_a_replica_on_the_other_host_samples_the_bits_of_an_engine_in_the_trainer_and_outlives_its_cable(hosts, small) -> None:
-    here = small.with_(name="engine_here", steps=8)
-    here.run()
+@pytest.fixture(scope="module")
+def engine_here(small) -> Loop:
+    loop = small.with_(name="engine_here", steps=8)
+    loop.run()
+    return loop
+
+
+@pytest.mark.parametrize("transfer", ["memory", "direct"])
+def test_a_replica_on_the_other_host_samples_the_bits_of_an_engine_in_the_trainer_and_outlives_its_cable(
+    hosts, small, engine_here, transfer
+) -> None:
+    here = engine_here
     address = f"{ADDRESS.format(2)}:5601"
-    there = small.with_(name="engine_there", steps=8, rollout__place="separate", rollout__hosts=[address])
+    there = small.with_(name=f"engine_there_{transfer}", steps=8, rollout__place="separate", rollout__hosts=[address])
+    there = there.with_(rollout__transfer=transfer)
     vlrl = (sys.executable, "-u", "-m", "vlrl.cli")
-    printed = [Path(there.overrides["runs"]) / f"engine_there.{name}.txt" for name in ("trainer", "replica")]
+    printed = [Path(there.overrides["runs"]) / f"engine_there_{transfer}.{name}.txt" for name in ("trainer", "replica")]
     replica = hosts.run(1, printed[1], *vlrl, "replica", "--listen", address, VLRL_TOKEN="of the test")
     trainer = hosts.run(0, printed[0], *vlrl, *there.command, VLRL_TOKEN="of the test")
     waited_for(lambda: len(there.metrics) > 2 or trainer.poll() is not None)
@@ -144,5 +154,6 @@ def test_a_replica_on_the_other_host_samples_the_bits_of_an_engine_in_the_traine
     hosts.plug(1)
     assert trainer.wait(PATIENCE_S) == 0, printed[0].read_text()
     replica.kill()
+    assert "go through the hosts' memory" not in printed[0].read_text()
     assert (there.steady_metrics, there.rollouts) == (here.steady_metrics, here.rollouts)
     assert same_weights(there.weights(), here.weights())

@@ -20,6 +20,7 @@ def check(what: str, folder: Path, model: str) -> None:
     assert done.returncode == 0 and "all hold" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_push_sends_only_what_changed_continues_where_it_broke_off_and_says_what_the_hub_refuses(tmp_path, tiny_dense):
     check("uploads", tmp_path, tiny_dense)
 

@@ -53,9 +53,11 @@ def opened(model: str, tensor_parallel: int = 1) -> dict:
 
 
 @contextmanager
-def replicas(model: str, places: Sequence[str] = ("",), *, shrinks: bool = False, tensor_parallel: int = 1) -> Iterator[Replicas]:
-    devices = [()] * len(places)
-    with closing(Replicas(places, opened(model, tensor_parallel), silent_s=SILENT_S, shrinks=shrinks, devices=devices)) as engine:
+def replicas(
+    model: str, places: Sequence[str] = ("",), *, tensor_parallel: int = 1, shrinks: bool = False, direct: bool = False
+) -> Iterator[Replicas]:
+    settings = {"silent_s": SILENT_S, "shrinks": shrinks, "direct": direct, "devices": [()] * len(places)}
+    with closing(Replicas(places, opened(model, tensor_parallel), **settings)) as engine:
         yield engine
 
 

@@ -38,13 +38,13 @@ def same(one, other) -> bool:
 @pytest.mark.parametrize(
     ("kind", "dtype", "stage"), slow_but([("tiny_dense", "bfloat16", 1), ("tiny_moe", "float32", 3)], ["tiny_dense"])
 )
-def test_the_base_has_the_same_bits_after_fifty_updates(request, pictures, ranks, kind, dtype, stage):
+def test_the_base_has_the_same_bits_after_twenty_updates(request, pictures, ranks, kind, dtype, stage):
     model = request.getfixturevalue(kind)
     policy = open_policy(model, ranks, lora=EVERYWHERE[kind], dtype=dtype, zero_stage=stage, gradient_checkpointing=True)
     encoder, _ = open_encoder(model)
     prompt = encoder.encode(message("Which digit is this?", pictures[0]))
     base, before = frozen_of(policy), policy.adapters()
-    for _ in range(50):
+    for _ in range(20):
         scores = policy.forward(pack_groups([(prompt, [[30, 31, 32]])], encoder.filler()))
         policy.backward(scores.zero - scores.logprobs.mean())
         policy.step()
@@ -86,9 +86,9 @@ def test_a_policy_that_goes_back_repeats_its_updates_to_the_last_bit(request, pi
     policy = open_policy(model, ranks, lora=EVERYWHERE[kind], dtype=dtype, zero_stage=stage, warmup_steps=3)
     minibatches = fixed_minibatches(model, pictures, ranks)
     policy.save(tmp_path / "start")
-    first = losses_of(policy, minibatches, 2)
+    first = losses_of(policy, minibatches, 1)
     policy.save(tmp_path / "middle")
-    rest, weights = losses_of(policy, minibatches, 3), policy.adapters()
+    rest, weights = losses_of(policy, minibatches, 2), policy.adapters()
     for folder, losses in (("middle", rest), ("start", first + rest)):
         policy.load(tmp_path / folder)
         assert losses_of(policy, minibatches, len(losses)) == losses

@@ -61,6 +61,7 @@ def check(folder: Path, case: tuple[int, str, int, str]) -> None:
     assert losses == pytest.approx(expected_losses, rel=BF16 if "bfloat16" in saved else FP32)
 
 
+@pytest.mark.slow
 def test_one_rank_goes_on_from_what_two_have_saved(models, pictures, ranks, tmp_path):
     on_ranks(2, "tests.trainer.reshape_on_ranks", models, ",".join(pictures), tmp_path, *[saved for saved, _ in QUICK])
     run_jobs(models, pictures, tmp_path, tuple(f"{resumed}@{saved}.on2" for saved, resumed in QUICK), ranks)

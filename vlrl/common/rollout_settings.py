@@ -21,6 +21,8 @@ class RolloutConfig(Section):
     partial_tokens: with a staleness of 2 or more, a response that has sampled this many tokens since the last weights
     continues under the next ones, beside the next batches, so that a long one holds up no step but its own. Tokens are counted
     and not seconds, so a run is the same each time. By default each response is sampled whole.
+    transfer: how weights reach separate engines. direct: from device to device, by NCCL between GPUs, by gloo between CPUs.
+    memory: through the hosts' memory and the connections, as where direct fails. auto: direct on GPUs, memory on CPUs.
     on_lost: what to do without a replica that can't be started again: stop, or continue with the others.
     """
 
@@ -29,6 +31,7 @@ class RolloutConfig(Section):
     hosts: tuple[str, ...] = ()
     staleness: Annotated[int, Field(ge=0, le=16)] = 0
     partial_tokens: Count | None = None
+    transfer: Literal["auto", "direct", "memory"] = "auto"
     on_lost: Literal["stop", "continue"] = "stop"
 
     @property
@@ -42,8 +45,10 @@ class RolloutConfig(Section):
 
     def faults(self) -> Iterator[str]:
         """A sentence for each setting that can't be used."""
-        if not self.is_separate and (self.hosts or self.replicas):
-            yield "rollout.place: replicas and hosts are of separate engines, and place is colocated; set place: separate"
+        if not self.is_separate and (self.hosts or self.replicas or self.transfer != "auto"):
+            yield (
+                "rollout.place: replicas, hosts and transfer are of separate engines, and place is colocated; set place: separate"
+            )
         if self.hosts and self.replicas:
             yield f"rollout.replicas: {self.replicas} to start and {len(self.hosts)} hosts to attach; give one of the two"
         if self.partial_tokens and self.staleness < 2:

@@ -53,12 +53,22 @@ class Followers:
             if answer.kind == "failed" and not failed:
                 raise RuntimeError(answer.fields["sentence"])
 
+    def all_got(self) -> bool | None:
+        """Whether each has done its part of what the trainer asked all for; None until each has said so."""
+        if any(answers.empty() for answers in self._answers):
+            return None
+        found = [answers.get() for answers in self._answers]
+        for answer in found:
+            if answer.kind == "failed":
+                self._end(f"a member of the engine failed: {answer.fields['sentence']}")
+        return all(answer.kind == "got" for answer in found)
+
     def _listen(self, number: int) -> None:
         answers = self._answers[number]
         try:
             while True:
                 message = receive(self._links[number])
-                if message.kind in ("done", "failed"):
+                if message.kind in ("done", "failed", "got", "lacks"):
                     answers.put(message)
                 if message.kind == "failed":
                     Thread(target=self._end_unless_collected, args=(number, message), daemon=True).start()

@@ -8,9 +8,12 @@ waits for the next trainer.
 
 import logging
 import os
+import select
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -21,6 +24,7 @@ from torch import Tensor
 from vlrl.config import EngineConfig, LoraConfig
 from vlrl.distributed.ranks import Ranks, join_ranks
 from vlrl.models.config_json import family_of
+from vlrl.rollout.direct import LOOK_S, Group, in_background, own_device, room_for
 from vlrl.rollout.followers import Followers
 from vlrl.rollout.protocol import LostError, Message, prove, receive, requests_of, rollout_message, send
 
@@ -40,10 +44,12 @@ class Replica:
         self._used = False
         self._followers: Followers | None = None
         """The other processes of a tensor-parallel engine, if this is the first."""
+        self._group: Group | None = None
+        """With the trainer, if weights come from device to device."""
 
     def serve(self, connection: socket.socket, *, gone: Callable[[], None] = lambda: None) -> None:
         """Answers one trainer's messages until it is gone. gone: called if that happens in the middle of an answer."""
-        session = _Session(connection, gone, self._pass_on)
+        session = _Session(connection, gone, self._pass_on, self._all_got)
         try:
             while True:
                 message = session.receive()
@@ -75,6 +81,9 @@ class Replica:
         if self._followers and message.kind != "open":
             self._followers.wait(failed=failed)
 
+    def _all_got(self) -> bool | None:
+        return self._followers.all_got() if self._followers else True
+
     def _answer(self, message: Message, session: "_Session") -> dict[str, Any]:
         match message.kind:
             case "open":
@@ -83,7 +92,9 @@ class Replica:
                 self._generate(message, session)
             case "weights":
                 self._used = True
-                self._engine.load_weights(session.tensors())
+                self._engine.load_weights(session.tensors(self._group))
+            case "join":
+                self._join(message.fields, session)
             case "adapter":
                 self._used = True
                 self._load_adapter(message)
@@ -124,6 +135,12 @@ class Replica:
                 pass
             raise
 
+    def _join(self, fields: Mapping[str, Any], session: "_Session") -> None:
+        number = fields["number"] + self._opened.get("member", 0)
+        device = own_device()
+        joining = in_background(lambda: Group(fields["meeting"], number, device=device, own=fields["own"]))
+        self._group = joining.result() if session.takes_part(joining) else None
+
     def _load_adapter(self, message: Message) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, content in message.tensors.items():
@@ -160,10 +177,17 @@ def _start(opened: Mapping[str, Any]) -> Any:
 class _Session:
     """A connection while a trainer has it. busy: a message is being answered, and a thread says once a second that it is."""
 
-    def __init__(self, connection: socket.socket, gone: Callable[[], None], pass_on: Callable[[Message], None]) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        gone: Callable[[], None],
+        pass_on: Callable[[Message], None],
+        all_got: Callable[[], bool | None],
+    ) -> None:
         self.busy = Event()
         self._gone = gone
         self._pass_on = pass_on
+        self._all_got = all_got
         self._connection = connection
         self._lock = Lock()
         self._over = Event()
@@ -179,14 +203,56 @@ class _Session:
         self._pass_on(message)
         return message
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors of the next messages, up to the one that says it was the last."""
+    def tensors(self, group: Group | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the next messages, up to the one that says it was the last. group: brings those that are announced."""
         try:
             while (message := self.receive()).kind == "bucket":
-                yield from message.tensors.items()
+                announced = message.fields.get("announced")
+                tensors = self._brought(announced, group) if announced else message.tensors
+                yield from (tensors or {}).items()
         except LostError:
             self._pass_on(Message("end"))
             raise
+
+    def _brought(self, announced: Any, group: Group | None) -> dict[str, Tensor] | None:
+        """The announced tensors; None if not all replicas got them, after which they come in a message."""
+        assert group, "the trainer announces tensors to a replica that is in no group"
+        tensors = room_for(announced, group.device)
+        if self.takes_part(in_background(lambda: group.broadcast(tensors.values()))):
+            return tensors
+        group.abort()
+        return None
+
+    def takes_part(self, work: "Future[Any]") -> bool:
+        """Whether the trainer says that all it asked have done their work, this process too. See vlrl.rollout.direct_sender."""
+        said = have = None
+        try:
+            while not said and not select.select([self._connection], [], [], 0)[0]:
+                wait([work], timeout=LOOK_S)
+                if work.done() and (error := work.exception()):
+                    said = Message("lacks", {"sentence": str(error)})
+                elif work.done() and (have := self._all_got()) is not None:
+                    said = Message("got") if have else Message("lacks", {"sentence": "a member of the engine lacks it"})
+                elif work.done():
+                    time.sleep(0.01)
+                if said:
+                    self.send(said)
+            agreed = self.receive().kind == "agreed"
+        except LostError:
+            self._pass_on(Message("abandon"))
+            self._wait_for_all(have)
+            raise
+        if not agreed:
+            if not said:
+                self.send(Message("lacks", {"sentence": "it was abandoned"}))
+            self._wait_for_all(have)
+        return agreed
+
+    def _wait_for_all(self, have: bool | None) -> None:
+        """Until each other member has said what it has. have: they have."""
+        while have is None:
+            have = self._all_got()
+            time.sleep(LOOK_S if have is None else 0)
 
     def close(self) -> None:
         self._over.set()

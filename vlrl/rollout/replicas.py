@@ -6,14 +6,10 @@ are kept for that in this process, since the trainer may already have made other
 """
 
 import logging
-import os
-import socket
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -22,130 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlrl.rollout.connection import Connection
+from vlrl.rollout.direct_sender import Sender
 from vlrl.rollout.engine import Request
-from vlrl.rollout.protocol import (
-    TOKEN,
-    LostError,
-    Message,
-    Packed,
-    address_of,
-    packed,
-    prove,
-    receive,
-    request_message,
-    rollout_of,
-    send_packed,
-)
-from vlrl.rollout.replica import PULSE_S, keep_alive
-from vlrl.rollout.spawn import spawn_replica
+from vlrl.rollout.protocol import LostError, Message, Packed, packed, request_message, rollout_of
+from vlrl.rollout.replica import PULSE_S
 from vlrl.telemetry import phase
 from vlrl.types import Rollout
 
 logger = logging.getLogger(__name__)
 
-_START_S = 900.0  # until a replica has loaded its model
-_CALL_S = 60.0  # until one that went away can be reached again
-_END_S = 5.0
 _BUCKET = 1 << 30  # bytes of weights in a message
 _MOST_LOSSES = 3  # of one replica within one batch
-
-
-@dataclass(eq=False)
-class _Connection:
-    """One replica. place: its address, "" for a process that this one starts; devices: the GPUs of such a process.
-
-    requests: of the current batch, of which it has sampled `sampled`. unanswered: how many messages with requests it has not
-    finished. doing: what it does between batches.
-    """
-
-    number: int
-    place: str
-    devices: Sequence[int]
-    opened: Mapping[str, Any]
-    silent_s: float
-    link: socket.socket | None = None
-    process: subprocess.Popen[bytes] | None = None
-    requests: list[Request] = field(default_factory=list)
-    sampled: int = 0
-    unanswered: int = 0
-    heard: float = 0.0
-    losses: int = 0
-    doing: str = "starting"
-
-    @property
-    def name(self) -> str:
-        process = self.process  # the status is read in another thread
-        where = f"at {self.place}" if self.place else f"process {process.pid}" if process else "not started"
-        return f"engine replica {self.number} ({where})"
-
-    def report(self) -> str:
-        """What it does now, as a line of `vlrl status`."""
-        if not self.unanswered:
-            return f"{self.name}: {self.doing}"
-        silent = time.monotonic() - self.heard
-        return f"{self.name}: sampled {self.sampled} of {len(self.requests)} responses; last heard from {silent:.0f} s ago"
-
-    def connect(self) -> None:
-        """Starts the process, or calls the address. Raises LostError."""
-        if not self.place:
-            self.link, self.process = spawn_replica(
-                {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices))} if self.devices else {}
-            )
-            return
-        deadline, refusal = time.monotonic() + _CALL_S, ""
-        while time.monotonic() < deadline:
-            try:
-                self.link = socket.create_connection(address_of(self.place), timeout=self.silent_s)
-                keep_alive(self.link)
-                if not prove(self.link, os.environ[TOKEN], answers=True):
-                    raise ValueError(f"{self.name} has another {TOKEN}; give both sides the same")
-                receive(self.link)  # its welcome
-                return
-            except OSError as error:
-                refusal = str(error)
-                time.sleep(PULSE_S)
-        raise LostError(f"no answer in {_CALL_S:g} s ({refusal})")
-
-    def open(self) -> Mapping[str, Any]:
-        """Has it start its engine. Returns the engine's slots, and as version 0 if it has the model's weights, -1 if others."""
-        assert self.link
-        self.link.settimeout(_START_S)
-        self.send(Message("open", self.opened))
-        opened = self.wait()
-        self.link.settimeout(self.silent_s)
-        self.doing = "waiting for work"
-        return opened
-
-    def send(self, message: Message | Packed) -> None:
-        if self.link is None:
-            raise LostError("it is not connected")
-        send_packed(self.link, message if isinstance(message, Packed) else packed(message))
-
-    def wait(self) -> Mapping[str, Any]:
-        """The fields of the answer. Raises LostError, or RuntimeError if it failed."""
-        while (message := self.receive()).kind != "done":
-            pass
-        return message.fields
-
-    def receive(self) -> Message:
-        assert self.link
-        message = receive(self.link)
-        if message.kind == "failed":
-            raise RuntimeError(f"{self.name}: {message.fields['sentence']}")
-        return message
-
-    def drop(self) -> None:
-        """Closes the connection and ends the process, if it is this one's."""
-        self.doing = "starting again" if self.losses else "ended"
-        if self.link:
-            self.link.close()
-            self.link = None
-        if self.process:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=0.1 if self.losses else _END_S)
-            self.process.kill()
-            self.process.wait()
-            self.process = None
 
 
 class Replicas:
@@ -153,6 +37,7 @@ class Replicas:
 
     places: addresses; "" is a replica that this process starts. opened: what vlrl.rollout.replica starts an engine with.
     silent_s: a replica at work that says nothing for this long is lost. shrinks: one that can't be reached again is left out.
+    direct: weights go from device to device, see vlrl.rollout.direct_sender.
     """
 
     def __init__(
@@ -163,16 +48,18 @@ class Replicas:
         silent_s: float,
         shrinks: bool,
         devices: Sequence[Sequence[int]],
+        direct: bool = False,
     ):
         self._shrinks = shrinks
+        self._direct = Sender(opened["engine"]["tensor_parallel"]) if direct else None
         self._sent: list[list[Packed]] = []  # messages that bring a new replica to the newest weights
         self._pool = [
-            _Connection(number, place, gpus, opened, silent_s)
+            Connection(number, place, gpus, opened, silent_s)
             for number, (place, gpus) in enumerate(zip(places, devices, strict=True))
         ]
         self._version = self.slots = 0
         phase.reports.append(self._report)
-        for step in (_Connection.connect, self._open):  # they load their models side by side
+        for step in (Connection.connect, self._open):  # they load their models side by side
             for each in self._pool:
                 try:
                     step(each)
@@ -184,7 +71,7 @@ class Replicas:
     def _report(self) -> list[str]:
         return [each.report() for each in tuple(self._pool)]
 
-    def _open(self, each: _Connection) -> None:
+    def _open(self, each: Connection) -> None:
         opened = each.open()
         self.slots += opened["slots"]
         self._version = min(self._version, opened["version"])
@@ -224,7 +111,7 @@ class Replicas:
                     each.drop()
         assert not awaited, f"the replicas left out {len(awaited)} of {len(requests)} rollouts"
 
-    def _messages(self, working: Sequence[_Connection]) -> Iterator[tuple[_Connection, Message]]:
+    def _messages(self, working: Sequence[Connection]) -> Iterator[tuple[Connection, Message]]:
         """The next message of each replica that has one; a replica that is lost samples its requests again."""
         ready = set(wait_for([each.link for each in working if each.link], timeout=PULSE_S))
         for each in working:
@@ -239,7 +126,7 @@ class Replicas:
                 self._restore(each, loss)
                 self._submit(each if each in self._pool else self._pool[each.number % len(self._pool)], each.requests)
 
-    def _submit(self, each: _Connection, requests: list[Request]) -> None:
+    def _submit(self, each: Connection, requests: list[Request]) -> None:
         """Sends requests to a replica, beside those that it has already."""
         if not requests:
             return None
@@ -261,8 +148,9 @@ class Replicas:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self._sent = []
-        buckets = (Message("bucket", {}, bucket) for bucket in _in_buckets(weights))
-        self._keep(chain([Message("weights")], buckets, [Message("end")]))
+        lost = self._direct.join(self._pool) if self._direct else {}
+        buckets = (Message("bucket", {}, bucket) for bucket in _in_buckets(weights, on_device=bool(self._direct)))
+        self._keep(chain([Message("weights")], buckets, [Message("end")]), lost)
 
     def load_adapter(self, folder: Path) -> None:
         contents = {path.name: bytearray(path.read_bytes()) for path in sorted(folder.iterdir())}
@@ -289,22 +177,27 @@ class Replicas:
 
     def close(self) -> None:
         phase.reports.remove(self._report)
+        if self._direct:
+            self._direct.drop()
         for each in self._pool:
             each.drop()
 
-    def _keep(self, messages: Iterable[Message]) -> None:
-        """Sends what changes an engine's state to every replica, waits for their answers, and keeps it for one that is lost."""
+    def _keep(self, messages: Iterable[Message], lost: dict[Connection, LostError] | None = None) -> None:
+        """Sends what changes an engine's state to every replica, waits for their answers, and keeps it for one that is lost.
+
+        lost: those that are known to be.
+        """
         sent: list[Packed] = []
-        lost: dict[_Connection, LostError] = {}
+        lost = {} if lost is None else lost
         for each in self._pool:
             each.doing = "taking weights"
         for message in messages:
-            once = packed(message)
-            sent.append(once)
-            for each in self._pool:
+            is_there = message.kind == "bucket" and self._direct and self._direct.send(message.tensors, self._pool, lost)
+            sent.append(packed(message))
+            for each in () if is_there else self._pool:
                 if each not in lost:
                     try:
-                        each.send(once)
+                        each.send(sent[-1])
                     except LostError as loss:
                         lost[each] = loss
         self._sent.append(sent)
@@ -318,8 +211,10 @@ class Replicas:
                 lost[each] = loss
             self._restore(each, lost[each])
 
-    def _restore(self, each: _Connection, loss: LostError) -> None:
+    def _restore(self, each: Connection, loss: LostError) -> None:
         """Starts or calls the replica again and gives it the newest weights. If that fails it is left out, or ends the run."""
+        if self._direct:
+            self._direct.drop()
         while True:
             each.losses += 1
             logger.warning("%s is lost: %s; it is started again", each.name, loss)
@@ -346,14 +241,15 @@ class Replicas:
             raise RuntimeError(f"{each.name} can't be brought back: {loss}; start it again, then resume the run")
 
 
-def _in_buckets(weights: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The tensors in buckets of about a GiB, copied, since each may be gone after the next."""
+def _in_buckets(weights: Iterable[tuple[str, Tensor]], *, on_device: bool) -> Iterator[dict[str, Tensor]]:
+    """The tensors in buckets of about a GiB, copied, since each may be gone after the next; on_device: they stay on theirs."""
     bucket: dict[str, Tensor] = {}
     for name, tensor in weights:
         if bucket and sum(each.nbytes for each in bucket.values()) + tensor.nbytes > _BUCKET:
             yield bucket
             bucket = {}
-        bucket[name] = tensor.detach().to("cpu", copy=True)
+        place = tensor.device if on_device else "cpu"
+        bucket[name] = tensor.detach().to(place, copy=True, memory_format=torch.contiguous_format)
     yield bucket
 
 

@@ -45,6 +45,7 @@ def start_engine(run: Run, model: str, *, lora: LoraConfig | None = None) -> Eng
         opened,
         silent_s=config.heartbeat_s or _SILENT_S,
         shrinks=config.rollout.on_lost == "continue",
+        direct=config.rollout.transfer == "direct" or (config.rollout.transfer == "auto" and torch.cuda.is_available()),
         devices=[_devices(run.ranks, len(places), number, config.engine.tensor_parallel) for number in range(len(places))],
     )
 
