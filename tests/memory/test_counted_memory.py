@@ -50,15 +50,16 @@ def real_peak(model: str, costs: Activations) -> int:
     return live.peak
 
 
-@pytest.mark.parametrize("changed", [
-    {}, {"checkpointing": True}, {"freeze_vision": True}, {"dtype": torch.bfloat16}, {"lora": LoraConfig(rank=4)},
-], ids=str)  # fmt: skip
+CHANGED = [{"checkpointing": True}, {}, {"freeze_vision": True}, {"dtype": torch.bfloat16}, {"lora": LoraConfig(rank=4)}]
+
+
+@pytest.mark.parametrize("changed", slow_but(CHANGED, CHANGED[:1]), ids=str)
 def test_fake_tensors_take_what_real_ones_take(model, changed):
     costs = costs_of(model, **changed)
     assert costs.peak(GROUPS, PATCHES) == pytest.approx(real_peak(model, costs), rel=0.005)
 
 
-@pytest.mark.parametrize("device, checkpointing", [("cpu", False), ("cuda", True)])
+@pytest.mark.parametrize(("device", "checkpointing"), slow_but([("cpu", False), ("cuda", True)], ["cuda"]))
 def test_layers_that_are_not_computed_take_what_they_would(model, device, checkpointing, monkeypatch):
     costs = costs_of(model, checkpointing=checkpointing, device=device, dtype=torch.bfloat16)
     costs.sizes.config.text_config.num_hidden_layers = 10

@@ -67,7 +67,7 @@ def test_the_largest_block_of_an_moe_model_is_its_router_and_experts():
 
 @pytest.mark.parametrize("groups, prompt, length, patches, figure", [
     (8, 98, 256, 0, "7610 tokens of text, bytes a token"),
-    (7, 1124, 8, 4096, "8050 tokens with 28672 patches, GB"),
+    pytest.param(7, 1124, 8, 4096, "8050 tokens with 28672 patches, GB", marks=pytest.mark.slow),
     pytest.param(9, 98, 1024, 0, "31601 tokens of text, bytes a token", marks=pytest.mark.slow),
     pytest.param(9, 98, 2048, 0, "62318 tokens of text, bytes a token", marks=pytest.mark.slow),
     pytest.param(28, 1124, 8, 4096, "32200 tokens with 114688 patches, GB", marks=pytest.mark.slow),
@@ -133,12 +133,12 @@ def test_a_shipped_run_file_fits_on_the_gpus_that_its_header_names(name):
 
 
 @pytest.mark.parametrize("name, machine, overrides", [
-    ("qwen3vl_30b_a3b", gpus(8, 80), ()),
+    pytest.param("qwen3vl_30b_a3b", gpus(8, 80), (), marks=pytest.mark.slow),
     ("qwen3vl_8b", gpus(8, 80), ("policy.zero_stage=1",)),
     ("qwen3vl_8b", gpus(8, 80), ("engine.gpu_memory_utilization=0.95",)),
     ("qwen3vl_8b", gpus(8, 80), ("engine.gpu_memory_utilization=0.1",)),
     ("qwen3vl_8b", gpus(8, 80), ("engine.sleep=false", "policy.zero_stage=2", "engine.gpu_memory_utilization=0.6")),
-    ("qwen3vl_235b_a22b", gpus(64, 80), ()),
+    pytest.param("qwen3vl_235b_a22b", gpus(64, 80), (), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_what_cannot_fit_is_refused_in_one_sentence_with_what_makes_it_fit(name, machine, overrides):
     config, sizes = run_of(name, *overrides)

@@ -142,7 +142,7 @@ def test_checkpointing_changes_no_bit(model, pictures):
     assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", slow_but([1, 2, 3], [3]))
 def test_a_step_moves_the_weights_alike_under_every_zero_stage(model, pictures, ranks, stage):
     def step(stage):
         sharded = {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if stage == 3 else {}

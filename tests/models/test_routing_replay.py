@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.conftest import SMALL_IMAGES
+from tests.conftest import SMALL_IMAGES, slow_but
 from tests.trainer.replay import MIX, SGD, UNCLIPPED, fixed_groups, fixed_minibatches, open_policy, weights_of
 from vlrl import config as cfg
 from vlrl.models.checkpoint_io import load_encoder
@@ -82,7 +82,10 @@ def test_a_replayed_update_has_a_router_gradient_and_another_step_than_a_plain_o
     assert any(not torch.equal(steps[0][name], steps[1][name]) for name in routers)
 
 
-@pytest.mark.parametrize("settings", [{"zero_stage": stage} for stage in (1, 2, 3)] + [{"gradient_checkpointing": True}], ids=str)
+STAGES = [{"zero_stage": stage} for stage in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("settings", slow_but([*STAGES, {"gradient_checkpointing": True}], STAGES[:1]), ids=str)
 def test_a_replayed_update_is_the_same_at_every_stage_and_with_recomputation(one_step, settings):
     steps = []
     for more in ({}, settings):

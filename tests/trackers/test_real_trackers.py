@@ -59,6 +59,7 @@ def in_folder(folder: Path, code: str, *arguments: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_scalars_text_and_pictures(written):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -97,6 +98,7 @@ def test_trackio_reads_metrics_and_tables(written):
     assert list((written / "runs/trackio/media").rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_mlflow_reads_metrics_parameters_and_artifacts(written):
     printed = in_folder(
         written,

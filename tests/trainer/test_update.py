@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.conftest import SMALL_IMAGES
+from tests.conftest import SMALL_IMAGES, slow_but
 from tests.loop import on_two_ranks
 from tests.trainer.replay import (
     GATES,
@@ -209,7 +209,7 @@ def test_each_task_has_its_own_taus():
     assert f.tolist() == pytest.approx([4 / tau / (1 + math.exp(-tau * 0.5)) for tau in (1.0, 2.0, 3.0)])
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", slow_but([1, 3], [1]))
 def test_the_first_minibatch_has_ratio_exactly_1_and_the_second_has_not(tiny_moe, pictures, ranks, stage):
     policy = open_policy(tiny_moe, ranks, zero_stage=stage)
     minibatches = fixed_minibatches(tiny_moe, pictures, ranks, budget=SPLIT)
@@ -236,7 +236,7 @@ def test_the_engine_as_old_policy_moves_the_weight_against_it_into_the_ratio(tin
     assert (step - other).norm() <= 1e-5 * step.norm()
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", slow_but([1, 3], [1]))
 def test_a_fresh_policy_goes_on_from_a_saved_one_with_a_frozen_vision_tower(tiny_dense, pictures, ranks, stage, tmp_path):
     settings = {"zero_stage": stage, "freeze_vision": True}
     minibatches = fixed_minibatches(tiny_dense, pictures, ranks)
@@ -279,7 +279,7 @@ def test_a_loss_that_is_not_finite_is_refused_before_the_weights_move(tiny_dense
     assert policy.version == 0 and equal(weights_of(policy), before)
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", slow_but([1, 3], [1]))
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(tiny_dense, pictures, ranks, monkeypatch, stage):
     policy = open_policy(tiny_dense, ranks, zero_stage=stage)
     before, backward = weights_of(policy), policy.backward
@@ -294,7 +294,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(tin
     assert equal(weights_of(policy), before)
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", slow_but([1, 3], [1]))
 def test_a_kl_term_is_nothing_at_the_start_and_something_after_a_step(tiny_dense, pictures, ranks, stage):
     minibatch = fixed_minibatches(tiny_dense, pictures, ranks, keep_zero=True)[0]
     results = []
