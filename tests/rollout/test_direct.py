@@ -77,7 +77,7 @@ def test_every_replica_gets_the_same_bits_and_none_of_them_in_a_message(
 def test_a_replica_that_is_lost_in_the_middle_gets_them_in_messages_and_the_next_ones_directly(
     two, through_memory, model, pictures, number, monkeypatch, sent_in_messages
 ) -> None:
-    monkeypatch.setattr("vlrl.rollout.replicas._BUCKET", 1)
+    monkeypatch.setattr("vlrl.rollout.replicas._DIRECT_BUCKET", 1)
     push_torn(two, model, lambda: os.kill(pid_of(two, 1), number))
     assert sent_in_messages
     assert in_order(two.generate(requests_of(model, pictures))) == through_memory
@@ -104,7 +104,7 @@ def test_where_no_group_can_form_weights_go_through_memory_and_that_is_said_once
     def refused(*arguments, **named) -> None:
         raise RuntimeError("no way between the devices")
 
-    monkeypatch.setattr("vlrl.rollout.direct_sender.Group", refused)
+    monkeypatch.setattr("vlrl.rollout.direct.Group.connect", refused)
     with replicas(model, ["", ""], direct=True) as engine:
         for _ in range(2):
             push(engine, model, 1.01, 2)
@@ -133,6 +133,6 @@ def test_each_member_of_a_replica_of_two_processes_gets_them(model, pictures, se
         assert not sent_in_messages
         straight = in_order(engine.generate(requests_of(model, pictures)))
         assert_same(straight, whole)
-        monkeypatch.setattr("vlrl.rollout.replicas._BUCKET", 1)
+        monkeypatch.setattr("vlrl.rollout.replicas._DIRECT_BUCKET", 1)
         push_torn(engine, model, lambda: os.kill(follower_of(engine), signal.SIGKILL))
         assert in_order(engine.generate(requests_of(model, pictures))) == straight

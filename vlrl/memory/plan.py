@@ -22,6 +22,7 @@ GIB = 1 << 30
 # Estimates. vLLM's are of a prefill of max_num_batched_tokens, its sampler and its CUDA graphs.
 _DRIVER, _ENGINE_WORKSPACE, _PROCESS = 3 * GIB // 2, 4 * GIB, 3 * GIB
 _SYNC_BUCKET = 512 << 20
+_SENT_BUCKET = 256 << 20
 _PROMPT_TEXT = 512  # tokens of a typical prompt beside its image
 _MICRO_BATCH_SHARE = 0.8  # as in vlrl.trainer.token_budget
 # The engine's whole share is exact, though not how much of it is its workspace.
@@ -238,9 +239,11 @@ class MemoryPlan:
 
     @property
     def _synced(self) -> int:
-        """A bucket of gathered weights, and the layer that vLLM is loading."""
+        """A bucket of gathered weights, and the layer that vLLM is loading, or the copy that goes to other GPUs."""
         block = self.sizes.largest_block * width(self.config.policy)
         gathered = max(_SYNC_BUCKET, block) if self.config.policy.zero_stage == 3 else 0
+        if self._engine_is_elsewhere:
+            return gathered + max(_SENT_BUCKET, block)
         return gathered + block // self.config.engine.tensor_parallel
 
 

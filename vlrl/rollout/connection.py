@@ -29,7 +29,7 @@ class Connection:
 
     number: int
     place: str
-    devices: Sequence[int]
+    devices: Sequence[str]
     opened: Mapping[str, Any]
     silent_s: float
     link: socket.socket | None = None
@@ -57,9 +57,7 @@ class Connection:
     def connect(self) -> None:
         """Starts the process, or calls the address. Raises LostError."""
         if not self.place:
-            self.link, self.process = spawn_replica(
-                {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices))} if self.devices else {}
-            )
+            self.link, self.process = spawn_replica({"CUDA_VISIBLE_DEVICES": ",".join(self.devices)} if self.devices else {})
             return
         deadline, refusal = time.monotonic() + _CALL_S, ""
         while time.monotonic() < deadline:

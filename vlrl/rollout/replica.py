@@ -24,7 +24,7 @@ from torch import Tensor
 from vlrl.config import EngineConfig, LoraConfig
 from vlrl.distributed.ranks import Ranks, join_ranks
 from vlrl.models.config_json import family_of
-from vlrl.rollout.direct import LOOK_S, Group, in_background, own_device, room_for
+from vlrl.rollout.direct import LOOK_S, Group, in_background, own_device
 from vlrl.rollout.followers import Followers
 from vlrl.rollout.protocol import LostError, Message, prove, receive, requests_of, rollout_message, send
 
@@ -72,6 +72,9 @@ class Replica:
             return
         finally:
             session.close()
+            if self._group:
+                self._group.abort()
+                self._group = None
 
     def _pass_on(self, message: Message) -> None:
         if self._followers and message.kind != "open":
@@ -137,9 +140,9 @@ class Replica:
 
     def _join(self, fields: Mapping[str, Any], session: "_Session") -> None:
         number = fields["number"] + self._opened.get("member", 0)
-        device = own_device()
-        joining = in_background(lambda: Group(fields["meeting"], number, device=device, own=fields["own"]))
-        self._group = joining.result() if session.takes_part(joining) else None
+        group = Group(own_device())
+        work = in_background(lambda: group.connect(fields["meeting"], number, address=fields["address"]))
+        self._group = group if session.takes_part(work, group) else None
 
     def _load_adapter(self, message: Message) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -208,29 +211,37 @@ class _Session:
         try:
             while (message := self.receive()).kind == "bucket":
                 announced = message.fields.get("announced")
-                tensors = self._brought(announced, group) if announced else message.tensors
-                yield from (tensors or {}).items()
+                yield from (message.tensors if announced is None else self._received(announced, group)).items()
         except LostError:
             self._pass_on(Message("end"))
             raise
 
-    def _brought(self, announced: Any, group: Group | None) -> dict[str, Tensor] | None:
-        """The announced tensors; None if not all replicas got them, after which they come in a message."""
+    def _received(self, announced: Any, group: Group | None) -> dict[str, Tensor]:
+        """The announced tensors; none if not all replicas got them, after which they come in a message."""
         assert group, "the trainer announces tensors to a replica that is in no group"
-        tensors = room_for(announced, group.device)
-        if self.takes_part(in_background(lambda: group.broadcast(tensors.values()))):
-            return tensors
-        group.abort()
-        return None
+        work = in_background(lambda: group.receive(announced))
+        return work.result() if self.takes_part(work, group) else {}
 
-    def takes_part(self, work: "Future[Any]") -> bool:
-        """Whether the trainer says that all it asked have done their work, this process too. See vlrl.rollout.direct_sender."""
+    def takes_part(self, work: "Future[Any]", group: Group) -> bool:
+        """Whether the trainer says that all it asked have done their work, this process too. See vlrl.rollout.direct_sender.
+
+        Ends the group if not.
+        """
+        agreed = False
+        try:
+            agreed = self._agrees(work)
+        finally:
+            if not agreed:
+                group.abort()
+        return agreed
+
+    def _agrees(self, work: "Future[Any]") -> bool:
         said = have = None
         try:
             while not said and not select.select([self._connection], [], [], 0)[0]:
                 wait([work], timeout=LOOK_S)
                 if work.done() and (error := work.exception()):
-                    said = Message("lacks", {"sentence": str(error)})
+                    said = Message("lacks", {"sentence": str(error) or type(error).__name__})
                 elif work.done() and (have := self._all_got()) is not None:
                     said = Message("got") if have else Message("lacks", {"sentence": "a member of the engine lacks it"})
                 elif work.done():
@@ -240,16 +251,16 @@ class _Session:
             agreed = self.receive().kind == "agreed"
         except LostError:
             self._pass_on(Message("abandon"))
-            self._wait_for_all(have)
+            self._take_answers(have)
             raise
         if not agreed:
             if not said:
                 self.send(Message("lacks", {"sentence": "it was abandoned"}))
-            self._wait_for_all(have)
+            self._take_answers(have)
         return agreed
 
-    def _wait_for_all(self, have: bool | None) -> None:
-        """Until each other member has said what it has. have: they have."""
+    def _take_answers(self, have: bool | None) -> None:
+        """Takes one answer of each other member of the engine, unless they were taken. have: what they said, if so."""
         while have is None:
             have = self._all_got()
             time.sleep(LOOK_S if have is None else 0)

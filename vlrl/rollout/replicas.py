@@ -29,6 +29,7 @@ from vlrl.types import Rollout
 logger = logging.getLogger(__name__)
 
 _BUCKET = 1 << 30  # bytes of weights in a message
+_DIRECT_BUCKET = 1 << 28  # of those that go from device to device, which hold them twice meanwhile
 _MOST_LOSSES = 3  # of one replica within one batch
 
 
@@ -47,7 +48,7 @@ class Replicas:
         *,
         silent_s: float,
         shrinks: bool,
-        devices: Sequence[Sequence[int]],
+        devices: Sequence[Sequence[str]],
         direct: bool = False,
     ):
         self._shrinks = shrinks
@@ -178,7 +179,7 @@ class Replicas:
     def close(self) -> None:
         phase.reports.remove(self._report)
         if self._direct:
-            self._direct.drop()
+            self._direct.drop(waits=True)
         for each in self._pool:
             each.drop()
 
@@ -242,10 +243,11 @@ class Replicas:
 
 
 def _in_buckets(weights: Iterable[tuple[str, Tensor]], *, on_device: bool) -> Iterator[dict[str, Tensor]]:
-    """The tensors in buckets of about a GiB, copied, since each may be gone after the next; on_device: they stay on theirs."""
+    """The tensors in buckets, copied, since each may be gone after the next; on_device: they stay on theirs."""
+    most = _DIRECT_BUCKET if on_device else _BUCKET
     bucket: dict[str, Tensor] = {}
     for name, tensor in weights:
-        if bucket and sum(each.nbytes for each in bucket.values()) + tensor.nbytes > _BUCKET:
+        if bucket and sum(each.nbytes for each in bucket.values()) + tensor.nbytes > most:
             yield bucket
             bucket = {}
         place = tensor.device if on_device else "cpu"

@@ -46,13 +46,28 @@ def start_engine(run: Run, model: str, *, lora: LoraConfig | None = None) -> Eng
         silent_s=config.heartbeat_s or _SILENT_S,
         shrinks=config.rollout.on_lost == "continue",
         direct=config.rollout.transfer == "direct" or (config.rollout.transfer == "auto" and torch.cuda.is_available()),
-        devices=[_devices(run.ranks, len(places), number, config.engine.tensor_parallel) for number in range(len(places))],
+        devices=[
+            [] if place else _devices(run.ranks, len(places), number, config.engine.tensor_parallel)
+            for number, place in enumerate(places)
+        ],
     )
 
 
-def _devices(ranks: Ranks, replicas: int, number: int, each: int) -> list[int]:
-    """The GPUs of a replica, `each` of them: those of this host that follow the trainers' own; none without GPUs."""
+def _devices(ranks: Ranks, replicas: int, number: int, each: int) -> list[str]:
+    """The GPUs of a replica, `each` of them, as CUDA_VISIBLE_DEVICES has them: those of this host after the trainers' own.
+
+    None without GPUs. ValueError if there are too few.
+    """
     if not torch.cuda.is_available():
         return []
-    first = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + (ranks.local_rank * replicas + number) * each
-    return list(range(first, first + each))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(place) for place in range(torch.cuda.device_count())]
+    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    first = trainers + (ranks.local_rank * replicas + number) * each
+    if first + each > len(names):
+        raise ValueError(
+            f"rollout.replicas: {trainers} trainers and {trainers * replicas} replicas of {each} GPUs need "
+            f"{trainers * (1 + replicas * each)} GPUs on this host, and it has {len(names)}; start fewer of either, or set "
+            "rollout.place: colocated"
+        )
+    return names[first : first + each]
