@@ -145,14 +145,16 @@ def test_chain_sum_keeps_easy_sums_and_works_them_out():
 
 
 def test_knights_shortens_the_puzzle_and_tries_each_case():
-    puzzle = {"statements": (("not", ("lying", 1)), ("and", ("telling-truth", 0), ("lying", 1))), "solution": (False, False)}
+    puzzle = {"statements": (("telling-truth", 1), ("and", ("telling-truth", 0), ("lying", 1))), "solution": (False, False)}
     row = recipe("knights").to_row({"metadata": puzzle})
-    assert row.question == "A says: it is false that B is a knave. B says: A is a knight and B is a knave."
+    assert row.question == "A says: B is a knight. B says: A is a knight and B is a knave."
     assert row.answer == "knave, knave"
     assert row.response.startswith("knight knight: true false. knight knave: false true. ")
     assert row.response.endswith("knave knave: false false. \\boxed{knave, knave}")
-    implication = {"statements": (("->", ("lying", 1), ("lying", 0)), ("lying", 1)), "solution": (True, False)}
-    assert "an implication" in dropped("knights", {"metadata": implication})
+    for harder in (("->", ("lying", 1), ("lying", 0)), ("not", ("lying", 1))):
+        assert "an implication" in dropped(
+            "knights", {"metadata": {"statements": (harder, ("lying", 1)), "solution": (True, False)}}
+        )
 
 
 def test_functions_describes_in_order_and_tests_by_calls():
