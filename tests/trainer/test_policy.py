@@ -91,7 +91,7 @@ def test_a_policy_that_goes_back_repeats_its_updates_to_the_last_bit(request, pi
     policy = open_policy(model, ranks, dtype=dtype, zero_stage=stage, warmup_steps=3)
     minibatches = fixed_minibatches(model, pictures, ranks, budget=SPLIT)
     policy.save(tmp_path / "start")
-    first = losses_of(policy, minibatches, 1)
+    first = losses_of(policy, minibatches, 2)
     policy.save(tmp_path / "middle")
     rest, weights = losses_of(policy, minibatches, 2), weights_of(policy)
     for folder, losses in (("middle", rest), ("start", first + rest)):

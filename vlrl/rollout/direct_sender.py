@@ -24,7 +24,7 @@ _END_S = 5.0
 
 
 class Sender:
-    """The trainer's end. A replica is asked to take part, says `got` or `lacks`, and is told whether all have: `agreed`, or
+    """The trainer's end. A replica is asked to take part, answers `got` or `lacks`, and gets `agreed` if all have it, or else
     `abandon`, after which the same tensors come over its connection.
 
     processes: of each replica.
