@@ -11,8 +11,8 @@ FAMILY ?=
 # How a family begins: another architecture learns the tasks of the cold start at other rates (docs/learning.md).
 START_qwen2_5_vl := steps=110 coldstart.steps=120 mixture.knights.coldstart_weight=0.17 \
   mixture.functions.coldstart_weight=0.55 mixture.functions.weight=3 mixture.counting.weight=3 evaluation.rows=150
-START_qwen3_5 := steps=90 coldstart.steps=120 mixture.chain_sum.coldstart_weight=1 mixture.knights.coldstart_weight=0.15 \
-  mixture.functions.coldstart_weight=0.33 mixture.digits.coldstart_weight=0.5 mixture.counting.coldstart_weight=3.6 \
+START_qwen3_5 := steps=90 coldstart.steps=120 mixture.chain_sum.coldstart_weight=1 mixture.knights.coldstart_weight=0.2 \
+  mixture.functions.coldstart_weight=0.3 mixture.digits.coldstart_weight=0.5 mixture.counting.coldstart_weight=3.6 \
   mixture.functions.weight=4 mixture.digits.weight=2 evaluation.rows=150
 TINY := models/tiny-$(FAMILY)
 OF_FAMILY := $(if $(FAMILY),name=cpu-$(FAMILY) model=$(TINY) build.tiny_models.$(TINY)=$(FAMILY) $(START_$(FAMILY)))
