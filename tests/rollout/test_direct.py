@@ -9,6 +9,7 @@ import torch
 
 from tests.rollout.test_parallel_replica import assert_same, follower_of
 from tests.rollout.test_replicas import SECRET, changed, in_order, listening, pid_of, push, replicas, requests_of
+from vlrl.rollout.connection import Connection
 from vlrl.rollout.protocol import TOKEN, Message
 from vlrl.rollout.replicas import Replicas
 from vlrl.types import Rollout
@@ -45,8 +46,8 @@ def sent_in_messages(monkeypatch) -> list[int]:
             sizes.append(message.size)
         send(each, message)
 
-    send = Replicas.__init__.__globals__["Connection"].send
-    monkeypatch.setattr("vlrl.rollout.connection.Connection.send", counted)
+    send = Connection.send
+    monkeypatch.setattr(Connection, "send", counted)
     return sizes
 
 

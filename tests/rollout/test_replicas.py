@@ -239,7 +239,7 @@ def test_a_stranger_is_refused_and_does_not_keep_the_trainer_waiting(model, monk
 
 def test_an_address_where_nobody_listens_is_named(model, monkeypatch) -> None:
     monkeypatch.setenv(TOKEN, SECRET)
-    monkeypatch.setattr("vlrl.rollout.replicas._CALL_S", 1.5)
+    monkeypatch.setattr("vlrl.rollout.connection._CALL_S", 1.5)
     sentence = r"engine replica 0 \(at 127.0.0.1:9\) can't be used: no answer in 1.5 s"
     with pytest.raises(OSError, match=sentence), replicas(model, ["127.0.0.1:9"]):
         pass
@@ -256,7 +256,7 @@ def test_another_model_than_the_replica_s_is_refused(model, monkeypatch) -> None
 
 def test_without_a_replica_that_cannot_be_reached_again_the_others_sample_its_share(model, pictures, monkeypatch, caplog) -> None:
     monkeypatch.setenv(TOKEN, SECRET)
-    monkeypatch.setattr("vlrl.rollout.replicas._CALL_S", 2.0)
+    monkeypatch.setattr("vlrl.rollout.connection._CALL_S", 2.0)
     requests = requests_of(model, pictures)
     with listening() as stays, replicas(model, ["", stays], shrinks=True) as engine:
         whole = [(each.slot, each.sample) for each in in_order(engine.generate(requests))]
