@@ -102,7 +102,7 @@ def test_a_policy_that_goes_back_repeats_its_updates_to_the_last_bit(request, pi
 
 @pytest.mark.parametrize(("kind", "stage"), slow_but(product(("tiny_dense", "tiny_moe"), (1, 2, 3)), [("tiny_dense", 1)]))
 def test_bfloat16_gradients_of_many_passes_are_summed_in_float32(request, ranks, stage, kind):
-    """Sixteen equal passes move the fp32 weights as one of sixteen times the loss: in bfloat16 no sum but the first few is exact."""
+    """Sixteen passes move the fp32 weights as one of sixteen times the loss: in bfloat16 no sum but the first few is exact."""
     model = request.getfixturevalue(kind)
     encoder = load_encoder(model, SMALL_IMAGES)
     pack = pack_groups([(encoder.encode(message("What is 12 + 34?")), [[30, 31, 32]])], encoder.filler())
