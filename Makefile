@@ -21,6 +21,8 @@ OF_FAMILY := $(if $(FAMILY),name=cpu-$(FAMILY) model=$(TINY) build.tiny_models.$
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+# A run and the tests start hundreds of processes, each of which would compile the same modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The tests of a file stay in one process, and two cores have three processes, since tests wait as often as they work.
 JOBS ?= 3

@@ -1,5 +1,6 @@
 """Shared parts of the tests: tiny checkpoints, a few images on disk, how long to wait, and what may be skipped."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -11,6 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+from xdist.scheduler import LoadFileScheduling
 
 from vlrl.config import ImagesConfig
 from vlrl.models.config_json import FAMILIES
@@ -47,13 +49,25 @@ def slow_but(values, quick) -> list:
 OF_EACH_FAMILY = slow_but(FAMILIES, ("qwen2_5_vl", "qwen3_vl_moe", "qwen3_5"))
 """The families, of which the quick tests see one with windows in its vision tower, one of experts and a recurrent one."""
 
-LONGEST = (
+ON_RANKS = (
     "test_train",
-    "test_policy",
-    "test_memory_plan",
-    "test_recipes",
-    "test_lora",
     "test_update",
+    "test_expert_parallel",
+    "test_ranks",
+    "test_loading",
+    "test_out_of_memory",
+    "test_balance",
+)
+"""Files whose quick tests start ranks or a run, all in one process of pytest: these begin with the same twelve seconds of imports."""
+
+LONGEST = (
+    *ON_RANKS,
+    "test_heartbeat",
+    "test_memory_plan",
+    "test_sources",
+    "test_recipes",
+    "test_policy",
+    "test_lora",
     "test_hostile",
     "test_preflight",
     "test_engine",
@@ -66,11 +80,31 @@ LONGEST = (
     "test_judge",
     "test_report",
 )
-"""Files that take longest. They begin first, so that no process is left with one of them at the end."""
+"""Files that take longest. They begin first, so that no process is left with one of them at the end; those that wait, with those
+that work."""
 
 
 def pytest_collection_modifyitems(items) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+class _ByFile(LoadFileScheduling):
+    """All tests of a file in one process, and those of ON_RANKS in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "on_ranks" if Path(file).stem in ON_RANKS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log) -> LoadFileScheduling | None:
+    return _ByFile(config, log) if config.option.markexpr == "not slow" else None
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests are never garbage: looking for it among them took an eighth of the suite's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,6 +10,7 @@ from vlrl.config import LoraConfig
 from vlrl.memory import activations
 from vlrl.memory.activations import Activations
 from vlrl.memory.live_bytes import LiveBytes
+from vlrl.memory.shortened import Shortened, shortened
 from vlrl.models.checkpoint_io import load_model
 from vlrl.models.config_json import FAMILIES
 from vlrl.models.lora import add_adapters
@@ -62,11 +63,17 @@ def test_fake_tensors_take_what_real_ones_take(model, changed):
 @pytest.mark.parametrize(("device", "checkpointing"), slow_but([("cpu", False), ("cuda", True)], ["cuda"]))
 def test_layers_that_are_not_computed_take_what_they_would(model, device, checkpointing, monkeypatch):
     costs = costs_of(model, checkpointing=checkpointing, device=device, dtype=torch.bfloat16)
-    costs.sizes.config.text_config.num_hidden_layers = 10
-    if kinds := getattr(costs.sizes.config.text_config, "layer_types", None):
-        costs.sizes.config.text_config.layer_types = (kinds * 10)[:10]
+    text, vision = costs.sizes.config.text_config, costs.sizes.config.vision_config
+    text.num_hidden_layers, vision.depth = 14, 10
+    if kinds := getattr(text, "layer_types", None):
+        text.layer_types = (kinds * 14)[:14]
+    for special in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+        if hasattr(vision, special):
+            setattr(vision, special, [3, 7])
     of_few = costs.peak(GROUPS, PATCHES)
-    monkeypatch.setattr(activations, "_FEW_LAYERS", 10)
+    whole = Shortened(config=costs.sizes.config, period=1, periods=0, blocks=0)
+    assert shortened(whole.config).periods and shortened(whole.config).blocks
+    monkeypatch.setattr(activations, "shortened", lambda config: whole)
     activations._counted.cache_clear()
     assert of_few == pytest.approx(costs.peak(GROUPS, PATCHES), rel=0.005)
 

@@ -20,6 +20,7 @@ NAMES = sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
 RUNS_CODE = {"code_tests", "code_stdin", "functions"}
 ASKS_A_JUDGE = {"judged_answer"}  # see tests/scoring/test_judge.py, which puts these texts to one
 MEGABYTE = 10**6
+SIZES = [MEGABYTE // 10, pytest.param(MEGABYTE, marks=pytest.mark.slow)]
 
 # The task with a hook that counts what Python does for it, once its own examples have imported all that it needs.
 WATCHED = """
@@ -67,17 +68,17 @@ PAYLOADS = [
 ]
 
 
-def hostile(mark: Path) -> Iterator[str]:
-    """Texts that no one would be paid for."""
+def hostile(mark: Path, size: int) -> Iterator[str]:
+    """Texts of up to so many bytes that no one would be paid for."""
     for piece in PIECES:
-        yield piece * (MEGABYTE // len(piece.encode(errors="surrogatepass")))
+        yield piece * (size // len(piece.encode(errors="surrogatepass")))
         yield "\\boxed{" + piece * 300 + "}"
     for payload in PAYLOADS:
         text = payload.format(mark=mark)
         yield from (text, f"\\boxed{{{text}}}", f"```json\n{text}\n```", f'[{{"bbox_2d": "{text}"}}]')
     rng = random.Random(0)
-    yield "".join(map(chr, rng.choices(range(0x3000), k=MEGABYTE // 3)))
-    yield rng.randbytes(MEGABYTE).decode(errors="surrogateescape")
+    yield "".join(map(chr, rng.choices(range(0x3000), k=size // 3)))
+    yield rng.randbytes(size).decode(errors="surrogateescape")
     for _ in range(20):
         yield "".join(rng.choices(PIECES, k=rng.randint(1, 400)))
 
@@ -96,10 +97,11 @@ def pool(tmp_path_factory) -> Iterator[Scorer]:
         yield scorer
 
 
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in RUNS_CODE | ASKS_A_JUDGE])
-def test_no_text_crashes_stalls_or_reaches_anything(pool, name, tmp_path):
+def test_no_text_crashes_stalls_or_reaches_anything(pool, name, size, tmp_path):
     row = next(row for _, row, reward in load_task(name, [SHIPPED]).examples if reward > 0)
-    texts = list(hostile(tmp_path / "mark"))
+    texts = list(hostile(tmp_path / "mark", size))
     for slot, text in enumerate(texts):
         pool.submit(rollout(text, slot), name, Row(question=row.question, answer=row.answer, images=row.images, meta=row.meta))
     bad = {

@@ -5,7 +5,6 @@ by `python -m bench.memory`, and with those of an H100 (bench/results/gpu.json) 
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from math import isqrt
@@ -16,6 +15,7 @@ from torch import nn
 
 from vlrl.config import LoraConfig
 from vlrl.memory.live_bytes import FakeTensors, LiveBytes
+from vlrl.memory.shortened import shortened
 from vlrl.models.attention import GroupSizes
 from vlrl.models.checkpoint_io import make_trainable, model_without_weights
 from vlrl.models.config_json import family_of
@@ -27,7 +27,6 @@ from vlrl.models.processor import EncodedPrompt
 from vlrl.models.sizes import ModelSizes
 
 _WHOLE_NUMBERS = ("tokens", "positions", "grid", "predictors", "targets", "sequence")
-_FEW_LAYERS = 5  # after which each layer takes as much as the one before: DeepStack puts an image's features into the first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,20 +43,20 @@ class Activations:
     def peak(self, groups: Sequence[GroupSizes], patches: int = 0) -> int:
         """Bytes at the peak of a micro-batch of these groups, each with an image of `patches` patches.
 
-        Of many layers only the first are computed: after them, each repetition of the kinds of layers saves as much as the last.
+        Of many layers only some are computed (see `shortened`): each other one saves as much as one of its kind.
         """
-        vision, text, saved = _counted(self, tuple(groups), patches)
-        layers, period = self.sizes.config.text_config.num_hidden_layers, _period(self.sizes.config.text_config)
-        repeated = (layers - _computed_layers(self.sizes.config.text_config)) // period
-        return max(vision, text + repeated * (saved[-1] - saved[-1 - period]))
+        short = shortened(self.sizes.config)
+        vision, text, blocks, layers = _counted(self, tuple(groups), patches)
+        vision_saved = short.blocks * (blocks[1] - blocks[0]) if short.blocks else 0
+        text_saved = short.periods * (layers[-1] - layers[-1 - short.period])
+        return vision_saved + max(vision, text + text_saved)
 
 
 @cache
-def _counted(costs: Activations, groups: tuple[GroupSizes, ...], patches: int) -> tuple[int, int, list[int]]:
+def _counted(costs: Activations, groups: tuple[GroupSizes, ...], patches: int) -> tuple[int, int, list[int], list[int]]:
     """The peaks while the vision tower computes and while the language model does, in both directions; and the bytes that are
-    saved before the language model's first layer and after each layer."""
-    config = deepcopy(costs.sizes.config)
-    _shorten(config.text_config, _computed_layers(config.text_config))
+    saved after each block of the tower, and before the language model's first layer and after each layer."""
+    config = shortened(costs.sizes.config).config
     pack = _pack(config, groups, patches)
     qwen = model_without_weights(config, costs.dtype)
     make_trainable(qwen, freeze_vision=costs.freeze_vision, gradient_checkpointing=costs.checkpointing)
@@ -79,9 +78,10 @@ def _take_fake_weights(qwen: Any) -> None:
     qwen.tie_weights()
 
 
-def _run(model: PackedModel, pack: Pack, live: LiveBytes) -> tuple[int, int, list[int]]:
+def _run(model: PackedModel, pack: Pack, live: LiveBytes) -> tuple[int, int, list[int], list[int]]:
     """A forward and backward; see `_counted`."""
     peaks = {"vision": 0, "text": 0}
+    saved_by_blocks: list[int] = []
     saved: list[int] = []
     part = "vision"
 
@@ -100,13 +100,15 @@ def _run(model: PackedModel, pack: Pack, live: LiveBytes) -> tuple[int, int, lis
     layers = model.qwen.model.language_model.layers
     hooks = [layers[0].register_forward_pre_hook(begin)]
     hooks += [layer.register_forward_hook(lambda *_: saved.append(live.now)) for layer in layers]
+    blocks = model.qwen.model.visual.blocks
+    hooks += [block.register_forward_hook(lambda *_: saved_by_blocks.append(live.now)) for block in blocks]
     with live:
         scores = token_scores(pack, model(pack), {})
         for hook in hooks:
             hook.remove()  # backward computes layers again
         scores.zero.backward()
     enter("vision")
-    return peaks["vision"], peaks["text"], saved
+    return peaks["vision"], peaks["text"], saved_by_blocks, saved
 
 
 def _fake_pack(fake: FakeTensors, qwen: Any, pack: Pack) -> Pack:
@@ -138,21 +140,3 @@ def _prompt(config: Any, size: int, patches: int) -> EncodedPrompt:
         image_keys=(),
         image_spans=(),
     )
-
-
-def _computed_layers(text_config: Any) -> int:
-    """At least the first of all kinds, and as many less than all as are a multiple of the period."""
-    layers, period = text_config.num_hidden_layers, _period(text_config)
-    return layers - max(0, (layers - _FEW_LAYERS - period) // period) * period
-
-
-def _shorten(text_config: Any, layers: int) -> None:
-    text_config.num_hidden_layers = layers
-    if kinds := getattr(text_config, "layer_types", None):
-        text_config.layer_types = kinds[:layers]
-
-
-def _period(text_config: Any) -> int:
-    """After how many layers their kinds repeat."""
-    kinds = getattr(text_config, "layer_types", None) or [""]
-    return next(n for n in range(1, len(kinds) + 1) if kinds[n:] == kinds[:-n])
