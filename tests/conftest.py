@@ -58,7 +58,7 @@ ON_RANKS = (
     "test_out_of_memory",
     "test_balance",
 )
-"""Files whose quick tests start ranks or a run, all in one process of pytest: these begin with the same twelve seconds of imports."""
+"""Files whose quick tests start ranks or a run, in one process of pytest, so that their twelve seconds of imports are made once."""
 
 LONGEST = (
     *ON_RANKS,
