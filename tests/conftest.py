@@ -58,16 +58,16 @@ ON_RANKS = (
     "test_out_of_memory",
     "test_balance",
 )
-"""Files whose quick tests start ranks or a run, in one process of pytest, so that their twelve seconds of imports are made once."""
+"""Files whose quick tests start ranks or a run, all in one process of pytest: twelve seconds of imports are paid once."""
 
 LONGEST = (
     *ON_RANKS,
     "test_heartbeat",
-    "test_memory_plan",
-    "test_sources",
     "test_recipes",
     "test_policy",
+    "test_sources",
     "test_lora",
+    "test_memory_plan",
     "test_hostile",
     "test_preflight",
     "test_engine",
@@ -102,7 +102,19 @@ def pytest_xdist_make_scheduler(config, log) -> LoadFileScheduling | None:
 
 
 def pytest_collection_finish() -> None:
-    """Libraries and tests are never garbage: looking for it among them took an eighth of the suite's time."""
+    _set_aside()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    result = yield
+    if nextitem and nextitem.path != item.path:
+        _set_aside()
+    return result
+
+
+def _set_aside() -> None:
+    """What is alive between two files is no garbage but libraries and tests; to look for it there took an eighth of all seconds."""
     gc.collect()
     gc.freeze()
 

@@ -22,7 +22,7 @@ import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -200,7 +200,7 @@ def _load_module(path: Path) -> ModuleType:
 
 def _scoring_imports(path: Path, found: set[Path]) -> set[Path]:
     """The files that a file imports, directly or indirectly, from its own folder or from _SCORING; adds them to `found`."""
-    for name in _imported_names(path):
+    for name in _imported_names(path.read_bytes()):
         for folder in (path.parent, *_SCORING):
             for helper in (folder / f"{name}.py", folder / name / "__init__.py"):
                 if helper.is_file() and helper not in found:
@@ -209,12 +209,13 @@ def _scoring_imports(path: Path, found: set[Path]) -> set[Path]:
     return found
 
 
-def _imported_names(path: Path) -> Iterator[str]:
-    """The words of all imported names: tasks, _shared and clean for `from tasks._shared import clean`."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            dotted = [alias.name for alias in node.names] + ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
-            yield from (word for name in dotted for word in name.split("."))
+@cache
+def _imported_names(source: bytes) -> frozenset[str]:
+    """The words of all names that a file imports: tasks, _shared and clean for `from tasks._shared import clean`."""
+    imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    dotted = [alias.name for node in imports for alias in node.names]
+    dotted += [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]
+    return frozenset(word for name in dotted for word in name.split("."))
 
 
 def _place(error: BaseException, path: Path) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import PATIENCE_S
 from tests.scoring.endpoint import BEHAVIOURS, GULLIBLE, completion, honest, judge, serving, verdict
-from tests.verifiers.test_hostile import hostile
+from tests.verifiers.test_hostile import MEGABYTE, hostile
 from vlrl.authoring.task_tools import score_all
 from vlrl.common.judge_prompt import judge_content, judge_messages, neutral, read_verdict
 from vlrl.config import ScoringConfig
@@ -119,7 +119,7 @@ def test_a_judge_that_follows_the_answer_is_an_error_and_not_a_reward():
 
 
 def test_no_hostile_text_gets_a_reward(tmp_path):
-    texts = list(hostile(tmp_path / "mark"))
+    texts = list(hostile(tmp_path / "mark", MEGABYTE))
     with serving(judge(honest)) as endpoint, judging(endpoint) as scorer:
         scores = score_all("judged_answer", [(text, SKY) for text in texts], scorer)
     assert {(score.status, score.reward) for score in scores} == {(Status.OK, 0.0)}
