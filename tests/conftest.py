@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,51 +49,55 @@ def slow_but(values, quick) -> list:
 OF_EACH_FAMILY = slow_but(FAMILIES, ("qwen2_5_vl", "qwen3_vl_moe", "qwen3_5"))
 """The families, of which the quick tests see one with windows in its vision tower, one of experts and a recurrent one."""
 
-ON_RANKS = (
-    "test_train",
-    "test_update",
-    "test_expert_parallel",
-    "test_ranks",
-    "test_loading",
-    "test_out_of_memory",
-    "test_balance",
-)
-"""Files whose quick tests start ranks or a run, all in one process of pytest: twelve seconds of imports are paid once."""
+TOGETHER = {
+    "ranks and runs": ("test_train", "test_update", "test_expert_parallel", "test_ranks", "test_loading", "test_out_of_memory"),
+    "engines": ("rollout/test_lora", "rollout/test_engine", "test_canary"),
+}
+"""How the path of a file ends whose quick tests share a process of pytest, since they begin with the same seconds of imports."""
 
 LONGEST = (
-    *ON_RANKS,
+    *TOGETHER["ranks and runs"],
     "test_heartbeat",
+    *TOGETHER["engines"],
     "test_recipes",
-    "test_policy",
     "test_sources",
-    "test_lora",
+    "test_policy",
+    "trainer/test_lora",
     "test_memory_plan",
-    "test_hostile",
+    "test_scorer",
     "test_preflight",
-    "test_engine",
     "test_symbolic",
-    "test_canary",
+    "test_code_results",
+    "test_hostile",
+    "test_tasks",
     "test_real_trackers",
     "test_build_pictures",
     "test_counted_memory",
+    "test_attacks",
     "test_cached_rows",
     "test_judge",
+    "test_code",
     "test_report",
 )
-"""Files that take longest. They begin first, so that no process is left with one of them at the end; those that wait, with those
+"""Files that take longest. They begin first, so that no process is left with one of them at the end; those that wait, among those
 that work."""
 
 
+def place_in(ends: Sequence[str], file: str) -> int:
+    """That of the first which the file's path ends with, or after all."""
+    return next((place for place, end in enumerate(ends) if file.removesuffix(".py").endswith(f"/{end}")), len(ends))
+
+
 def pytest_collection_modifyitems(items) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    items.sort(key=lambda item: place_in(LONGEST, str(item.path)))
 
 
 class _ByFile(LoadFileScheduling):
-    """All tests of a file in one process, and those of ON_RANKS in the same one."""
+    """All tests of a file in one process, and those of files in TOGETHER."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "on_ranks" if Path(file).stem in ON_RANKS else file
+        return next((name for name, ends in TOGETHER.items() if place_in(ends, file) < len(ends)), file)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -114,7 +118,7 @@ def pytest_runtest_teardown(item, nextitem):
 
 
 def _set_aside() -> None:
-    """What is alive between two files is no garbage but libraries and tests; to look for it there took an eighth of all seconds."""
+    """What is alive between two files is no garbage but libraries and tests. To look for it there took an eighth of the time."""
     gc.collect()
     gc.freeze()
 

@@ -37,7 +37,7 @@ def open_engine(
     tensor_parallel: int = 1,
     lora: cfg.LoraConfig | None = None,
 ) -> VllmEngine:
-    return VllmEngine(
+    engine = VllmEngine(
         cfg.EngineConfig(max_model_len=512, tensor_parallel=tensor_parallel, kv_cache_gb=KV_CACHE_GB),
         model,
         dtype=dtype,
@@ -49,6 +49,9 @@ def open_engine(
         ranks=ranks,
         lora=lora,
     )
+    if tensor_parallel == 1:  # no process of its own to end, and vLLM's shutdown would look for garbage for seconds
+        engine._llm.llm_engine.engine_core._finalizer.atexit = False
+    return engine
 
 
 def requests_for(
