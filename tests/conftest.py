@@ -50,7 +50,15 @@ OF_EACH_FAMILY = slow_but(FAMILIES, ("qwen2_5_vl", "qwen3_vl_moe", "qwen3_5"))
 """The families, of which the quick tests see one with windows in its vision tower, one of experts and a recurrent one."""
 
 TOGETHER = {
-    "ranks and runs": ("test_train", "test_update", "test_expert_parallel", "test_ranks", "test_loading", "test_out_of_memory"),
+    "ranks and runs": (
+        "test_train",
+        "test_update",
+        "test_expert_parallel",
+        "test_ranks",
+        "test_loading",
+        "test_out_of_memory",
+        "test_balance",
+    ),
     "engines": ("rollout/test_lora", "rollout/test_engine", "test_canary"),
 }
 """How the path of a file ends whose quick tests share a process of pytest, since they begin with the same seconds of imports."""
