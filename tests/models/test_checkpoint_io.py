@@ -13,7 +13,7 @@ import vlrl.models.cuda_wheels  # noqa: F401 (before transformers)
 # isort: split
 from transformers import AutoModelForImageTextToText
 
-from tests.conftest import SMALL_IMAGES, TEXTS
+from tests.conftest import SMALL_IMAGES, TEXTS, slow_but
 from tests.models.helpers import message
 from tests.models.thinking import SAMPLING, write_thinking
 from tests.trainer.replay import open_policy
@@ -53,7 +53,7 @@ FLAGS = [(tied, flag) for tied in (True, False) for flag in (None, True, False)]
 TIES = [(name, *each) for name in FAMILIES for each in FLAGS if not (name in EITHER_TIES and each == (False, True))]
 
 
-@pytest.mark.parametrize(("name", "tied", "flag"), TIES)
+@pytest.mark.parametrize(("name", "tied", "flag"), slow_but(TIES, ("qwen2_5_vl", "qwen3_vl_moe", "qwen3_5")))
 def test_every_tensor_of_a_loaded_checkpoint_is_its_file_s_whatever_text_config_says_of_the_head(tmp_path, name, tied, flag):
     family = FAMILIES[name]
     write_random(tmp_path, TEXTS, family, *family.tiny_configs(), tied=tied)

@@ -85,6 +85,7 @@ def test_tensorboard_shows_a_repeated_step_once_and_keeps_all_if_a_run_that_resu
     assert [(each.step, round(each.value, 1)) for each in events.Scalars("reward")] == [(1, 1.3), (2, 2.3), (3, 3.2), (4, 4.2)]
 
 
+@pytest.mark.slow
 def test_trackio_reads_metrics_and_tables(written):
     printed = in_folder(
         written,
@@ -114,9 +115,11 @@ def test_mlflow_reads_metrics_parameters_and_artifacts(written):
     assert printed[2] == "['rollouts/step-000002-digits.png', 'rollouts/step-000002.md']"
 
 
+@pytest.mark.slow
 def test_wandb_has_its_files(written):
     assert list((written / "runs/toy/wandb").glob("offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_in_the_home_folder(written):
     assert not [path for path in (written / "home").rglob("*") if path.is_file()]
