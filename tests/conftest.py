@@ -68,7 +68,6 @@ LONGEST = (
     "test_heartbeat",
     *TOGETHER["engines"],
     "test_recipes",
-    "test_sources",
     "test_policy",
     "trainer/test_lora",
     "test_memory_plan",

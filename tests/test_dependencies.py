@@ -39,6 +39,9 @@ def named(*extras: str, base: bool = True) -> dict[str, str]:
     return {normal(found[1]): found[2] for found in parsed if found and found[1] != "vlrl"}  # vlrl[recipes]: another extra
 
 
+distributions_of_modules = cache(packages_distributions)  # reads the files of every package
+
+
 @cache
 def imported(folder: str) -> set[str]:
     """The distributions that a folder's code imports, at a file's head or inside a function."""
@@ -49,7 +52,7 @@ def imported(folder: str) -> set[str]:
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module.partition(".")[0])
-    installed = packages_distributions()
+    installed = distributions_of_modules()
     distributions = {normal(installed.get(name, [name])[0]) for name in modules - set(sys.stdlib_module_names) - OWN}
     return {CALLED.get(name, name) for name in distributions} - BY_HAND
 

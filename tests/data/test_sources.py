@@ -89,7 +89,10 @@ def test_images_of_a_parquet_file_stay_encoded_and_a_broken_one_reaches_the_buil
     assert read(tmp_path / "rows.parquet") == [{"image": content[0], "images": content}, {"image": content[1], "images": []}]
 
 
-def test_a_source_that_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_source_that_cannot_be_read_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # as HF_HUB_OFFLINE=1 says before the library is imported
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(SourceError, match="cannot be read .*; name a file with --from"):
         list(records(None, "nobody/nothing", split="train"))

@@ -41,7 +41,15 @@ PUBLISHED = {
 SOURCES = [(name, "made" if name in MADE else "drawn") for name in NAMES]
 SOURCES += [(name, "published") for name in NAMES if name in PUBLISHED and PUBLISHED[name].exists()]
 FEW = {"functions": 40, "humaneval": 40, "mbpp": 40, "reasoning_gym": 40}  # records, where a row's answer takes its time
-FEW |= {"clocks": 60, "table_charts": 80, "tables": 60, "scenes": 60, "signs": 60, "pointing": 90}  # and where one is drawn
+FEW |= {
+    "bars": 80,
+    "clocks": 60,
+    "table_charts": 80,
+    "tables": 60,
+    "scenes": 60,
+    "signs": 60,
+    "pointing": 90,
+}  # and where one is drawn
 
 
 def recipe(name: str):
@@ -78,7 +86,7 @@ def built(tmp_path_factory, sample, pool):
         if (name, source) not in folders:
             folder = folders[name, source] = tmp_path_factory.mktemp(name)
             whole = recipe(name)
-            first = replace(whole, raws=lambda source, seed: islice(whole.raws(source, seed), FEW.get(name, 1500)))
+            first = replace(whole, raws=lambda source, seed: islice(whole.raws(source, seed), FEW.get(name, 500)))
             build(replace(first, sizes={"train": TRAIN, "eval": EVAL}), folder, pool, source=sample(name, source))
         return folders[name, source]
 

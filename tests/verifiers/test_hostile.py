@@ -20,7 +20,7 @@ NAMES = sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
 RUNS_CODE = {"code_tests", "code_stdin", "functions"}
 ASKS_A_JUDGE = {"judged_answer"}  # see tests/scoring/test_judge.py, which puts these texts to one
 MEGABYTE = 10**6
-SIZES = [MEGABYTE // 50, pytest.param(MEGABYTE, marks=pytest.mark.slow)]
+SIZES = [MEGABYTE // 10, pytest.param(MEGABYTE, marks=pytest.mark.slow)]
 
 # The task with a hook that counts what Python does for it, once its own examples have imported all that it needs.
 WATCHED = """
