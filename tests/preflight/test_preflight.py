@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -228,3 +229,9 @@ def test_a_run_that_memory_does_not_hold_is_refused_before_its_model_is_loaded(g
     with pytest.raises(ValueError, match=r"^memory: .* on each rank, most of it for .* needs .* GiB and has 0.0; "):
         preflight(good_run(), Ranks(0, 1, 0))
     preflight(good_run(), Ranks(0, 1, 0), to_train=False)
+
+
+def test_too_few_gpus_for_replicas_are_said_before_the_cold_start(good_run, monkeypatch):
+    monkeypatch.setattr("vlrl.preflight.full_checks.replica_devices", Mock(side_effect=ValueError("too few GPUs")))
+    with pytest.raises(ValueError, match="^too few GPUs$"):
+        preflight(good_run(), Ranks(0, 1, 0))

@@ -24,6 +24,7 @@ from vlrl.models.sizes import ModelSizes
 from vlrl.models.tensor_check import check_tensors, empty_model
 from vlrl.preflight.memory_faults import memory_faults, this_machine
 from vlrl.preflight.model_settings import setting_faults
+from vlrl.rollout.devices import replica_devices
 from vlrl.rollout.groups import encode_demonstration, encode_prompt
 from vlrl.run import Run, open_run
 from vlrl.tasks import THOUSANDTHS, gold
@@ -83,6 +84,10 @@ def _setting_faults(run: Run) -> Iterator[str]:
     yield from setting_faults(run.config, check_model(run.config.model)["text_config"], run.ranks.size)
     if run.config.algorithm.routing_replay == "r3" and not torch.cuda.is_available():
         yield "algorithm.routing_replay: r3 needs a GPU, because vLLM returns routed experts only on GPUs; use r2"
+    try:
+        replica_devices(run.config, run.ranks)
+    except ValueError as error:
+        yield str(error)
 
 
 def _place_faults(run: Run) -> Iterator[str]:

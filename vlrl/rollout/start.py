@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from vlrl.config import LoraConfig
-from vlrl.distributed.ranks import Ranks
+from vlrl.rollout.devices import replica_devices
 from vlrl.rollout.engine import Engine
 from vlrl.rollout.protocol import TOKEN
 from vlrl.rollout.replicas import Replicas
@@ -32,7 +32,6 @@ def start_engine(run: Run, model: str, *, lora: LoraConfig | None = None) -> Eng
         return VllmEngine(config.engine, model, family=family, ranks=run.ranks, lora=lora, **settings)
     if config.rollout.hosts and not os.environ.get(TOKEN):
         raise ValueError(f"rollout.hosts: set the environment variable {TOKEN} to the secret that the replicas were started with")
-    places = config.rollout.places(run.ranks.rank, run.ranks.size)
     opened = settings | {
         "model": model,
         "model_type": run.encoder.family.model_type,
@@ -41,33 +40,10 @@ def start_engine(run: Run, model: str, *, lora: LoraConfig | None = None) -> Eng
         "threads": config.threads,
     }
     return Replicas(
-        places,
+        config.rollout.places(run.ranks.rank, run.ranks.size),
         opened,
         silent_s=config.heartbeat_s or _SILENT_S,
         shrinks=config.rollout.on_lost == "continue",
         direct=config.rollout.transfer == "direct" or (config.rollout.transfer == "auto" and torch.cuda.is_available()),
-        devices=[
-            [] if place else _devices(run.ranks, len(places), number, config.engine.tensor_parallel)
-            for number, place in enumerate(places)
-        ],
+        devices=replica_devices(config, run.ranks),
     )
-
-
-def _devices(ranks: Ranks, replicas: int, number: int, each: int) -> list[str]:
-    """The GPUs of a replica, `each` of them, as CUDA_VISIBLE_DEVICES has them: those of this host after the trainers' own.
-
-    None without GPUs. ValueError if there are too few.
-    """
-    if not torch.cuda.is_available():
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(place) for place in range(torch.cuda.device_count())]
-    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    first = trainers + (ranks.local_rank * replicas + number) * each
-    if first + each > len(names):
-        raise ValueError(
-            f"rollout.replicas: {trainers} trainers and {trainers * replicas} replicas of {each} GPUs need "
-            f"{trainers * (1 + replicas * each)} GPUs on this host, and it has {len(names)}; start fewer of either, or set "
-            "rollout.place: colocated"
-        )
-    return names[first : first + each]
