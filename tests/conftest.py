@@ -1,8 +1,7 @@
 """Shared parts of the tests: tiny checkpoints, a few images on disk, how long to wait, and what may be skipped."""
 
-import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,13 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
-from xdist.scheduler import LoadFileScheduling
 
+from tests.schedule import (  # noqa: F401
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_runtest_teardown,
+    pytest_xdist_make_scheduler,
+)
 from vlrl.config import ImagesConfig
 from vlrl.models.config_json import FAMILIES
 from vlrl.sandbox import jail
@@ -48,86 +52,6 @@ def slow_but(values, quick) -> list:
 
 OF_EACH_FAMILY = slow_but(FAMILIES, ("qwen2_5_vl", "qwen3_vl_moe", "qwen3_5"))
 """The families, of which the quick tests see one with windows in its vision tower, one of experts and a recurrent one."""
-
-TOGETHER = {
-    "ranks and runs": (
-        "test_train",
-        "test_update",
-        "test_expert_parallel",
-        "test_ranks",
-        "test_loading",
-        "test_out_of_memory",
-        "test_balance",
-    ),
-    "engines": ("rollout/test_lora", "rollout/test_engine", "test_canary"),
-}
-"""How the path of a file ends whose quick tests share a process of pytest, since they begin with the same seconds of imports."""
-
-LONGEST = (
-    *TOGETHER["ranks and runs"],
-    "test_heartbeat",
-    *TOGETHER["engines"],
-    "test_recipes",
-    "test_policy",
-    "trainer/test_lora",
-    "test_memory_plan",
-    "test_scorer",
-    "test_preflight",
-    "test_symbolic",
-    "test_code_results",
-    "test_hostile",
-    "test_tasks",
-    "test_real_trackers",
-    "test_build_pictures",
-    "test_counted_memory",
-    "test_attacks",
-    "test_cached_rows",
-    "test_judge",
-    "test_code",
-    "test_report",
-)
-"""Files that take longest. They begin first, so that no process is left with one of them at the end; those that wait, among those
-that work."""
-
-
-def place_in(ends: Sequence[str], file: str) -> int:
-    """That of the first which the file's path ends with, or after all."""
-    return next((place for place, end in enumerate(ends) if file.removesuffix(".py").endswith(f"/{end}")), len(ends))
-
-
-def pytest_collection_modifyitems(items) -> None:
-    items.sort(key=lambda item: place_in(LONGEST, str(item.path)))
-
-
-class _ByFile(LoadFileScheduling):
-    """All tests of a file in one process, and those of files in TOGETHER."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return next((name for name, ends in TOGETHER.items() if place_in(ends, file) < len(ends)), file)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log) -> LoadFileScheduling | None:
-    return _ByFile(config, log) if config.option.markexpr == "not slow" else None
-
-
-def pytest_collection_finish() -> None:
-    _set_aside()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item, nextitem):
-    result = yield
-    if nextitem and nextitem.path != item.path:
-        _set_aside()
-    return result
-
-
-def _set_aside() -> None:
-    """What is alive between two files is no garbage but libraries and tests. To look for it there took an eighth of the time."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
