@@ -46,6 +46,16 @@ def test_no_step_past_the_last_is_shown(config):
 
 
 @pytest.mark.slow
+def test_every_data_set_that_is_missing_is_named_the_held_out_ones_too(config):
+    math, logic = config.mixture["math"], config.mixture["logic"]
+    mixture = {
+        "math": math.model_copy(update={"eval_rows": Path("nowhere/eval")}),
+        "logic": logic.model_copy(update={"rows": Path("nowhere/train")}),
+    }
+    with pytest.raises(ValueError, match=r"(?s)nowhere/train.*\n.*nowhere/eval"):
+        list(plan(config.model_copy(update={"mixture": mixture}), 2))
+
+
 def test_memory_is_planned_without_weights(tmp_path, tiny_dense):
     (tmp_path / "model").mkdir()
     shutil.copy(Path(tiny_dense) / "config.json", tmp_path / "model")

@@ -5,16 +5,25 @@ It needs the run file and the sizes of the data sets, but no model.
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 from vlrl.config import Config
 from vlrl.data.mixture import Mixture
-from vlrl.inputs import train_rows
+from vlrl.data.shards import Dataset
+from vlrl.inputs import attempt_each, heldout_folders, train_rows
 from vlrl.types import Draw
 
 
 def plan(config: Config, steps: int) -> Iterator[str]:
-    """Yields a line for each of the first `steps` steps, then one for each task. Raises what Dataset and Mixture raise."""
-    sizes = {task: len(train_rows(task, mix)) for task, mix in config.mixture.items()}
+    """Yields a line for each of the first `steps` steps, then one for each task.
+
+    Raises what Mixture raises, and ValueError with one line for each data set that is missing, the held-out ones too.
+    """
+    rows, faults = attempt_each({task: partial(train_rows, task, mix) for task, mix in config.mixture.items()})
+    faults += attempt_each({task: partial(Dataset, folder) for task, folder in heldout_folders(config).items()})[1]
+    if faults:
+        raise ValueError("\n".join(faults))
+    sizes = {task: len(each) for task, each in rows.items()}
     weights = {task: mix.weight for task, mix in config.mixture.items()}
     minibatches = config.algorithm.minibatches
     mixture = Mixture(
