@@ -112,6 +112,27 @@ def test_an_override_that_cannot_be_applied_is_named(run_file, override, says):
     assert says in str(refusal.value)
 
 
+@pytest.mark.parametrize("overrides", [("steps", "=", "4"), ("steps", "=4"), ("steps=", "4")])
+def test_blanks_around_the_sign_are_refused_with_the_setting_as_it_should_be(run_file, overrides):
+    with pytest.raises(ValueError, match="without blanks around the =, as steps=4$"):
+        load_config(run_file, overrides)
+
+
+def test_a_key_that_is_there_twice_is_refused_with_its_line(run_file):
+    lines = run_file.read_text().rstrip().splitlines()
+    run_file.write_text("\n".join([*lines, "steps: 14"]))
+    with pytest.raises(ValueError, match=rf"run.yaml:{len(lines) + 1}: the key 'steps' is there twice"):
+        load_config(run_file)
+
+
+def test_the_hint_for_a_run_s_folder_names_its_trained_model(run_file, tmp_path):
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    with pytest.raises(ValueError, match=rf"did you mean '{run}/config.yaml'.*for its trained model add model={run}/model"):
+        load_config(run)
+
+
 def test_a_mistyped_run_file_is_told_the_nearest(run_file):
     with pytest.raises(ValueError, match=f"did you mean '{run_file}'"):
         load_config(run_file.with_name(run_file.stem + "s.yaml"))

@@ -297,8 +297,10 @@ def test_two_ranks_run_the_loop_and_resume_after_sigterm(small):
     # The launcher hands the signal to the ranks and ends with a code of its own.
     loop.interrupted(signal.SIGTERM, "step logged", 1, exit_code=None)
     assert (saved := loop.checkpoints()[-1]) == len(loop.metrics) < 4
-    assert f"continues after step {saved}" in loop.run()
-    check_files(loop, 4)
+    longer = loop.with_(steps=5)
+    printed = longer.run()
+    assert f"continues after step {saved}" in printed and "The run had 4 steps and has 5 now" in printed
+    check_files(longer, 5)
 
 
 @pytest.mark.slow

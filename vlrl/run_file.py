@@ -19,10 +19,13 @@ from vlrl.config import Config
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     """Reads a run file and applies `a.b=c` overrides. ValueError with a sentence for each fault."""
     try:
-        raw = yaml.safe_load(Path(path).read_text())
+        with Path(path).open() as text:
+            raw = yaml.load(text, _Loader)
     except (FileNotFoundError, IsADirectoryError):
         folder = path if path.is_dir() else path.parent
         near = nearest(str(path), map(str, sorted(folder.glob("*.yaml"))))
+        if (path / "model").is_dir():  # a run's folder, whose config.yaml names the model that it began with
+            near += f"for its trained model add model={path / 'model'}; "
         raise ValueError(f"no run file {path}; {near}configs/ holds complete ones to start from") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
@@ -51,12 +54,28 @@ def dump_config(config: Config, *, defaults: bool = True) -> str:
     return yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=not defaults), sort_keys=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML takes the last of two values of a key, and the reader of a run file may have seen the first."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ValueError(
+                    f"{self.name}:{key.start_mark.line + 1}: the key {key.value!r} is there twice; leave one of them out"
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def _check_form(overrides: tuple[str, ...]) -> None:
     """ValueError for an override that is not `a.b=c`, with the right spelling."""
     for place, override in enumerate(overrides):
         key, equals, value = override.lstrip("-").partition("=")
-        following = [each for each in overrides[place + 1 :] if each != "="]
+        following = [each.lstrip("=") for each in overrides[place + 1 :] if each != "="]
         right = f"{key or 'key'}={value or next(iter(following), 'value')}"
+        if place and not equals and overrides[place - 1].endswith("="):
+            right = f"{overrides[place - 1]}{override}"
         if override.startswith("-"):
             raise ValueError(f"no option {override!r}; write a setting without dashes: {right}")
         if not key or not equals:

@@ -43,6 +43,12 @@ def evaluated(tmp_path_factory, tiny_dense):
 
 
 @pytest.mark.slow
+def test_an_evaluation_is_not_written_among_the_files_of_a_run(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    result = CliRunner().invoke(app, ["eval", "configs/cpu.yaml", "--out", str(tmp_path)])
+    assert result.exit_code and "is the folder of a run; give one of its own" in result.output
+
+
 def test_an_evaluation_reports_average_and_pass_at_k_of_the_first_rows(evaluated):
     summary = json.loads((evaluated.root / "one/evaluation.json").read_text())["tasks"]["split"]
     lines = [json.loads(line) for line in (evaluated.root / "one/split.jsonl").read_text().splitlines()[1:]]

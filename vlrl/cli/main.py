@@ -138,6 +138,8 @@ def evaluate(
     with sentences(resumes=True), held(out, doing="written", remedy="give another --out"):
         from vlrl.evaluation.records import finished_evaluation
 
+        if (out / "config.yaml").exists():
+            raise ValueError(f"--out {out} is the folder of a run; give one of its own, as {out / 'eval'}")
         config = load(run_file, overrides)
         is_alone = "RANK" not in os.environ  # under torchrun, ranks could find different files and then wait for one another
         if is_alone and (found := finished_evaluation(config, out)):

@@ -83,6 +83,12 @@ class Checkpointing:
         if found:
             check_same_config(found.state, self._run.identity, step=found.step)
             self._policy.load(found.path, lr_scale=lr_scale())
+            was, now = found.state["steps"], self._run.config.steps
+            if was != now:
+                announce(
+                    f"The run had {was} steps and has {now} now: from here on its rate falls as in one of {now}",
+                    shown=ranks.is_first,
+                )
             if changes := layout_changes(found.state, self._run.identity):
                 announce(
                     f"Checkpoint {found.path.name} is laid out anew ({', '.join(changes)}); from here on results may differ in "
