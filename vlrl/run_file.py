@@ -59,12 +59,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise ValueError(
-                    f"{self.name}:{key.start_mark.line + 1}: the key {key.value!r} is there twice; leave one of them out"
-                )
-            seen.add(str(key.value))
+                where = f"{self.name}:{key.start_mark.line + 1}"
+                raise ValueError(f"{where}: the key {key.value!r} is there twice; leave one of them out")
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
