@@ -177,18 +177,6 @@ def test_a_task_is_known_by_its_file_and_the_files_of_its_folder_that_it_imports
         seen.add(fingerprint)
 
 
-def test_a_task_is_known_by_the_modules_on_pythonpath_that_it_imports_as_well(tmp_path, monkeypatch):
-    helpers = tmp_path / "helpers"
-    helpers.mkdir()
-    (helpers / "colours.py").write_text("")
-    monkeypatch.setenv("PYTHONPATH", str(helpers))
-    monkeypatch.syspath_prepend(str(helpers))
-    (tmp_path / "shade.py").write_text("import colours\nEXAMPLES = []\ndef prompt(row): ...\ndef verify(response, row): ...\n")
-    before = load_task("shade", [tmp_path]).fingerprint
-    (helpers / "colours.py").write_text("# edited\n")
-    assert load_task("shade", [tmp_path]).fingerprint != before
-
-
 def test_a_task_is_known_by_the_verifiers_that_it_imports_as_well(tmp_path, monkeypatch):
     for name in ("answers.py", "dress.py", "text.py"):
         (tmp_path / name).write_text("from vlrl.verifiers.dress import x\n" if name == "answers.py" else "")

@@ -20,7 +20,6 @@ Files are loaded by path, in the run and in each scoring worker, so a user's fol
 import ast
 import importlib.util
 import math
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +53,7 @@ class BadRow(ValueError):  # noqa: N818
 class Task:
     """A loaded task file and its definitions; its name is the file's stem.
 
-    fingerprint: a hash of the file, and of what it imports from its own folder, from _SCORING and from PYTHONPATH.
+    fingerprint: a hash of the file, and of what it imports from its own folder and from _SCORING.
     reads_places: whether it imports vlrl.verifiers.boxes.
     """
 
@@ -200,21 +199,14 @@ def _load_module(path: Path) -> ModuleType:
 
 
 def _scoring_imports(path: Path, found: set[Path]) -> set[Path]:
-    """The files that a file imports, directly or indirectly, from its own folder, from _SCORING or from PYTHONPATH; adds them to
-    `found`."""
+    """The files that a file imports, directly or indirectly, from its own folder or from _SCORING; adds them to `found`."""
     for name in _imported_names(path.read_bytes()):
-        for folder in (path.parent, *_SCORING, *_own_folders()):
+        for folder in (path.parent, *_SCORING):
             for helper in (folder / f"{name}.py", folder / name / "__init__.py"):
                 if helper.is_file() and helper not in found:
                     found.add(helper)
                     _scoring_imports(helper, found)
     return found
-
-
-def _own_folders() -> list[Path]:
-    """Those on PYTHONPATH in which a user keeps modules; not the one that has this library."""
-    folders = [Path(each) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
-    return [folder for folder in folders if not (folder / "vlrl").is_dir()]
 
 
 @cache
