@@ -12,16 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.schedule import (  # noqa: F401
-    pytest_collection_finish,
-    pytest_collection_modifyitems,
-    pytest_runtest_teardown,
-    pytest_xdist_make_scheduler,
-)
 from vlrl.config import ImagesConfig
 from vlrl.models.config_json import FAMILIES
 from vlrl.sandbox import jail
 from vlrl.scoring import Scorer
+
+pytest_plugins = ["tests.schedule"]
 
 # On a busy machine an example may take its time; only a hang is a fault, and the timeout in pyproject.toml ends it.
 hypothesis.settings.register_profile("vlrl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
